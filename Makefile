@@ -1,0 +1,96 @@
+# Thin names for people over the CMake presets. `make help` lists them.
+.DEFAULT_GOAL := build
+.PHONY: help deps need-deps build demo test check format-check header-check asan bench format tidy \
+        install clean
+MAKEFLAGS += --no-print-directory
+PREFIX ?= /usr/local
+
+# Every Debian package the build needs; `make deps` installs what is missing.
+PACKAGES := build-essential cmake ninja-build pkg-config git ca-certificates catch2 \
+  libopenblas-dev libsimdjson-dev libutf8proc-dev libfmt-dev libssl-dev libboost-dev \
+  libboost-program-options-dev nlohmann-json3-dev libtomlplusplus-dev
+
+# Our own C, C++ and CUDA files: known to git, or new and not ignored.
+SOURCES = git ls-files --cached --others --exclude-standard -- \
+  '*.h' '*.hpp' '*.inl' '*.c' '*.cpp' '*.cu' '*.cuh'
+
+help: ## Show this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+deps: ## Install the Debian packages that are missing; does nothing when all are there
+	@SAY=1; $(install_missing)
+
+# The same check without the line "all there"; a few hundredths of a second, so it needs no stamp.
+need-deps:
+	@SAY=; $(install_missing)
+
+define install_missing
+if ! command -v dpkg-query >/dev/null; then \
+  echo "make deps: not a Debian system; install the counterparts of: $(PACKAGES)" >&2; exit 0; \
+fi; \
+have=$$(dpkg-query -W -f '$${Package} $${db:Status-Status}\n' $(PACKAGES) 2>/dev/null \
+        | sed -n 's/ installed$$//p'); \
+missing=; \
+for p in $(PACKAGES); do \
+  case " $$(echo $$have) " in *" $$p "*) ;; *) missing="$$missing $$p" ;; esac; \
+done; \
+if [ -z "$$missing" ]; then \
+  [ -z "$$SAY" ] || echo "deps: all $(words $(PACKAGES)) packages are installed"; exit 0; \
+fi; \
+echo "deps: installing$$missing"; \
+root=; \
+if [ "$$(id -u)" != 0 ]; then \
+  if command -v sudo >/dev/null; then root=sudo; \
+  else echo "deps: not root and no sudo; run as root: apt-get install$$missing" >&2; exit 1; fi; \
+fi; \
+$$root env DEBIAN_FRONTEND=noninteractive apt-get -q update && \
+$$root env DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends $$missing
+endef
+
+build: need-deps ## Build everything into build/ (the default)
+	@[ -f build/build.ninja ] || cmake --preset release
+	@cmake --build --preset release
+
+demo: build ## Run the study's Track C on the embedded models and print the leaderboard
+	@build/bin/ptq-host experiments/trackC.toml
+
+test: build ## Run all tests: unit tests and test/*.sh
+	@bash test/run_all.sh
+
+check: need-deps format-check header-check tidy asan ## Format, headers compile alone, clang-tidy, tests under sanitizers
+
+format-check:
+	@if command -v clang-format >/dev/null; then \
+	  bad=$$($(SOURCES) | while read -r f; do \
+	    clang-format "$$f" | cmp -s - "$$f" || echo "  $$f"; done); \
+	  [ -z "$$bad" ] || { echo "format: run \`make format\` for"; echo "$$bad"; exit 1; }; \
+	  echo "format: clean"; \
+	else echo "format: skipped, clang-format is not installed"; fi
+
+header-check: need-deps
+	@[ -f build/build.ninja ] || cmake --preset release
+	@cmake --build --preset release --target header_check
+	@echo "headers: each one compiles alone"
+
+asan: need-deps
+	@[ -f build/asan/build.ninja ] || cmake --preset asan
+	@cmake --build --preset asan
+	@UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 PTQ_BUILD=build/asan bash test/run_all.sh
+
+bench: build ## Measure tokens per second beside the limits of this machine
+	@build/bin/ptq-bench
+
+format: ## Rewrite our C and C++ files with clang-format
+	@$(SOURCES) | xargs -r -d '\n' clang-format -i
+
+tidy: build ## Run clang-tidy over our C++ files
+	@if command -v clang-tidy >/dev/null; then \
+	  ls host/*.cpp analysis/*.cpp bench/*.cpp plugins/*.cpp plugins/*/*.cpp 2>/dev/null \
+	    | xargs -r -n 1 -P "$$(nproc)" clang-tidy -p build --quiet && echo "tidy: clean"; \
+	else echo "tidy: skipped, clang-tidy is not installed"; fi
+
+install: build ## Install programs, plugins, headers and the CMake package (PREFIX=/usr/local)
+	@cmake --install build --prefix "$(PREFIX)"
+
+clean: ## Remove build/ (results/ stays)
+	@rm -rf build

@@ -1,0 +1,131 @@
+// Orders the cells of one experiment and model into a board: one row per method, the baseline
+// first, then by quality.
+#pragma once
+
+#include <algorithm>
+#include <iterator>
+#include <limits>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "records.hpp"
+
+namespace ptq::report {
+
+struct Evaluation {
+  std::string name, kind;  // kind: "perplexity", "passkey", "generation"
+};
+
+// The name without what the column's title says anyway: "ppl-disjoint" is "disjoint" under PPL, and
+// an evaluation that is called like its kind needs no name.
+inline std::string short_name(const Evaluation& evaluation) {
+  if (evaluation.name == evaluation.kind) return {};
+  const bool repeats = evaluation.kind == "perplexity" && evaluation.name.starts_with("ppl-");
+  return evaluation.name.substr(repeats ? 4 : 0);
+}
+
+struct Row {
+  std::string method;
+  bool lossless = false;
+  std::map<std::string, const Cell*> cells;  // by name of the evaluation
+
+  const Cell* cell(const std::string& evaluation) const {
+    const auto found = cells.find(evaluation);
+    return found == cells.end() ? nullptr : found->second;
+  }
+  bool any(bool (Cell::*property)() const) const {
+    return std::any_of(cells.begin(), cells.end(), [&](const auto& entry) {
+      return entry.second->ok() && (entry.second->*property)();
+    });
+  }
+  double seconds() const {
+    double sum = 0;
+    for (const auto& [name, cell] : cells) sum += cell->seconds;
+    return sum;
+  }
+};
+
+struct Board {
+  std::string experiment, model;
+  int64_t parameters = 0;
+  std::vector<Evaluation> evaluations;  // perplexities, then retrieval, then generation
+  std::vector<Row> rows;
+
+  // What deltas refer to: the first full-precision row, if there is one.
+  const Row* baseline() const {
+    return !rows.empty() && rows.front().lossless ? &rows.front() : nullptr;
+  }
+};
+
+inline int kind_order(std::string_view kind) {
+  return kind == "perplexity" ? 0 : kind == "passkey" ? 1 : kind == "generation" ? 2 : 3;
+}
+
+// The one figure of an evaluation that ranks: perplexity, or the share of answers. Nothing for a
+// missing cell or one without a result.
+inline std::optional<double> headline(const Cell* cell) {
+  if (!cell || !cell->ok()) return {};
+  if (cell->kind == "perplexity") return cell->number({"ppl"});
+  if (cell->kind == "passkey") return cell->number({"accuracy"});
+  if (cell->kind == "generation") return cell->number({"ppl_pooled"});
+  return {};
+}
+
+// Smaller is better; a cell without a figure is behind every other.
+inline double rank_key(const Row& row, const Evaluation& evaluation) {
+  const double worst = std::numeric_limits<double>::infinity();
+  const double value = headline(row.cell(evaluation.name)).value_or(worst);
+  return evaluation.kind == "passkey" && value != worst ? -value : value;
+}
+
+// Better first, by the first evaluation in which they differ.
+inline bool better(const Board& board, const Row& a, const Row& b) {
+  if (a.lossless != b.lossless) return a.lossless;
+  for (const Evaluation& evaluation : board.evaluations) {
+    const double key_a = rank_key(a, evaluation), key_b = rank_key(b, evaluation);
+    if (key_a != key_b) return key_a < key_b;
+  }
+  return a.method < b.method;
+}
+
+// One board per experiment and model, in order of their names. The boards point into `cells`.
+inline std::vector<Board> make_boards(const std::vector<Cell>& cells) {
+  std::map<std::pair<std::string, std::string>, Board> boards;
+  for (const Cell& cell : cells) {
+    Board& board = boards[{cell.experiment, cell.model}];
+    board.experiment = cell.experiment;
+    board.model = cell.model;
+    board.parameters = std::max(board.parameters, cell.parameters);
+    auto& list = board.evaluations;
+    if (std::none_of(list.begin(), list.end(),
+                     [&](const Evaluation& e) { return e.name == cell.evaluation; })) {
+      list.push_back({cell.evaluation, cell.kind});
+    }
+    auto row = std::find_if(board.rows.begin(), board.rows.end(),
+                            [&](const Row& r) { return r.method == cell.method; });
+    if (row == board.rows.end()) {
+      board.rows.push_back({cell.method, cell.lossless, {}});
+      row = std::prev(board.rows.end());
+    }
+    row->cells[cell.evaluation] = &cell;
+  }
+  std::vector<Board> out;
+  for (auto& [key, board] : boards) {
+    std::sort(board.evaluations.begin(), board.evaluations.end(),
+              [](const Evaluation& a, const Evaluation& b) {
+                return std::make_tuple(kind_order(a.kind), a.name) <
+                       std::make_tuple(kind_order(b.kind), b.name);
+              });
+    std::sort(board.rows.begin(), board.rows.end(),
+              [&](const Row& a, const Row& b) { return better(board, a, b); });
+    out.push_back(std::move(board));
+  }
+  return out;
+}
+
+}  // namespace ptq::report

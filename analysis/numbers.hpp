@@ -1,0 +1,61 @@
+// How numbers are written in tables, and the interval behind a share.
+#pragma once
+
+#include <fmt/format.h>
+
+#include <boost/math/distributions/binomial.hpp>
+#include <cmath>
+#include <cstdint>
+#include <string>
+#include <utility>
+
+namespace ptq::report {
+
+inline std::string perplexity_text(double ppl) {
+  if (ppl < 100) return fmt::format("{:.3f}", ppl);
+  return ppl < 1e5 ? fmt::format("{:.1f}", ppl) : fmt::format("{:.2e}", ppl);
+}
+
+// "+3.1 %": the relative difference to the baseline.
+inline std::string change_text(double value, double baseline) {
+  const double percent = 100.0 * (value / baseline - 1.0);
+  return std::abs(percent) < 1e4 ? fmt::format("{:+.1f} %", percent)
+                                 : fmt::format("{:.0f}x", value / baseline);
+}
+
+inline std::string divergence_text(double nats) {
+  return nats != 0 && std::abs(nats) < 1e-4 ? fmt::format("{:.1e}", nats)
+                                            : fmt::format("{:.4f}", nats);
+}
+
+inline std::string share_text(double share) { return fmt::format("{:.1f} %", 100.0 * share); }
+
+inline std::string seconds_text(double seconds) {
+  if (seconds < 10) return fmt::format("{:.1f} s", seconds);
+  if (seconds < 120) return fmt::format("{:.0f} s", seconds);
+  return fmt::format("{} min {:02} s", int64_t(seconds) / 60, int64_t(seconds) % 60);
+}
+
+// "57,344"
+inline std::string thousands_text(double number) {
+  std::string digits = fmt::format("{:.0f}", number);
+  for (int64_t at = int64_t(digits.size()) - 3; at > 0; at -= 3) digits.insert(size_t(at), ",");
+  return digits;
+}
+
+// 0.7 M, 7.62 B
+inline std::string count_text(int64_t count) {
+  if (count >= 1000000000) return fmt::format("{:.2f} B", double(count) / 1e9);
+  if (count >= 100000) return fmt::format("{:.2f} M", double(count) / 1e6);
+  return std::to_string(count);
+}
+
+// 95 % interval of Clopper and Pearson for k successes of n: 20/20 is 83 to 100 %.
+inline std::pair<double, double> interval95(int64_t k, int64_t n) {
+  using binomial = boost::math::binomial_distribution<double>;
+  if (n <= 0 || k < 0 || k > n) return {0.0, 1.0};
+  return {binomial::find_lower_bound_on_p(double(n), double(k), 0.025),
+          binomial::find_upper_bound_on_p(double(n), double(k), 0.025)};
+}
+
+}  // namespace ptq::report

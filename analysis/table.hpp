@@ -1,0 +1,112 @@
+// A table of text and its ways to be written: aligned for terminals, Markdown, and the quoting of
+// CSV.
+#pragma once
+
+#include <utf8proc.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace ptq::report {
+
+struct Table {
+  std::vector<std::string> head;               // column 0 is on the left, the others on the right
+  std::vector<std::vector<std::string>> rows;  // as long as head
+};
+
+// Columns that a terminal uses for the text: 2 for most Chinese characters, 0 for accents.
+inline size_t width(std::string_view text) {
+  size_t columns = 0;
+  const auto* at = reinterpret_cast<const utf8proc_uint8_t*>(text.data());
+  auto left = static_cast<utf8proc_ssize_t>(text.size());
+  while (left > 0) {
+    utf8proc_int32_t point;
+    const utf8proc_ssize_t used = utf8proc_iterate(at, left, &point);
+    if (used <= 0) return columns + static_cast<size_t>(left);  // not UTF-8: count bytes
+    columns += static_cast<size_t>(utf8proc_charwidth(point));
+    at += used;
+    left -= used;
+  }
+  return columns;
+}
+
+inline std::string padded(const std::string& text, size_t columns, bool right) {
+  const size_t used = width(text);
+  const std::string gap(columns > used ? columns - used : 0, ' ');
+  return right ? gap + text : text + gap;
+}
+
+// Lines of a table for a terminal. Box characters only for people (`box`); a table wider than
+// `limit` columns (0 = no limit) is continued below with its first column repeated.
+inline std::string to_terminal(const Table& table, bool box, size_t limit) {
+  const size_t columns = table.head.size();
+  std::vector<size_t> widths(columns);
+  for (size_t c = 0; c < columns; ++c) {
+    widths[c] = width(table.head[c]);
+    for (const auto& row : table.rows) widths[c] = std::max(widths[c], width(row[c]));
+  }
+  const std::string line = box ? "─" : "-", cross = box ? "─┼─" : "  ", bar = box ? " │ " : "  ";
+  std::string out;
+  size_t begin = 1;
+  do {
+    size_t end = begin, total = widths[0];
+    while (end < columns && (end == begin || !limit || total + 3 + widths[end] <= limit)) {
+      total += 3 + widths[end++];
+    }
+    const auto write = [&](const std::vector<std::string>& cells) {
+      std::string text = padded(cells[0], widths[0], false);
+      for (size_t c = begin; c < end; ++c) text += bar + padded(cells[c], widths[c], true);
+      out += text.substr(0, text.find_last_not_of(' ') + 1) + "\n";
+    };
+    if (begin > 1) out += "\n";
+    write(table.head);
+    for (size_t c = 0; c < end; c = c ? c + 1 : begin) {
+      if (c) out += cross;
+      for (size_t i = 0; i < widths[c]; ++i) out += line;
+    }
+    out += "\n";
+    for (const auto& row : table.rows) write(row);
+    begin = end;
+  } while (begin < columns);
+  return out;
+}
+
+// Makes text of others harmless inside Markdown: a bar would end the cell, the rest would format.
+inline std::string markdown_text(std::string_view text) {
+  std::string out;
+  for (const char c : text) {
+    if (std::string_view("|*`<>[]\\").find(c) != std::string_view::npos) out += '\\';
+    out += c;
+  }
+  return out;
+}
+
+inline std::string to_markdown(const Table& table) {
+  std::string out = "|";
+  for (const std::string& head : table.head) out += " " + markdown_text(head) + " |";
+  out += "\n|";
+  for (size_t c = 0; c < table.head.size(); ++c) out += c ? "---:|" : "---|";
+  out += "\n";
+  for (const auto& row : table.rows) {
+    out += "|";
+    for (const std::string& cell : row) out += " " + markdown_text(cell) + " |";
+    out += "\n";
+  }
+  return out;
+}
+
+// A field of RFC 4180.
+inline std::string csv_field(const std::string& text) {
+  if (text.find_first_of(",\"\r\n") == std::string::npos) return text;
+  std::string out = "\"";
+  for (const char c : text) {
+    out += c;
+    if (c == '"') out += c;
+  }
+  return out + "\"";
+}
+
+}  // namespace ptq::report

@@ -1,0 +1,171 @@
+// A board as tables: the leaderboard and the passkey counts by depth.
+#pragma once
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "findings.hpp"
+#include "leaderboard.hpp"
+#include "numbers.hpp"
+#include "table.hpp"
+
+namespace ptq::report {
+
+// "-" = no such cell or figure; otherwise the figure, or the status of a cell without one.
+template <class Write>
+std::string cell_text(const Row& row, const std::string& evaluation, Write write) {
+  const Cell* cell = row.cell(evaluation);
+  if (!cell) return "-";
+  return cell->ok() ? write(*cell) : status_text(*cell);
+}
+
+// "12.310 (+3.1 %)"
+inline std::string headline_text(const Board& board, const Row& row, const Cell& cell) {
+  const auto value = headline(&cell);
+  if (!value) return "-";
+  if (cell.kind == "passkey") {
+    return fmt::format("{:.0f}/{:.0f} ({:.0f} %)", cell.number({"correct"}).value_or(0),
+                       cell.number({"total"}).value_or(0), 100 * *value);
+  }
+  const Cell* reference = board.baseline() ? board.baseline()->cell(cell.evaluation) : nullptr;
+  const auto base = headline(reference);
+  std::string text = perplexity_text(*value);
+  if (base && row.method != board.baseline()->method)
+    text += " (" + change_text(*value, *base) + ")";
+  return text;
+}
+
+// "PPL wiki ↓"
+inline std::string head_of(const Evaluation& evaluation) {
+  const std::string what = evaluation.kind == "passkey"      ? "Passkey"
+                           : evaluation.kind == "generation" ? "Gen PPL"
+                                                             : "PPL";
+  const std::string name = short_name(evaluation);
+  return what + (name.empty() ? "" : " " + name) + (evaluation.kind == "passkey" ? " ↑" : " ↓");
+}
+
+// The exposures of a row's cells: "0.97", or "0.62-0.97" where they differ.
+inline std::string exposure_text(const Row& row) {
+  double low = 2, high = -1;
+  for (const auto& [name, cell] : row.cells) {
+    const auto exposure = cell->ok() ? cell->number({"exposure"}) : std::nullopt;
+    if (!exposure) continue;
+    low = std::min(low, *exposure);
+    high = std::max(high, *exposure);
+  }
+  if (high < 0) return "-";
+  const std::string from = fmt::format("{:.2f}", low), to = fmt::format("{:.2f}", high);
+  return from == to ? from : from + "-" + to;
+}
+
+// Adds a column; write(row) gives its text.
+template <class Write>
+void add_column(const Board& board, Table& table, const std::string& head, Write write) {
+  table.head.push_back(head);
+  for (size_t r = 0; r < board.rows.size(); ++r) table.rows[r].push_back(write(board.rows[r]));
+}
+
+// A column of the row's first figure at `path`; left out when no row has one.
+template <class Format>
+void add_figure(const Board& board, Table& table, const std::string& head,
+                std::initializer_list<const char*> path, Format format) {
+  const auto figure = [&](const Row& row) { return first_number(board, row, path); };
+  if (std::none_of(board.rows.begin(), board.rows.end(), figure)) return;
+  add_column(board, table, head, [&](const Row& row) {
+    const auto number = figure(row);
+    return number ? format(*number) : std::string("-");
+  });
+}
+
+inline Table leaderboard(const Board& board) {
+  Table table;
+  table.rows.resize(board.rows.size());
+  add_column(board, table, "Method", [&](const Row& row) {
+    return row.method + (&row == board.baseline() ? " (baseline)" : "");
+  });
+  const auto has = [&](const Evaluation& evaluation, const char* key) {
+    return std::any_of(board.rows.begin(), board.rows.end(), [&](const Row& row) {
+      const Cell* cell = row.cell(evaluation.name);
+      return cell && cell->ok() && cell->number({key});
+    });
+  };
+  for (const Evaluation& evaluation : board.evaluations) {
+    const std::string& name = evaluation.name;
+    add_column(board, table, head_of(evaluation), [&](const Row& row) {
+      return cell_text(row, name, [&](const Cell& c) { return headline_text(board, row, c); });
+    });
+    const auto add = [&](const std::string& title, const char* key, auto format) {
+      if (!has(evaluation, key)) return;
+      add_column(board, table, title, [&](const Row& row) {
+        return cell_text(row, name, [&](const Cell& c) {
+          const auto number = c.number({key});
+          return number ? format(*number) : std::string("-");
+        });
+      });
+    };
+    if (evaluation.kind != "perplexity") continue;
+    add("KL ↓", "kl_mean", divergence_text);
+    add("Top-1 ↑", "top1_agreement", share_text);
+  }
+  add_column(board, table, "Exposure", exposure_text);
+  add_figure(board, table, "KV B/token", {"cache", "bytes_per_token"}, thousands_text);
+  const auto two_digits = [](double value) { return fmt::format("{:.2f}", value); };
+  add_figure(board, table, "KV bits", {"cache", "effective_bits"}, two_digits);
+  add_figure(board, table, "KV ratio", {"cache", "compression_ratio"},
+             [](double value) { return fmt::format("{:.2f}x", value); });
+  add_figure(board, table, "Weight bits", {"weights", "encoded_bits"}, two_digits);
+  add_figure(board, table, "Weight MiB", {"weights", "bytes"},
+             [](double value) { return fmt::format("{:.2f}", value / (1 << 20)); });
+  add_column(board, table, "Time", [](const Row& row) { return seconds_text(row.seconds()); });
+  return table;
+}
+
+inline std::string count_of(int64_t correct, int64_t total, bool intervals) {
+  std::string text = fmt::format("{}/{}", correct, total);
+  if (!intervals || total <= 0) return text;
+  const auto [low, high] = interval95(correct, total);
+  return text + fmt::format(" ({:.0f}-{:.0f} %)", 100 * low, 100 * high);
+}
+
+// Passkey answers by depth of the key, k/n; with `intervals` the 95 % interval of each share.
+// Without rows when no method has counts by depth.
+inline Table depth_table(const Board& board, const std::string& evaluation, bool intervals) {
+  std::set<double> depths;
+  for (const Row& row : board.rows) {
+    if (const Cell* cell = row.cell(evaluation)) {
+      for (const DepthCount& count : cell->depths) depths.insert(count.depth);
+    }
+  }
+  Table table;
+  if (depths.empty()) return table;
+  table.head = {"Method"};
+  for (const double depth : depths)
+    table.head.push_back(fmt::format("depth {:.3g} %", 100 * depth));
+  table.head.push_back("total");
+  for (const Row& row : board.rows) {
+    const Cell* cell = row.cell(evaluation);
+    if (!cell) continue;
+    std::vector<std::string> texts = {row.method};
+    const std::vector<DepthCount>& counts = cell->depths;
+    int64_t correct = 0, total = 0;
+    for (const double depth : depths) {
+      const auto at = std::find_if(counts.begin(), counts.end(),
+                                   [&](const DepthCount& c) { return c.depth == depth; });
+      texts.push_back(at == counts.end() ? cell->ok() ? "-" : status_text(*cell)
+                                         : count_of(at->correct, at->total, intervals));
+      if (at == counts.end()) continue;
+      correct += at->correct;
+      total += at->total;
+    }
+    texts.push_back(counts.empty() ? "-" : count_of(correct, total, intervals));
+    table.rows.push_back(std::move(texts));
+  }
+  return table;
+}
+
+}  // namespace ptq::report

@@ -1,0 +1,233 @@
+// A host of its own for `ptq-host check`: it records what a plugin does with a call, keeps
+// encodings unpacked and decodes them with plain float loops. It shares nothing with the real host,
+// so that a mistake there does not hide one in a plugin, and the other way round.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <list>
+#include <mutex>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "check_test.hpp"
+#include "ptq/plugin.h"
+
+namespace ptq::check {
+
+// To the nearest float16, half to even; infinity above 65504.
+inline float as_float16(float value) {
+  const float size = std::fabs(value);
+  if (!(size < 65520.0f)) return std::isnan(value) ? value : std::copysign(INFINITY, value);
+  if (size < std::ldexp(1.0f, -14)) return std::copysign((size + 0.5f) - 0.5f, value);
+  const int keep = std::ilogb(size) - 10;
+  return std::copysign(std::ldexp(std::nearbyint(std::ldexp(size, -keep)), keep), value);
+}
+
+// `batch` matrices of [rows, columns] and the groups that an affine format cuts them into.
+struct Groups {
+  int64_t batch, rows, columns, axis, size;
+
+  Groups(int64_t batch, int64_t rows, int64_t columns, const ptq_affine& how)
+      : batch(batch), rows(rows), columns(columns), axis(how.axis), size(how.group_size) {
+    const int64_t along = axis == 1 ? columns : rows;
+    if (size <= 0 || size > along) size = along > 0 ? along : 1;
+  }
+  int64_t scale_rows() const { return axis == 1 ? rows : (rows + size - 1) / size; }
+  int64_t scale_columns() const { return axis == 1 ? (columns + size - 1) / size : columns; }
+  int64_t scales() const { return batch * scale_rows() * scale_columns(); }
+  int64_t scale_index(int64_t b, int64_t r, int64_t c) const {
+    return axis == 1 ? (b * rows + r) * scale_columns() + c / size
+                     : (b * scale_rows() + r / size) * columns + c;
+  }
+};
+
+// What a plugin answered, unpacked.
+struct Encoding {
+  int fills = 0;
+  bool dense = false;
+  ptq_affine how{};
+  int64_t batch = 0, rows = 0, columns = 0;
+  std::vector<uint8_t> codes;
+  std::vector<float> scale, zero;  // zero: empty for the symmetric grids
+  std::vector<float> values;       // of a dense encoding, already rounded to 16 bits
+
+  bool filled() const { return fills > 0; }
+  float n() const { return float((1 << how.bits) - 1); }
+  float middle() const { return float(1 << (how.bits - 1)); }
+
+  std::vector<float> decode() const {
+    if (dense) return values;
+    std::vector<float> x(codes.size());
+    const Groups groups(batch, rows, columns, how);
+    for (int64_t i = 0; i < int64_t(x.size()); ++i) {
+      const int64_t c = i % columns, r = i / columns % rows, b = i / columns / rows;
+      const size_t g = size_t(groups.scale_index(b, r, c));
+      const float q = float(codes[size_t(i)]);
+      x[size_t(i)] = how.grid == PTQ_GRID_MIN ? q * scale[g] + zero[g]
+                     : zero.empty()           ? (q - middle()) * scale[g]
+                                              : (q - zero[g]) * scale[g];
+    }
+    return x;
+  }
+  // Bits that storing it takes: codes packed, scales float16, zero points float16 or b bits.
+  uint64_t stored_bits() const {
+    if (dense) return 16 * values.size();
+    const uint64_t zero_bits = how.grid == PTQ_GRID_MIN ? 16 : uint64_t(how.bits);
+    return uint64_t(how.bits) * codes.size() + 16 * scale.size() + zero_bits * zero.size();
+  }
+};
+
+class Host {
+ public:
+  uint64_t seed = 1;
+  bool has_services = true;
+  int64_t allocations_left = -1;  // alloc returns NULL when 0; -1 = always gives memory
+  std::vector<std::pair<std::string, std::string>> options;  // name, value as JSON text
+
+  std::string sentence;  // of the latest `fail`
+  int fails = 0;         // since begin()
+  std::string mistake;   // what the plugin did to the host's memory or functions, or empty
+
+  Host() {
+    call_.head.struct_size = sizeof call_;  // longer than version 1.0, as a later host's would be
+    call_.head.device_type = PTQ_CPU;
+    call_.head.ctx = this;
+    call_.head.fail = fail;
+    call_.head.log = log;
+    call_.head.alloc = alloc;
+    call_.head.release = release;
+    call_.head.cancelled = [](const ptq_call*) noexcept -> int32_t { return 0; };
+    call_.head.service = service;
+    std::memset(call_.later_fields, 0xA5, sizeof call_.later_fields);
+  }
+  Host(const Host&) = delete;
+  Host& operator=(const Host&) = delete;
+
+  // Before and after each call into the plugin.
+  const ptq_call* begin() {
+    sentence.clear();
+    fails = 0;
+    call_.head.seed = seed;
+    return &call_.head;
+  }
+  void end() {
+    for (auto block = blocks_.begin(); block != blocks_.end();) {
+      check_guards(*block);
+      block = block->purpose == PTQ_SCRATCH ? blocks_.erase(block) : std::next(block);
+    }
+  }
+  // Bookkeeping that was not released.
+  size_t kept() const { return blocks_.size(); }
+
+ private:
+  static constexpr size_t kGuard = 64;
+  static constexpr uint8_t kGuardByte = 0xA5;
+
+  struct Block {
+    int32_t purpose;
+    std::vector<uint8_t> bytes;  // guard, memory, guard
+    uint8_t* memory() { return bytes.data() + kGuard; }
+  };
+
+  static Host& of(const ptq_call* call) { return *static_cast<Host*>(call->ctx); }
+
+  void check_guards(Block& block) {
+    const size_t size = block.bytes.size();
+    for (size_t i = 0; i < kGuard; ++i) {
+      if (block.bytes[i] != kGuardByte) mistake = "it wrote before memory that alloc gave";
+      if (block.bytes[size - 1 - i] != kGuardByte) {
+        mistake =
+            fmt::format("it wrote past the end of {} bytes that alloc gave", size - 2 * kGuard);
+      }
+    }
+  }
+
+  static ptq_status fail(const ptq_call* call, ptq_status status, const char* sentence) noexcept {
+    Host& host = of(call);
+    const std::lock_guard lock(host.mutex_);  // [any thread]
+    ++host.fails;
+    host.sentence = sentence ? sentence : "";
+    return status;
+  }
+  static void log(const ptq_call*, int32_t, const char*) noexcept {}
+
+  static void* alloc(const ptq_call* call, int32_t purpose, uint64_t bytes) noexcept {
+    Host& host = of(call);
+    if (purpose != PTQ_SCRATCH && purpose != PTQ_BOOKKEEPING) {
+      host.mistake = fmt::format("alloc was called with the unknown purpose {}", purpose);
+      return nullptr;
+    }
+    if (host.allocations_left == 0 || bytes > (uint64_t(1) << 32)) return nullptr;
+    if (host.allocations_left > 0) --host.allocations_left;
+    // The memory is not zero: who relies on zeros shall notice here.
+    Block block{purpose, std::vector<uint8_t>(size_t(bytes) + 2 * kGuard, kGuardByte)};
+    std::memset(block.memory(), 0xCD, size_t(bytes));
+    host.blocks_.push_back(std::move(block));
+    return host.blocks_.back().memory();
+  }
+  static void release(const ptq_call* call, void* memory) noexcept {
+    Host& host = of(call);
+    if (!memory) return;
+    for (auto block = host.blocks_.begin(); block != host.blocks_.end(); ++block) {
+      if (block->memory() != memory) continue;
+      host.check_guards(*block);
+      host.blocks_.erase(block);
+      return;
+    }
+    host.mistake = "release was called with memory that alloc did not give";
+  }
+  static const void* service(const ptq_call* call, const char* id) noexcept {
+    static const ptq_options_service options_table = {sizeof(ptq_options_service), 0, get_int,
+                                                      get_float, get_string};
+    static const ptq_encode_service encode_table = {sizeof(ptq_encode_service), 0, affine,
+                                                    affine_codes, dense};
+    if (!of(call).has_services || !id) return nullptr;
+    if (std::strcmp(id, PTQ_OPTIONS_1) == 0) return &options_table;
+    return std::strcmp(id, PTQ_ENCODE_1) == 0 ? &encode_table : nullptr;
+  }
+
+  // --- ptq.options/1 ---
+  static nlohmann::json option(const ptq_call* call, const char* name) noexcept {
+    for (const auto& [key, text] : of(call).options) {
+      if (name && key == name) return nlohmann::json::parse(text, nullptr, false);
+    }
+    return nullptr;
+  }
+  static int64_t get_int(const ptq_call* call, const char* name) noexcept {
+    const nlohmann::json value = option(call, name);
+    if (value.is_boolean()) return value.get<bool>();
+    return value.is_number() ? value.get<int64_t>() : 0;
+  }
+  static double get_float(const ptq_call* call, const char* name) noexcept {
+    const nlohmann::json value = option(call, name);
+    return value.is_number() ? value.get<double>() : 0.0;
+  }
+  static const char* get_string(const ptq_call* call, const char* name) noexcept {
+    const nlohmann::json value = option(call, name);
+    if (!value.is_string()) return nullptr;
+    of(call).strings_.push_back(value.get<std::string>());
+    return of(call).strings_.back().c_str();
+  }
+
+  // --- ptq.encode/1 ---
+  static ptq_status affine(const ptq_call*, const ptq_tensor*, const ptq_affine*,
+                           ptq_encoding*) noexcept;
+  static ptq_status affine_codes(const ptq_call*, const ptq_tensor*, const ptq_tensor*,
+                                 const ptq_tensor*, const ptq_affine*, ptq_encoding*) noexcept;
+  static ptq_status dense(const ptq_call*, const ptq_tensor*, ptq_dtype, ptq_encoding*) noexcept;
+
+  struct {
+    ptq_call head;
+    uint8_t later_fields[64];
+  } call_{};
+  std::list<Block> blocks_;
+  std::list<std::string> strings_;
+  std::mutex mutex_;
+};
+
+}  // namespace ptq::check

@@ -1,0 +1,155 @@
+#include "check_session.hpp"
+
+#include <cmath>
+
+namespace ptq::check {
+namespace {
+
+std::string json_object(const OptionValues& options) {
+  std::string text = "{";
+  for (const auto& [name, value] : options) {
+    text += (text.size() > 1 ? ", \"" : "\"") + name + "\": " + value;
+  }
+  return text + "}";
+}
+
+}  // namespace
+
+OptionValues default_options(const ptq_method& method) {
+  OptionValues options;
+  for (uint32_t i = 0; i < method.n_options; ++i) {
+    options.emplace_back(method.options[i]->name, method.options[i]->default_value);
+  }
+  return options;
+}
+
+Session::Session(const ptq_method& method, const Subject& subject, const OptionValues& options)
+    : method_(method) {
+  host_.seed = subject.seed;
+  host_.options = options;
+}
+
+// Does not throw: a test that is being stopped comes by here.
+Session::~Session() {
+  if (alive_) method_.destroy(self_, host_.begin());
+}
+
+void Session::settle(const char* function, Answer& answer) {
+  host_.end();
+  answer.sentence = host_.sentence;
+  if (!host_.mistake.empty()) fail("{}: {}", function, host_.mistake);
+  if (answer.status < PTQ_OK || answer.status > PTQ_INTERNAL) {
+    fail("{} returned {}, which is no status", function, answer.status);
+  }
+  if (answer.status == PTQ_OK && host_.fails > 0) {
+    fail("{} returned ok after call->fail with \"{}\"", function, host_.sentence);
+  }
+  if (answer.status != PTQ_OK && answer.sentence.empty()) {
+    fail("{} returned status {} without a sentence: use return call->fail(call, status, sentence)",
+         function, answer.status);
+  }
+}
+
+Answer Session::create() {
+  Answer answer;
+  const std::string json = json_object(host_.options);
+  answer.status = method_.create(host_.begin(), json.c_str(), &self_);
+  alive_ = answer.status == PTQ_OK;
+  settle("create", answer);
+  return answer;
+}
+
+void Session::must_create() {
+  const Answer answer = create();
+  if (answer.status != PTQ_OK) fail("create failed: {}", answer.sentence);
+}
+
+void Session::destroy() {
+  alive_ = false;
+  method_.destroy(self_, host_.begin());
+  host_.end();
+  if (!host_.mistake.empty()) fail("destroy: {}", host_.mistake);
+}
+
+bool Session::can(Side side) const {
+  const uint32_t cpu = 1u << PTQ_CPU;
+  if (side == Side::weights) {
+    const auto* table = static_cast<const ptq_weights*>(method_.get(self_, PTQ_WEIGHTS_1));
+    return table && (table->devices & cpu);
+  }
+  const auto* table = static_cast<const ptq_kv*>(method_.get(self_, PTQ_KV_1));
+  return table && (table->devices & cpu);
+}
+
+int64_t Session::block(Side side, int64_t heads, int64_t columns) {
+  if (side == Side::weights) return 1;
+  const auto* kv = static_cast<const ptq_kv*>(method_.get(self_, PTQ_KV_1));
+  const ptq_kv_shape shape{sizeof(ptq_kv_shape), 0, 4, heads, columns};
+  ptq_kv_policy keys{sizeof(ptq_kv_policy), PTQ_POST_ROPE, 0, 0, 1}, values = keys;
+  Answer answer;
+  answer.status = kv->policy(self_, host_.begin(), &shape, &keys, &values);
+  settle("policy", answer);
+  if (answer.status != PTQ_OK) fail("policy failed: {}", answer.sentence);
+  for (const ptq_kv_policy* p : {&keys, &values}) {
+    const char* name = p == &keys ? "keys" : "values";
+    if (p->struct_size != sizeof(ptq_kv_policy)) fail("policy changed struct_size of {}", name);
+    if (p->sink < 0) fail("sink of {} is {}, it must be at least 0", name, p->sink);
+    if (p->window < 0) fail("window of {} is {}, it must be at least 0", name, p->window);
+    if (p->block < 1) fail("block of {} is {}, it must be at least 1", name, p->block);
+    if (p->block > 1 << 20) fail("block of {} is {}, more rows than any context", name, p->block);
+    if (p->key_space != PTQ_POST_ROPE) fail("key_space of {} is {}", name, p->key_space);
+  }
+  return side == Side::keys ? keys.block : values.block;
+}
+
+Answer Session::encode(Side side, const ptq_tensor& x, int64_t first) {
+  Answer answer;
+  auto* out = reinterpret_cast<ptq_encoding*>(&answer.encoding);
+  const ptq_call* call = host_.begin();
+  if (side == Side::weights) {
+    const auto* weights = static_cast<const ptq_weights*>(method_.get(self_, PTQ_WEIGHTS_1));
+    const ptq_linear linear{sizeof(ptq_linear), 0, "model.layers.0.mlp.up_proj", "up_proj", &x};
+    answer.status = weights->encode(self_, call, &linear, out);
+  } else {
+    const auto* kv = static_cast<const ptq_kv*>(method_.get(self_, PTQ_KV_1));
+    const ptq_kv_block block{sizeof(ptq_kv_block), int32_t(side), 0, 0, first, x.shape[1]};
+    answer.status = kv->encode(self_, call, &block, &x, out);
+  }
+  settle("encode", answer);
+  if (answer.encoding.fills > 1) fail("encode filled the encoding {} times", answer.encoding.fills);
+  return answer;
+}
+
+Encoding Session::must_encode(Side side, Input& input, int64_t first) {
+  const bool matrix = side == Side::weights;
+  Answer answer = encode(side, input.tensor(matrix), first);
+  if (input.changed()) fail("encode wrote into its input or the memory around it");
+  if (answer.status != PTQ_OK) fail("encode failed: {}", answer.sentence);
+  const Encoding& encoding = answer.encoding;
+  if (!encoding.filled()) {
+    if (matrix) skip("this layer is left as it is");
+    fail("encode returned ok and left the encoding empty");
+  }
+  if (encoding.batch != input.batch() || encoding.rows != input.rows() ||
+      encoding.columns != input.columns()) {
+    fail("the encoding has the shape [{}, {}, {}], the input [{}, {}, {}]", encoding.batch,
+         encoding.rows, encoding.columns, input.batch(), input.rows(), input.columns());
+  }
+  return std::move(answer.encoding);
+}
+
+std::vector<float> bell_curve(int64_t batch, int64_t rows, int64_t columns, uint64_t seed) {
+  // Box and Muller by hand: std::normal_distribution differs between libraries, a seed in a bug
+  // report must not.
+  std::mt19937_64 random(seed);
+  const auto uniform = [&] { return (double(random() >> 11) + 0.5) * 0x1p-53; };
+  std::vector<float> values(size_t(batch * rows * columns));
+  for (size_t i = 0; i < values.size(); ++i) {
+    const double bell =
+        std::sqrt(-2 * std::log(uniform())) * std::cos(6.283185307179586 * uniform());
+    values[i] = float(int64_t(i) % columns % 16 == 5 ? 4 * bell : bell);
+  }
+  return values;
+}
+
+}  // namespace ptq::check

@@ -1,0 +1,137 @@
+// ptq-host logits: the logits of one sequence, for comparison with other implementations.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <limits>
+#include <memory>
+#include <sstream>
+
+#include "arguments.hpp"
+#include "commands.hpp"
+#include "experiment_toml.hpp"
+#include "plan.hpp"
+#include "plugin_folders.hpp"
+#include "ptq/data/text.hpp"
+#include "ptq/engine/engine.hpp"
+#include "ptq/model/safetensors.hpp"
+#include "ptq/model/tokenizer.hpp"
+
+namespace ptq {
+namespace {
+
+constexpr const char* kHelp =
+    R"(Writes the logits of a sequence of tokens to a safetensors file.
+
+  ptq-host logits --model models/tiny-qwen2 --ids 1,2,3 --out logits.safetensors
+  ptq-host logits --model models/tiny-qwen2 --text story.txt --method kivi --set bits=2 \
+      --regime streaming --out kivi.safetensors
+
+usage: ptq-host logits --model DIR (--ids 1,2,3 | --text FILE) --out FILE [options]
+
+  --model DIR      a Hugging Face folder, or the id of a model that was downloaded
+  --ids LIST       token ids, used as given
+  --text FILE      a text; the tokenizer adds its special tokens
+  --out FILE       tensors `logits` f32 [tokens, vocab] and `ids` i64 [tokens]
+  --method NAME    an installed method; default full precision
+  --set KEY=VALUE  an option of the method, repeatable
+  --regime NAME    independent (default without --method): one pass without a cache;
+                   streaming (default with --method): every token reads the cache;
+                   prefill-exact: the tokens read each other in full precision
+  --seed N         of the method; default 0
+  --device NAME, --threads N, --plugins DIR: as in ptq-host run
+)";
+
+std::vector<int32_t> ids_from_list(const std::string& list) {
+  std::vector<int32_t> ids;
+  std::istringstream words(list);
+  for (std::string word; std::getline(words, word, ',');) {
+    char* end = nullptr;
+    const long long id = std::strtoll(word.c_str(), &end, 10);
+    if (word.empty() || *end != 0 || id < 0 || id > std::numeric_limits<int32_t>::max()) {
+      throw usage_error("`" + word + "` is not a token id", "--ids", "for example --ids 1,2,3");
+    }
+    ids.push_back(int32_t(id));
+  }
+  return ids;
+}
+
+std::unique_ptr<MethodInstance> make_method(const Arguments& arguments) {
+  const std::string name = text_of(arguments, "method");
+  if (name.empty()) {
+    if (!list_of(arguments, "set").empty()) {
+      throw usage_error("--set needs --method", "--set", "for example --method kivi --set bits=2");
+    }
+    return nullptr;
+  }
+  const PluginSet plugins = PluginSet::scan(plugin_folders(list_of(arguments, "plugins")));
+  std::vector<std::string> names;
+  for (const MethodInfo& info : plugins.methods()) names.push_back(info.name);
+  const MethodInfo* info = plugins.find(name);
+  if (info == nullptr) {
+    throw usage_error("no installed plugin has a method `" + name + "`", "--method",
+                      did_you_mean(name, names));
+  }
+  ConfigNode given;
+  for (const std::string& setting : list_of(arguments, "set")) apply_setting(given, setting);
+  const Json options = validate_options(info->options, to_json(given), "--set of `" + name + "`");
+  return plugins.create(*info, options,
+                        uint64_t(integer_of(arguments, "seed", 0, 0,
+                                            std::numeric_limits<int64_t>::max())));
+}
+
+}  // namespace
+
+int logits_command(const std::vector<std::string>& args) {
+  if (wants_help(args, kHelp)) return 0;
+  namespace po = boost::program_options;
+  Options options;
+  auto add = options.add_options();
+  for (const char* name : {"model", "ids", "text", "out", "method", "regime", "seed", "threads"}) {
+    add(name, po::value<std::string>());
+  }
+  add("set", po::value<std::vector<std::string>>())("plugins", po::value<std::vector<std::string>>());
+  add("device", po::value<std::string>()->default_value("auto"));
+  const Arguments arguments = parse_arguments(args, options);
+  for (const char* name : {"model", "out"}) {
+    if (text_of(arguments, name).empty()) {
+      throw usage_error("--" + std::string(name) + " is missing", "", "--help shows two examples");
+    }
+  }
+  if (arguments.count("ids") + arguments.count("text") != 1) {
+    throw usage_error("either --ids or --text must be given", "", "--help shows two examples");
+  }
+  resolve_device(text_of(arguments, "device"));
+  const std::unique_ptr<MethodInstance> method = make_method(arguments);
+  const std::string word = text_of(arguments, "regime");
+  Regime regime = method ? Regime::streaming : Regime::independent;
+  if (!word.empty()) regime = regime_from_word(word, "--regime");
+
+  const auto folder =
+      find_model(text_of(arguments, "model"), {std::filesystem::current_path()}, "--model").folder;
+  const std::vector<int32_t> ids =
+      arguments.count("ids") > 0
+          ? ids_from_list(text_of(arguments, "ids"))
+          : Tokenizer::load(folder).encode(read_utf8_file(text_of(arguments, "text")));
+  if (ids.empty()) throw usage_error("there are no tokens", "--ids or --text");
+  const auto engine =
+      make_cpu_engine(folder.string(), int(integer_of(arguments, "threads", 0, 1, 4096)));
+  KvMethod* kv = method ? method->kv(engine->config()) : nullptr;
+  if (WeightMethod* weights = method ? method->weights() : nullptr) {
+    engine->encode_weights(*weights, {});
+  }
+  const int64_t tokens = int64_t(ids.size()), vocab = engine->config().vocab_size;
+  std::vector<float> logits(size_t(tokens * vocab));
+  const auto sequence = engine->start(kv);
+  engine->forward(*sequence, ids, regime, 0, [&](int64_t first, int64_t rows, const float* values) {
+    std::copy(values, values + rows * vocab, logits.begin() + first * vocab);
+  });
+  const std::vector<int64_t> wide(ids.begin(), ids.end());
+  write_safetensors(text_of(arguments, "out"), {{"logits", DType::f32, {tokens, vocab}, logits.data()},
+                                                {"ids", DType::i64, {tokens}, wide.data()}});
+  fmt::print("{} tokens x {} logits, regime {}, exposure {:.3f}: {}\n", tokens, vocab,
+             regime_word(regime), sequence->reads().exposure(), text_of(arguments, "out"));
+  return 0;
+}
+
+}  // namespace ptq

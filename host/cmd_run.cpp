@@ -1,0 +1,172 @@
+// ptq-host EXPERIMENT.toml: everything is checked first, then the missing cells run.
+#include <fmt/format.h>
+#include <spawn.h>
+#include <sys/wait.h>
+
+#include <cstdio>
+#include <regex>
+
+#include "arguments.hpp"
+#include "commands.hpp"
+#include "machine.hpp"
+#include "plan.hpp"
+#include "plugin_folders.hpp"
+#include "ptq/run/supervise.hpp"
+#include "runner.hpp"
+
+namespace ptq {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kHelp =
+    R"(Runs an experiment: every model with every method and every evaluation that has no result yet.
+
+  ptq-host experiments/trackC.toml
+  ptq-host experiments/trackC.toml --set evaluations.passkey.keys=2 --out results/quick
+
+usage: ptq-host [run] EXPERIMENT.toml [options]
+
+  --out DIR        folder of the results; default results/<name of the experiment>
+  --set KEY=VALUE  override a key of the file, repeatable; the value is TOML:
+                     --set seed=1                          --set limits.cell_seconds=60
+                     --set evaluations.passkey.keys=2      (by name or kind)
+                     --set methods.kivi-2bit.options.bits=4  (by label or method)
+  --only REGEX     only cells whose "model method evaluation" matches
+  --dry-run        print the cells, the memory they need and what is missing; run nothing
+  --fresh          compute finished cells again
+  --device NAME    auto (default), cpu, cuda or cuda:N
+  --threads N      of each cell; default all cores
+  --jobs N         cells at the same time; default 1
+  --plugins DIR    a folder with method plugins, repeatable; before $PTQ_PLUGINS, ./plugins and
+                   the folders beside the program
+  --quiet          only failures and the tables at the end
+
+The same command continues after an interruption: finished cells are kept.
+Keys of the file: docs/experiments.md. Exit codes: docs/cli.md.
+)";
+
+// The cells whose name matches --only.
+std::vector<Cell> selected(const ExperimentGrid& grid, const std::string& pattern) {
+  if (pattern.empty()) return grid.cells;
+  std::vector<Cell> cells;
+  try {
+    const std::regex regex(pattern);
+    for (const Cell& cell : grid.cells) {
+      if (std::regex_search(cell_name(grid, cell), regex)) cells.push_back(cell);
+    }
+  } catch (const std::regex_error& error) {
+    throw usage_error(std::string("not a regular expression: ") + error.what(), "--only " + pattern);
+  }
+  if (cells.empty() && !grid.cells.empty()) {
+    throw usage_error("no cell matches", "--only " + pattern,
+                      "a cell is called \"" + cell_name(grid, grid.cells.front()) + "\"");
+  }
+  return cells;
+}
+
+// What was asked for, beside the results: defaults filled in, overrides applied.
+void write_experiment(const Plan& plan, const Store& store) {
+  Json evaluations = Json::array(), models = Json::array(), methods = Json::array();
+  for (const GridModel& model : plan.grid.models) models.push_back(model.record.name);
+  for (const GridMethod& method : plan.grid.methods) methods.push_back(method.record.label);
+  for (const GridEvaluation& e : plan.grid.evaluations) {
+    evaluations.push_back(
+        {{"name", e.name}, {"kind", e.kind}, {"settings", settings_to_json(e.settings)}});
+  }
+  std::string baseline = plan.experiment.baseline;
+  for (const GridMethod& method : plan.grid.methods) {
+    if (baseline.empty() && method.record.lossless) baseline = method.record.label;
+  }
+  const Json json = {{"name", plan.experiment.name}, {"track", plan.experiment.track},
+                     {"seed", plan.experiment.seed}, {"baseline", baseline},
+                     {"models", models},             {"methods", methods},
+                     {"evaluations", evaluations}};
+  write_file_atomic(store.folder() / "experiment.json", json_text(json, 2) + "\n");
+}
+
+// The tables, by the report program beside this one; without it, where the results are.
+void print_report(const fs::path& folder) {
+  const std::string program = (program_folder() / "ptq-report").string();
+  std::error_code ignored;
+  if (fs::exists(program, ignored)) {
+    std::string words[] = {program, folder.string()};
+    char* argv[] = {words[0].data(), words[1].data(), nullptr};
+    pid_t pid = 0;
+    int status = 0;
+    std::fflush(nullptr);
+    if (::posix_spawn(&pid, argv[0], nullptr, nullptr, argv, environ) == 0) {
+      while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) {
+      }
+      if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return;
+    }
+  }
+  fmt::print("results: {}\n", folder.string());
+}
+
+}  // namespace
+
+int run_command(const std::vector<std::string>& args) {
+  if (wants_help(args, kHelp)) return 0;
+  namespace po = boost::program_options;
+  Options options;
+  auto add = options.add_options();
+  add("experiment", po::value<std::string>())("out", po::value<std::string>());
+  add("set", po::value<std::vector<std::string>>())("only", po::value<std::string>());
+  add("dry-run", po::bool_switch())("fresh", po::bool_switch())("quiet", po::bool_switch());
+  add("device", po::value<std::string>()->default_value("auto"));
+  add("threads", po::value<std::string>())("jobs", po::value<std::string>());
+  add("plugins", po::value<std::vector<std::string>>());
+  const Arguments arguments = parse_arguments(args, options, "experiment");
+  if (arguments.count("experiment") == 0) {
+    throw usage_error("no experiment file is given", "", "for example experiments/trackC.toml");
+  }
+  RunSettings settings;
+  settings.threads = int(integer_of(arguments, "threads", 0, 1, 4096));
+  settings.jobs = int(integer_of(arguments, "jobs", 1, 1, 256));
+  settings.fresh = arguments["fresh"].as<bool>();
+  settings.quiet = arguments["quiet"].as<bool>();
+
+  PlanRequest request;
+  request.file = text_of(arguments, "experiment");
+  request.settings = list_of(arguments, "set");
+  request.plugins = list_of(arguments, "plugins");
+  request.device = text_of(arguments, "device");
+  const Plan plan = make_plan(request);
+  std::string out = text_of(arguments, "out");
+  if (out.empty()) out = "results/" + plan.experiment.name;
+  const Store store(out);
+  const std::vector<Cell> cells = selected(plan.grid, text_of(arguments, "only"));
+  if (!settings.quiet) {
+    for (const std::string& note : plan.plugin_notes) fmt::print(stderr, "note: {}\n", note);
+  }
+  if (arguments["dry-run"].as<bool>()) {
+    fmt::print("{}", plan_text(plan, store, cells));
+    std::fflush(stdout);
+  }
+  plan.missing.throw_if_any();
+  if (arguments["dry-run"].as<bool>()) return 0;
+
+  store.prepare();
+  write_experiment(plan, store);
+  install_stop_handlers();
+  if (!settings.quiet) {
+    fmt::print(stderr, "{}: {} models x {} methods x {} evaluations, {} cells, results in {}\n",
+               plan.experiment.name, plan.grid.models.size(), plan.grid.methods.size(),
+               plan.grid.evaluations.size(), cells.size(), out);
+  }
+  const RunSummary summary = run_cells(plan, cells, store, settings);
+  if (summary.interrupted) {
+    fmt::print(stderr, "stopped: {} of {} cells are saved; the same command continues\n",
+               summary.finished + summary.kept, cells.size());
+    return int(ExitCode::interrupted);
+  }
+  if (!settings.quiet) {
+    fmt::print(stderr, "{} cells computed, {} kept from before, {} failed\n", summary.finished,
+               summary.kept, summary.failed);
+  }
+  print_report(out);
+  return int(summary.failed + summary.invalid > 0 ? ExitCode::cells_failed : ExitCode::ok);
+}
+
+}  // namespace ptq

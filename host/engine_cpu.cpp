@@ -1,0 +1,12 @@
+// The one place where the transformer is instantiated for the CPU.
+#include "ptq/engine/cpu/device.hpp"
+#include "ptq/engine/engine.hpp"
+#include "ptq/engine/transformer.hpp"
+
+namespace ptq {
+
+std::unique_ptr<Engine> make_cpu_engine(const std::string& folder, int threads) {
+  return std::make_unique<Transformer<cpu::Device>>(folder, cpu::Device(threads));
+}
+
+}  // namespace ptq

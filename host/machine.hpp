@@ -1,0 +1,12 @@
+// What results and bug reports say about the program and the machine. An allow-list: nothing of the
+// environment that is not named here, so no user name and no token.
+#pragma once
+
+#include "ptq/results/record.hpp"
+
+namespace ptq {
+
+Record::Code code_facts();
+Json machine_facts();  // cpu, cores, memory_bytes, os, compiler, build, blas
+
+}  // namespace ptq

@@ -1,0 +1,177 @@
+#include "plan.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "experiment_toml.hpp"
+#include "plugin_folders.hpp"
+
+namespace ptq {
+namespace fs = std::filesystem;
+namespace {
+
+std::string lower_case(const fs::path& path) {
+  std::string text = path.string();
+  for (char& c : text) c = c >= 'A' && c <= 'Z' ? char(c + 32) : c;
+  return text;
+}
+
+// A wrong name of the experiment file is the most frequent mistake of all.
+void require_experiment_file(const fs::path& file) {
+  std::error_code ignored;
+  if (fs::is_regular_file(file, ignored)) return;
+  std::vector<std::string> candidates;
+  for (const fs::path& folder : {file.parent_path(), fs::path("."), fs::path("experiments")}) {
+    for (const auto& entry :
+         fs::directory_iterator(folder.empty() ? fs::path(".") : folder, ignored)) {
+      if (entry.path().extension() == ".toml") {
+        candidates.push_back(entry.path().lexically_normal().string());
+      }
+    }
+  }
+  // Folder, ending and capitals are what people leave out.
+  std::string best = nearest(file.lexically_normal().string(), candidates);
+  for (const std::string& candidate : candidates) {
+    if (lower_case(fs::path(candidate).stem()) == lower_case(file.stem())) best = candidate;
+  }
+  throw usage_error("the experiment file does not exist", fs::absolute(file).string(),
+                    best.empty() ? "`ptq-host --help` shows the commands"
+                                 : "did you mean " + best + "?");
+}
+
+// Size facts of models that many have but not here yet: parameters and bytes per token of an FP16
+// cache (2 * layers * kv heads * head_dim * 2), from their config.json.
+struct KnownModel {
+  const char* id;
+  int64_t parameters;
+  uint64_t kv_bytes;
+};
+constexpr KnownModel kKnownModels[] = {
+    {"Qwen/Qwen2.5-7B", 7615616512, 57344},
+    {"mistralai/Mistral-7B-v0.3", 7248023552, 131072},
+    {"meta-llama/Llama-3.1-8B", 8030261248, 131072},
+};
+
+std::string bytes_text(double bytes) {
+  const char* units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+  int unit = 0;
+  while (bytes >= 1024 && unit < 4) {
+    bytes /= 1024;
+    ++unit;
+  }
+  return unit == 0 ? fmt::format("{:.0f} B", bytes) : fmt::format("{:.1f} {}", bytes, units[unit]);
+}
+
+std::string memory_line(const std::string& model, int64_t parameters, uint64_t kv_bytes,
+                        int64_t longest) {
+  return fmt::format(
+      "  {}: {:.1f} M parameters, weights {} in 16 bit, FP16 cache {} per token, {} at {} tokens\n",
+      model, double(parameters) / 1e6, bytes_text(2.0 * double(parameters)),
+      bytes_text(double(kv_bytes)), bytes_text(double(kv_bytes) * double(longest)), longest);
+}
+
+std::string model_memory(const ModelReference& reference, const Plan& plan, int64_t longest) {
+  try {
+    const ModelConfig config =
+        load_config(find_model(reference.text, plan.bases, reference.where).folder);
+    return memory_line(reference.text, parameter_count(config), kv_bytes_per_token_fp16(config),
+                       longest);
+  } catch (const Error&) {
+    for (const KnownModel& known : kKnownModels) {
+      if (reference.text.substr(0, reference.text.find('@')) == known.id) {
+        return memory_line(reference.text, known.parameters, known.kv_bytes, longest);
+      }
+    }
+    return "  " + reference.text + ": unknown until its config.json is there\n";
+  }
+}
+
+}  // namespace
+
+std::string resolve_device(const std::string& device) {
+  if (device == "auto" || device == "cpu") return "cpu";
+  const bool cuda = device == "cuda" ||
+                    (device.starts_with("cuda:") && device.size() > 5 &&
+                     device.find_first_not_of("0123456789", 5) == std::string::npos);
+  if (cuda) {
+    throw environment_error("this build has no CUDA engine yet", "--device " + device,
+                            "--device cpu runs the same experiment on the processor");
+  }
+  throw usage_error("unknown device `" + device + "`", "--device",
+                    did_you_mean(device, {"auto", "cpu", "cuda", "cuda:0"}));
+}
+
+Plan make_plan(const PlanRequest& request) {
+  require_experiment_file(request.file);
+  Plan plan;
+  ConfigNode tree = read_toml_file(request.file);
+  Problems problems;
+  for (const std::string& setting : request.settings) {
+    problems.collect([&] { apply_setting(tree, setting); });
+  }
+  plan.experiment = read_experiment(tree, request.file, problems);
+  const std::string device = resolve_device(request.device);
+
+  const std::vector<fs::path> folders = plugin_folders(request.plugins);
+  const PluginSet plugins = PluginSet::scan(folders);
+  std::string searched = "\n    plugins were looked for in:";
+  for (const fs::path& folder : folders) searched += "\n      " + folder.string();
+  if (folders.empty()) searched += " no folder (none of the usual ones exists)";
+  for (const SkippedFile& file : plugins.skipped()) {
+    plan.plugin_notes.push_back(fmt::format("skipped {}: {}", fs::path(file.path).string(),
+                                            file.reason));
+    searched += "\n    " + plan.plugin_notes.back();
+  }
+  plan.grid.methods = resolve_methods(plan.experiment, plugins.methods(), searched, problems);
+  problems.throw_if_any();
+
+  plan.bases = search_bases(request.file);
+  plan.grid.models = resolve_models(plan.experiment, plan.bases, plan.missing);
+  plan.grid.evaluations = resolve_evaluations(plan.experiment, plan.bases, plan.missing);
+  check_contexts(plan.grid, plan.experiment, problems);
+  problems.throw_if_any();
+  if (plan.missing.empty()) {
+    expand_cells(plan.grid, plan.experiment.seed, PTQ_VERSION, device);
+  }
+  return plan;
+}
+
+std::string plan_text(const Plan& plan, const Store& store, const std::vector<Cell>& cells) {
+  std::string text;
+  size_t done = 0;
+  if (plan.missing.empty()) {
+    for (const Cell& cell : cells) {
+      const auto status = store.status(cell.place, cell.id);
+      done += status.has_value();
+      text += fmt::format("  {:24} {:24} {:24} {}\n", plan.grid.models[cell.model].record.name,
+                          plan.grid.methods[cell.method].record.label,
+                          plan.grid.evaluations[cell.evaluation].name, status ? "done" : "to do");
+    }
+    text += fmt::format("{} cells: {} to do, {} done, results in {}\n", cells.size(),
+                        cells.size() - done, done, store.folder().string());
+  } else {
+    size_t count = 0;
+    for (const ModelReference& model : plan.experiment.models) {
+      for (const GridMethod& method : plan.grid.methods) {
+        for (const Evaluation& evaluation : plan.experiment.evaluations) {
+          text += fmt::format("  {:24} {:24} {:24} to do\n", model.text, method.record.label,
+                              evaluation.name);
+          ++count;
+        }
+      }
+    }
+    text += fmt::format("{} cells; they cannot run before what is missing is there\n", count);
+  }
+  int64_t longest = 0;
+  for (const Evaluation& evaluation : plan.experiment.evaluations) {
+    longest = std::max(longest, longest_context(evaluation.settings));
+  }
+  text += "memory:\n";
+  for (const ModelReference& model : plan.experiment.models) {
+    text += model_memory(model, plan, longest);
+  }
+  return text;
+}
+
+}  // namespace ptq

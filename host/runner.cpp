@@ -1,0 +1,273 @@
+#include "runner.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <deque>
+#include <fstream>
+#include <iterator>
+#include <list>
+#include <memory>
+#include <thread>
+
+#include "machine.hpp"
+#include "ptq/run/cell.hpp"
+#include "ptq/run/progress.hpp"
+#include "ptq/run/supervise.hpp"
+
+namespace ptq {
+namespace fs = std::filesystem;
+namespace {
+
+struct Running {
+  Cell cell;
+  fs::path attempt;
+  std::unique_ptr<Child> child;
+};
+
+class Runner {
+ public:
+  Runner(const Plan& plan, const Store& store, const RunSettings& settings)
+      : plan_(plan), store_(store), settings_(settings), line_(settings.quiet) {}
+
+  RunSummary run(const std::vector<Cell>& cells) {
+    keep_finished(cells);
+    while (!running_.empty() || (!waiting_.empty() && !summary_.interrupted)) {
+      while (!summary_.interrupted && !waiting_.empty() &&
+             running_.size() < size_t(settings_.jobs)) {
+        start(waiting_.front());
+        waiting_.pop_front();
+      }
+      std::vector<pollfd> pipes;
+      for (const Running& cell : running_) cell.child->add_pipes(pipes);
+      wait_for_output(pipes, 100);
+      if (stop_signal != 0) {
+        summary_.interrupted = true;
+        for (const Running& cell : running_) cell.child->stop();
+      }
+      for (auto cell = running_.begin(); cell != running_.end();) {
+        cell->child->service();
+        if (cell->child->end()) {
+          finish(*cell);
+          cell = running_.erase(cell);
+        } else {
+          ++cell;
+        }
+      }
+      show();
+    }
+    return summary_;
+  }
+
+ private:
+  void keep_finished(const std::vector<Cell>& cells) {
+    total_ = cells.size();
+    for (const Cell& cell : cells) {
+      const auto status = settings_.fresh ? std::nullopt : store_.status(cell.place, cell.id);
+      if (!status) {
+        waiting_.push_back(cell);
+        continue;
+      }
+      store_.restore(cell.place, cell.id);
+      ++summary_.kept;
+      if (*status == "invalid") {
+        ++summary_.invalid;
+        line_.say("invalid  " + cell_name(plan_.grid, cell) + " (see result.md in " +
+                      (store_.folder() / (cell.place + "__" + cell.id)).string() + ")",
+                  true);
+      }
+    }
+  }
+
+  std::string time_key(const Cell& cell) const {
+    return std::to_string(cell.model) + "/" + std::to_string(cell.evaluation);
+  }
+
+  // What a result says about its cell before anything was measured.
+  Record new_record(const Cell& cell) const {
+    const GridEvaluation& evaluation = plan_.grid.evaluations[cell.evaluation];
+    Record record;
+    record.experiment = plan_.experiment.name;
+    record.track = plan_.experiment.track;
+    record.cell = cell.id;
+    record.model = plan_.grid.models[cell.model].record;
+    record.method = plan_.grid.methods[cell.method].record;
+    record.evaluation = {evaluation.name, evaluation.kind, settings_to_json(evaluation.settings)};
+    if (!evaluation.data_file.empty()) {
+      record.evaluation.settings["data_sha256"] = evaluation.data_sha256;
+    }
+    record.seed = plan_.experiment.seed;
+    record.code = code_facts();
+    record.environment = machine_facts();
+    record.started_at = utc_time();
+    return record;
+  }
+
+  void start(const Cell& cell) {
+    Running running{cell, store_.new_attempt(cell.id), nullptr};
+    CellJob job;
+    job.record = new_record(cell);
+    job.model_folder = fs::absolute(plan_.grid.models[cell.model].folder);
+    job.attempt = fs::absolute(running.attempt);
+    job.data_file = plan_.grid.evaluations[cell.evaluation].data_file;
+    job.plugin_files = plan_.grid.methods[cell.method].plugin_files;
+    for (std::string& file : job.plugin_files) file = fs::absolute(file).string();
+    const int cores = std::max(1, int(std::thread::hardware_concurrency()));
+    job.threads = settings_.threads;
+    if (job.threads == 0 && settings_.jobs > 1) job.threads = std::max(1, cores / settings_.jobs);
+    job.supervisor = ::getpid();
+    const fs::path file = running.attempt / "job.json";
+    write_file_synced(file, json_text(to_json(job)));
+
+    ChildCommand command;
+    command.argv = {"/proc/self/exe", "run-cell", file.string()};
+    command.log = running.attempt / "log.txt";
+    command.wall_seconds = plan_.experiment.limits.cell_seconds;
+    command.hang_seconds = plan_.experiment.limits.hang_seconds;
+    running.child = std::make_unique<Child>(std::move(command));
+    running_.push_back(std::move(running));
+  }
+
+  void finish(const Running& running) {
+    const ChildEnd& end = *running.child->end();
+    if (end.how == ChildEnd::How::stopped) {
+      store_.discard(running.attempt);
+      return;
+    }
+    const bool ended_well = end.how == ChildEnd::How::exited && end.code == 0;
+    std::error_code ignored;
+    if (ended_well && fs::exists(running.attempt / "record.json", ignored)) {
+      publish(running, end);
+    } else {
+      fail(running, end);
+    }
+  }
+
+  void publish(const Running& running, const ChildEnd& end) {
+    const Cell& cell = running.cell;
+    std::error_code ignored;
+    fs::remove(running.attempt / "job.json", ignored);
+    store_.publish(running.attempt, cell.place, cell.id, settings_.fresh);
+    ++summary_.finished;
+    estimate_.finished(time_key(cell), end.seconds);
+    const bool invalid = store_.status(cell.place, cell.id) == "invalid";
+    if (invalid) ++summary_.invalid;
+    if (line_.animated() && !invalid) return;
+    line_.say(fmt::format("[{:>{}}/{}] {}  {}  {}", done(), std::to_string(total_).size(), total_,
+                          cell_name(plan_.grid, cell), duration_text(end.seconds),
+                          invalid ? "INVALID: the method was not exercised, see result.md in " +
+                                        (store_.folder() / (cell.place + "__" + cell.id)).string()
+                                  : running.child->note()),
+              invalid);
+  }
+
+  void fail(const Running& running, const ChildEnd& end) {
+    const Cell& cell = running.cell;
+    Record record = new_record(cell);
+    record.status = "failed";
+    record.seconds = end.seconds;
+    const Record::Failure failure = describe(running, end);
+    record.error = failure;
+    store_.record_failure(cell.id, json_text(to_json(record), 2) + "\n");
+    const fs::path log = store_.folder() / "failed" / (cell.id + ".log");
+    std::error_code ignored;
+    fs::rename(running.attempt / "log.txt", log, ignored);
+    store_.discard(running.attempt);
+    ++summary_.failed;
+    std::string text = fmt::format("[{:>{}}/{}] FAILED {}: {}", done(),
+                                   std::to_string(total_).size(), total_,
+                                   cell_name(plan_.grid, cell), failure.message);
+    line_.say(text + "\n    log: " + log.string(), true);
+  }
+
+  // Why the cell has no result, in words that name the method.
+  Record::Failure describe(const Running& running, const ChildEnd& end) const {
+    Record::Failure failure;
+    failure.log_tail = end.log_tail;
+    failure.code = int64_t(ExitCode::cells_failed);
+    std::ifstream file(running.attempt / "error.json");
+    const Json error = Json::parse(std::string(std::istreambuf_iterator<char>(file), {}), nullptr,
+                                   /*allow_exceptions=*/false);
+    if (end.how == ChildEnd::How::exited && error.is_object()) {
+      failure.code = error.value("code", failure.code);
+      failure.message = error.value("message", "");
+      return failure;
+    }
+    const std::string method = plan_.grid.methods[running.cell.method].record.label;
+    const std::string phase =
+        running.child->note().empty() ? "" : " (last seen: " + running.child->note() + ")";
+    const Limits& limits = plan_.experiment.limits;
+    switch (end.how) {
+      case ChildEnd::How::signalled:
+        failure.message = "the process running `" + method + "` was killed by " +
+                          signal_name(end.code) + phase;
+        if (end.code == SIGKILL) failure.message += "; perhaps the machine ran out of memory";
+        break;
+      case ChildEnd::How::too_long:
+        failure.message = fmt::format("the cell ran longer than limits.cell_seconds = {:g}{}",
+                                      limits.cell_seconds, phase);
+        break;
+      case ChildEnd::How::hung:
+        failure.message = fmt::format("no progress for limits.hang_seconds = {:g}{}",
+                                      limits.hang_seconds, phase);
+        break;
+      default:
+        failure.message = fmt::format(
+            "the process running `{}` ended with exit code {} and without a result{}", method,
+            end.code, phase);
+    }
+    return failure;
+  }
+
+  size_t done() const { return summary_.finished + summary_.kept + summary_.failed; }
+
+  // "[ 7/36] tiny-qwen2 kivi-2bit passkey  45 %  acc 0.95  | cell 3 s, all about 1 min 20 s left"
+  void show() {
+    if (!line_.animated() || running_.empty()) return;
+    const Running& first = running_.front();
+    std::string text = fmt::format(
+        "[{:>{}}/{}] {}  {:.0f} %  {}  | cell {}", done() + 1, std::to_string(total_).size(),
+        total_, cell_name(plan_.grid, first.cell), 100 * first.child->fraction(),
+        first.child->note(), duration_text(first.child->seconds()));
+    if (const double left = seconds_left(); left >= 0) {
+      text += ", all about " + duration_text(left) + " left";
+    }
+    if (running_.size() > 1) text += fmt::format(" (and {} more cells)", running_.size() - 1);
+    line_.show(text);
+  }
+
+  double seconds_left() const {
+    double sum = 0;
+    for (const Running& cell : running_) {
+      const double left = estimate_.remaining(time_key(cell.cell), cell.child->fraction(),
+                                              cell.child->seconds());
+      if (left < 0) return -1;
+      sum += left;
+    }
+    for (const Cell& cell : waiting_) {
+      const double whole = estimate_.expected(time_key(cell));
+      if (whole < 0) return -1;
+      sum += whole;
+    }
+    return sum / settings_.jobs;
+  }
+
+  const Plan& plan_;
+  const Store& store_;
+  const RunSettings& settings_;
+  ProgressLine line_;
+  TimeEstimate estimate_;
+  std::deque<Cell> waiting_;
+  std::list<Running> running_;
+  RunSummary summary_;
+  size_t total_ = 0;
+};
+
+}  // namespace
+
+RunSummary run_cells(const Plan& plan, const std::vector<Cell>& cells, const Store& store,
+                     const RunSettings& settings) {
+  return Runner(plan, store, settings).run(cells);
+}
+
+}  // namespace ptq

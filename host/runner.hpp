@@ -1,0 +1,26 @@
+// Runs the cells of a plan, each in a child process, and keeps what they find.
+#pragma once
+
+#include <vector>
+
+#include "plan.hpp"
+#include "ptq/results/store.hpp"
+
+namespace ptq {
+
+struct RunSettings {
+  int jobs = 1;
+  int threads = 0;     // of each cell; 0 = all cores, shared among the jobs
+  bool fresh = false;  // compute finished cells again
+  bool quiet = false;
+};
+
+struct RunSummary {
+  size_t finished = 0, kept = 0, failed = 0, invalid = 0;  // invalid: among finished and kept
+  bool interrupted = false;
+};
+
+RunSummary run_cells(const Plan& plan, const std::vector<Cell>& cells, const Store& store,
+                     const RunSettings& settings);
+
+}  // namespace ptq

@@ -1,0 +1,393 @@
+// The affine encoding: b-bit codes with a scale, and on most grids a zero point, per group.
+//
+// The arithmetic is written once as host/device inline functions; the storage below and the CUDA
+// kernels call them. Grids and rounding: plugin.h (PTQ_GRID_*). Sources: KIVI (arXiv 2402.02750,
+// quant/new_pack.py), GPTQ (IST-DASLab/gptq quant.py), AWQ (llm-awq quantizer.py).
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "ptq/core/dtype.hpp"
+#include "ptq/core/error.hpp"
+#include "ptq/encoding/encoding.hpp"
+
+namespace ptq {
+
+// ---- arithmetic, host and device ---------------------------------------------------------------
+
+// Plain comparisons instead of fmin and fmax: they compile to single vector instructions. Values are
+// finite here.
+PTQ_HD inline float smaller(float a, float b) { return a < b ? a : b; }
+PTQ_HD inline float larger(float a, float b) { return a > b ? a : b; }
+
+// Scale and zero point of one group as they are stored: scale and the float zero of Grid::min are
+// float16 values, the others' zero is an integer in 0 .. 2^bits-1.
+struct AffineParams {
+  float scale, zero;
+};
+
+PTQ_HD inline float affine_max_code(int bits) { return float((1 << bits) - 1); }
+
+// Does the grid store a zero point per group? (The symmetric ones have the constant 2^(bits-1).)
+PTQ_HD constexpr bool grid_has_zero(Grid g) {
+  return g == Grid::min || g == Grid::asym_gptq || g == Grid::asym_awq;
+}
+
+// A scale as float16, kept inside the normal and subnormal range so that it never becomes 0 or inf.
+PTQ_HD inline float stored_scale(float s) {
+  return round_f16(smaller(larger(s, 5.9604644775390625e-8f), 65504.0f));
+}
+
+// Scale and zero point of a group whose values lie in [lo, hi].
+PTQ_HD inline AffineParams affine_params(float lo, float hi, int bits, Grid grid) {
+  const float n = affine_max_code(bits), half = float(1 << (bits - 1));
+  const float magnitude = larger(-lo, hi);
+  switch (grid) {
+    case Grid::min: {
+      const float zero = round_f16(smaller(larger(lo, -65504.0f), 65504.0f));
+      return {hi > lo ? stored_scale((hi - lo) / n) : 0.0f, zero};
+    }
+    case Grid::sym_narrow:
+      return {magnitude == 0 ? 1.0f : stored_scale(magnitude / (half - 1)), half};
+    case Grid::sym_full:
+      return {magnitude == 0 ? 1.0f : stored_scale(larger(magnitude, 1e-5f) / (half - 1)), half};
+    case Grid::sym_gptq: {
+      const float low = lo < 0 ? -magnitude : 0.0f;
+      return {magnitude == 0 ? 1.0f : stored_scale((magnitude - low) / n), half};
+    }
+    case Grid::asym_gptq: {
+      const float low = smaller(lo, 0.0f), high = larger(hi, 0.0f);
+      if (low == high) return {1.0f, half};
+      const float s = stored_scale((high - low) / n);
+      return {s, smaller(rintf(-low / s), n)};
+    }
+    case Grid::asym_awq: {
+      if (lo == 0 && hi == 0) return {1.0f, half};
+      const float s = stored_scale(larger(hi - lo, 1e-5f) / n);
+      return {s, smaller(larger(-rintf(lo / s), 0.0f), n)};
+    }
+  }
+  return {1.0f, 0.0f};
+}
+
+// The stored code of x, 0 .. 2^bits-1. x must be finite.
+PTQ_HD inline float affine_code(float x, AffineParams p, int bits, Grid grid) {
+  const float n = affine_max_code(bits);
+  if (grid == Grid::min) {
+    // The quotient is clamped before rounding, as KIVI does it.
+    return p.scale == 0 ? 0.0f : rintf(smaller(larger((x - p.zero) / p.scale, 0.0f), n));
+  }
+  const float lowest = grid == Grid::sym_narrow ? 1.0f : 0.0f;
+  return smaller(larger(rintf(x / p.scale) + p.zero, lowest), n);
+}
+
+// What has to be added to code * scale. Exact in float: scale has 11 bits, zero at most 8.
+PTQ_HD inline float affine_offset(AffineParams p, Grid grid) {
+  return grid == Grid::min ? p.zero : -p.zero * p.scale;
+}
+
+// ---- packing -----------------------------------------------------------------------------------
+
+// Element i of a row sits at bit bits*i, little end first (for 2 bits 0,1,2,3,... is 0xE4 0xE4).
+inline int64_t packed_bytes(int64_t n, int bits) { return (n * bits + 7) / 8; }
+
+// Codes (one per byte) -> dst[0 .. packed_bytes), which must be zero.
+template <int Bits>
+inline void pack_row(const uint8_t* codes, int64_t n, uint8_t* dst) {
+  if constexpr (Bits == 3) {
+    for (int64_t i = 0; i < n; ++i) {
+      const int64_t bit = 3 * i;
+      const unsigned v = unsigned(codes[i]) << (bit & 7);
+      dst[bit >> 3] |= uint8_t(v);
+      if (v > 0xFF) dst[(bit >> 3) + 1] |= uint8_t(v >> 8);
+    }
+  } else {
+    constexpr int per = 8 / Bits;
+    const int64_t full = n / per;
+    for (int64_t i = 0; i < full; ++i) {
+      unsigned v = 0;
+      for (int j = 0; j < per; ++j) v |= unsigned(codes[i * per + j]) << (Bits * j);
+      dst[i] = uint8_t(v);
+    }
+    for (int64_t i = full * per; i < n; ++i) dst[full] |= uint8_t(codes[i] << (Bits * (i % per)));
+  }
+}
+
+// Codes as floats. Reads whole 32-bit words: up to 3 bytes behind the row must be readable.
+template <int Bits>
+inline void unpack_row(const uint8_t* src, int64_t n, float* out) {
+  constexpr int per = Bits == 3 ? 8 : 32 / Bits, bytes = Bits == 3 ? 3 : 4;
+  constexpr uint32_t mask = (1u << Bits) - 1;
+  const int64_t full = n / per;
+  for (int64_t i = 0; i < full; ++i) {
+    uint32_t w;
+    std::memcpy(&w, src + i * bytes, 4);
+    for (int j = 0; j < per; ++j) out[i * per + j] = float(int32_t((w >> (Bits * j)) & mask));
+  }
+  if (full * per < n) {
+    uint32_t w;
+    std::memcpy(&w, src + full * bytes, 4);
+    for (int64_t j = 0; full * per + j < n; ++j)
+      out[full * per + j] = float(int32_t((w >> (Bits * j)) & mask));
+  }
+}
+
+inline void pack_row(const uint8_t* codes, int64_t n, int bits, uint8_t* dst) {
+  switch (bits) {
+    case 1: return pack_row<1>(codes, n, dst);
+    case 2: return pack_row<2>(codes, n, dst);
+    case 3: return pack_row<3>(codes, n, dst);
+    case 4: return pack_row<4>(codes, n, dst);
+    default: return pack_row<8>(codes, n, dst);
+  }
+}
+inline void unpack_row(const uint8_t* src, int64_t n, int bits, float* out) {
+  switch (bits) {
+    case 1: return unpack_row<1>(src, n, out);
+    case 2: return unpack_row<2>(src, n, out);
+    case 3: return unpack_row<3>(src, n, out);
+    case 4: return unpack_row<4>(src, n, out);
+    default: return unpack_row<8>(src, n, out);
+  }
+}
+
+// ---- storage -----------------------------------------------------------------------------------
+
+// Throws when a format cannot be stored; `where` names the layer or side.
+inline void check_format(const AffineFormat& f, const std::string& where) {
+  const bool bits_ok = f.bits == 1 || f.bits == 2 || f.bits == 3 || f.bits == 4 || f.bits == 8;
+  if (!bits_ok)
+    throw usage_error("affine encoding with bits = " + std::to_string(f.bits), where,
+                      "bits is 1, 2, 3, 4 or 8");
+  if (f.axis != 0 && f.axis != 1)
+    throw usage_error("affine encoding with axis = " + std::to_string(f.axis), where,
+                      "axis is 0 (groups along rows) or 1 (groups along columns)");
+  if (f.group_size < 0)
+    throw usage_error("affine encoding with group_size = " + std::to_string(f.group_size), where,
+                      "group_size is 0 (one group) or positive");
+  if (int(f.grid) < 1 || int(f.grid) > 6)
+    throw usage_error("unknown grid " + std::to_string(int(f.grid)), where);
+  if (f.bits == 1 && (f.grid == Grid::sym_narrow || f.grid == Grid::sym_full))
+    throw usage_error("grids sym_narrow and sym_full need at least 2 bits", where);
+}
+
+// A matrix [rows, columns] that grows by whole rows and is stored packed: row-major codes, each row
+// padded to a byte; float16 scales; zero points as float16 (Grid::min) or packed integers.
+//   axis 1: scales [rows, groups], groups = ceil(columns / group_size)
+//   axis 0: scales [row groups, columns]; every append begins a new row group
+class AffineRows {
+ public:
+  AffineRows() = default;
+  AffineRows(const AffineFormat& format, int64_t columns) : format_(format), columns_(columns) {
+    const int64_t g = format.group_size;
+    group_ = format.axis == 1 && (g == 0 || g > columns) ? columns : g;
+    groups_ = format.axis == 1 ? (columns + group_ - 1) / group_ : 0;
+    row_bytes_ = packed_bytes(columns, format.bits);
+    codes_.resize(kSlack);
+  }
+
+  const AffineFormat& format() const { return format_; }
+  int64_t rows() const { return rows_; }
+  int64_t columns() const { return columns_; }
+
+  // Rounds x [n, columns] to nearest on the format's grid and appends it.
+  void append(const float* x, int64_t n) {
+    grow(n);
+    std::vector<uint8_t> codes(static_cast<size_t>(columns_));
+    if (format_.axis == 1) {
+      std::vector<AffineParams> params(static_cast<size_t>(groups_));
+      for (int64_t r = 0; r < n; ++r) {
+        const float* row = x + r * columns_;
+        for (int64_t g = 0; g < groups_; ++g) {
+          const int64_t begin = g * group_, end = std::min(begin + group_, columns_);
+          float lo = row[begin], hi = row[begin];
+          for (int64_t c = begin; c < end; ++c) {
+            lo = row[c] < lo ? row[c] : lo;
+            hi = row[c] > hi ? row[c] : hi;
+          }
+          const AffineParams p = affine_params(lo, hi, format_.bits, format_.grid);
+          for (int64_t c = begin; c < end; ++c)
+            codes[c] = uint8_t(int(affine_code(row[c], p, format_.bits, format_.grid)));
+          params[g] = p;
+        }
+        push_params(params.data(), groups_);
+        store_row(codes.data());
+      }
+    } else {
+      const int64_t group = row_group(n);
+      std::vector<float> lo(columns_), hi(columns_);
+      std::vector<AffineParams> params(static_cast<size_t>(columns_));
+      for (int64_t begin = 0; begin < n; begin += group) {
+        const int64_t end = std::min(begin + group, n);
+        for (int64_t c = 0; c < columns_; ++c) lo[c] = hi[c] = x[begin * columns_ + c];
+        for (int64_t r = begin + 1; r < end; ++r) {
+          const float* row = x + r * columns_;
+          for (int64_t c = 0; c < columns_; ++c) {
+            lo[c] = row[c] < lo[c] ? row[c] : lo[c];
+            hi[c] = row[c] > hi[c] ? row[c] : hi[c];
+          }
+        }
+        for (int64_t c = 0; c < columns_; ++c)
+          params[c] = affine_params(lo[c], hi[c], format_.bits, format_.grid);
+        push_params(params.data(), columns_);
+        for (int64_t r = begin; r < end; ++r) {
+          const float* row = x + r * columns_;
+          for (int64_t c = 0; c < columns_; ++c)
+            codes[c] = uint8_t(int(affine_code(row[c], params[c], format_.bits, format_.grid)));
+          store_row(codes.data());
+        }
+      }
+    }
+  }
+
+  // Appends codes [n, columns] with scale and zero (or nullptr) [n, groups] or [row groups,
+  // columns] that a method chose. Throws on codes or zero points outside 0 .. 2^bits-1 and on
+  // numbers that are not finite.
+  void append_codes(const uint8_t* codes, const float* scale, const float* zero, int64_t n,
+                    const std::string& where) {
+    if (grid_has_zero(format_.grid) != (zero != nullptr))
+      throw usage_error(zero ? "zero points given for a symmetric grid" : "zero points missing",
+                        where, "pass zero exactly for the grids min, asym_gptq and asym_awq");
+    const int64_t per_append = format_.axis == 1 ? n * groups_
+                                                 : (n + row_group(n) - 1) / row_group(n) * columns_;
+    const float max_code = affine_max_code(format_.bits);
+    std::vector<AffineParams> params(static_cast<size_t>(per_append));
+    for (int64_t i = 0; i < per_append; ++i) {
+      const float z = zero ? zero[i] : float(1 << (format_.bits - 1));
+      if (!std::isfinite(scale[i]) || !std::isfinite(z))
+        throw usage_error("scale or zero point is not finite at group " + std::to_string(i), where);
+      if (format_.grid != Grid::min && (z < 0 || z > max_code || z != std::rint(z)))
+        throw usage_error("zero point " + std::to_string(z) + " at group " + std::to_string(i),
+                          where, "zero points of this grid are integers in 0 .. 2^bits-1");
+      params[i] = {round_f16(scale[i]), format_.grid == Grid::min ? round_f16(z) : z};
+    }
+    for (int64_t i = 0; i < n * columns_; ++i)
+      if (float(codes[i]) > max_code)
+        throw usage_error("code " + std::to_string(codes[i]) + " does not fit " +
+                              std::to_string(format_.bits) + " bits",
+                          where + ", row " + std::to_string(i / columns_) + ", column " +
+                              std::to_string(i % columns_));
+    grow(n);
+    push_params(params.data(), per_append);
+    for (int64_t r = 0; r < n; ++r) store_row(codes + r * columns_);
+  }
+
+  // Decodes rows [begin, end) to out [end - begin, stride].
+  void decode(int64_t begin, int64_t end, float* out, int64_t stride) const {
+    for (int64_t r = begin; r < end; ++r)
+      unpack_row(codes_.data() + r * row_bytes_, columns_, format_.bits, out + (r - begin) * stride);
+    if (format_.axis == 1) {
+      for (int64_t r = begin; r < end; ++r, out += stride) {
+        for (int64_t g = 0; g < groups_; ++g) {
+          const AffineParams p = param(r * groups_ + g);
+          const float offset = affine_offset(p, format_.grid);
+          const int64_t last = std::min((g + 1) * group_, columns_);
+          for (int64_t c = g * group_; c < last; ++c) out[c] = out[c] * p.scale + offset;
+        }
+      }
+      return;
+    }
+    for (int64_t r = begin; r < end;) {  // one row group at a time
+      const int64_t group = group_of_row(r), rows = group_ == 0 ? rows_per_append_ : group_;
+      const int64_t last = std::min((group + 1) * rows, end);
+      constexpr int64_t kChunk = 128;
+      float scale[kChunk], offset[kChunk];
+      for (int64_t c = 0; c < columns_; c += kChunk) {
+        const int64_t n = std::min(kChunk, columns_ - c);
+        for (int64_t i = 0; i < n; ++i) {
+          const AffineParams p = param(group * columns_ + c + i);
+          scale[i] = p.scale;
+          offset[i] = affine_offset(p, format_.grid);
+        }
+        for (int64_t q = r; q < last; ++q) {
+          float* row = out + (q - begin) * stride + c;
+          for (int64_t i = 0; i < n; ++i) row[i] = row[i] * scale[i] + offset[i];
+        }
+      }
+      r = last;
+    }
+  }
+
+  // Bytes of codes, scales and zero points.
+  uint64_t bytes() const {
+    return uint64_t(rows_) * uint64_t(row_bytes_) + 2 * scales_.size() + 2 * zeros_f16_.size() +
+           uint64_t(packed_bytes(n_zeros_, format_.bits));
+  }
+  // What the containers hold in all.
+  uint64_t allocated() const {
+    return codes_.capacity() + 2 * scales_.capacity() + 2 * zeros_f16_.capacity() +
+           zeros_int_.capacity();
+  }
+
+  // Flips one bit of the code of an element: for the test that the cache is really read.
+  void flip_code_bit(int64_t row, int64_t column, int bit) {
+    const int64_t position = column * format_.bits + bit;
+    codes_[row * row_bytes_ + position / 8] ^= uint8_t(1u << (position % 8));
+  }
+
+ private:
+  static constexpr size_t kSlack = 4;  // unpack_row reads whole words
+
+  // Rows per group on axis 0; group_size 0 makes one group of each append.
+  int64_t row_group(int64_t n) const { return group_ == 0 ? std::max<int64_t>(n, 1) : group_; }
+
+  int64_t group_of_row(int64_t r) const { return group_ == 0 ? r / rows_per_append_ : r / group_; }
+
+  void grow(int64_t n) {
+    if (format_.axis == 0) {
+      if (group_ == 0 && rows_ > 0 && n != rows_per_append_)
+        throw usage_error("groups of a whole block need blocks of one size",
+                          "rows " + std::to_string(rows_) + " to " + std::to_string(rows_ + n));
+      if (group_ > 0 && rows_ % group_ != 0)
+        throw usage_error("rows appended behind a short group",
+                          "row " + std::to_string(rows_) + ", group_size " + std::to_string(group_),
+                          "choose a block that is a multiple of group_size");
+      if (group_ == 0) rows_per_append_ = n;
+    }
+    const size_t need = size_t((rows_ + n) * row_bytes_) + kSlack;
+    if (need > codes_.capacity()) codes_.reserve(need + need / 8);
+    codes_.resize(need);
+  }
+  void store_row(const uint8_t* codes) {
+    pack_row(codes, columns_, format_.bits, codes_.data() + rows_ * row_bytes_);
+    ++rows_;
+    // The bytes behind the last row stay zero for the next pack_row.
+  }
+  void push_params(const AffineParams* p, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) {
+      scales_.push_back(float_to_f16(p[i].scale));
+      if (format_.grid == Grid::min) {
+        zeros_f16_.push_back(float_to_f16(p[i].zero));
+      } else if (grid_has_zero(format_.grid)) {
+        const int64_t bit = n_zeros_++ * format_.bits;
+        zeros_int_.resize(size_t(packed_bytes(n_zeros_, format_.bits)) + 1);
+        const unsigned v = unsigned(p[i].zero) << (bit & 7);
+        zeros_int_[bit >> 3] |= uint8_t(v);
+        if (v > 0xFF) zeros_int_[(bit >> 3) + 1] |= uint8_t(v >> 8);
+      }
+    }
+  }
+  AffineParams param(int64_t i) const {
+    const float scale = f16_to_float(scales_[i]);
+    if (format_.grid == Grid::min) return {scale, f16_to_float(zeros_f16_[i])};
+    if (!grid_has_zero(format_.grid)) return {scale, float(1 << (format_.bits - 1))};
+    const int64_t bit = i * format_.bits;
+    const unsigned v = zeros_int_[bit >> 3] | unsigned(zeros_int_[(bit >> 3) + 1]) << 8;
+    return {scale, float((v >> (bit & 7)) & ((1u << format_.bits) - 1))};
+  }
+
+  AffineFormat format_;
+  int64_t columns_ = 0, rows_ = 0, group_ = 0, groups_ = 0, row_bytes_ = 0, rows_per_append_ = 1;
+  int64_t n_zeros_ = 0;
+  std::vector<uint8_t> codes_;       // [rows, row_bytes]
+  std::vector<uint16_t> scales_;     // float16
+  std::vector<uint16_t> zeros_f16_;  // float16, Grid::min only
+  std::vector<uint8_t> zeros_int_;   // packed, the asymmetric integer grids only
+};
+
+}  // namespace ptq

@@ -1,0 +1,183 @@
+// Attention on the CPU: causal, grouped heads, sliding window, rows read dense or encoded.
+//
+// Scores are kept in float32 and never stored as a whole: keys come in tiles of 64 rows, each tile is
+// decoded into a buffer of the first-level caches, and the softmax runs along (streaming softmax,
+// arXiv 2205.14135). A query takes row s from encoded storage exactly when sink <= s < boundary of
+// that query, so that a whole window is evaluated as token-by-token decoding would.
+#pragma once
+
+#include <algorithm>
+#include <limits>
+#include <vector>
+
+#include "ptq/core/threads.hpp"
+#include "ptq/engine/cpu/simd.hpp"
+#include "ptq/engine/kv_cache.hpp"
+
+namespace ptq::cpu {
+
+// Keys or values of one layer as the queries of a pass see them.
+struct AttentionSide {
+  const RowSource* encoded;  // rows [sink, largest boundary); may be nullptr when there are none
+  const RowSource* dense;    // rows below sink, and from the smallest boundary on
+  int64_t sink;
+  std::vector<int64_t> boundary;  // per query, nondecreasing
+};
+
+struct AttentionShape {
+  int64_t queries, first;  // query i stands at absolute position first + i
+  int64_t heads, kv_heads, head_dim;
+  int64_t window;  // keys visible to a query, itself included; 0 = all
+};
+
+namespace attention_detail {
+
+inline constexpr int64_t kTile = 64;  // keys per tile
+
+// Which of the two sources a tile [begin, end) needs for queries with boundaries low .. high.
+struct Need {
+  bool encoded, dense;
+};
+inline Need need(const AttentionSide& side, int64_t begin, int64_t end, int64_t low, int64_t high) {
+  return {std::max(begin, side.sink) < std::min(end, high),
+          begin < std::min(end, side.sink) || std::max(begin, low) < end};
+}
+
+// Reads the part of a tile that a source has into rows of `out` [kTile, stride]; the rest is zero.
+inline void read_tile(const AttentionSide& side, bool encoded, int64_t head, int64_t begin,
+                      int64_t end, int64_t low, int64_t high, float* out, int64_t stride) {
+  std::fill(out, out + kTile * stride, 0.0f);
+  if (encoded) {
+    const int64_t from = std::max(begin, side.sink), to = std::min(end, high);
+    if (from < to) side.encoded->read(head, from, to, out + (from - begin) * stride, stride);
+    return;
+  }
+  const int64_t sinks = std::min(end, side.sink);
+  if (begin < sinks) side.dense->read(head, begin, sinks, out, stride);
+  const int64_t from = std::max({begin, low, side.sink});
+  if (from < end) side.dense->read(head, from, end, out + (from - begin) * stride, stride);
+}
+
+inline void transpose(const float* in, int64_t stride, int64_t columns, float* out) {
+  for (int64_t c = 0; c < columns; ++c)
+    for (int64_t r = 0; r < kTile; ++r) out[c * kTile + r] = in[r * stride + c];
+}
+
+}  // namespace attention_detail
+
+// q [queries, heads * head_dim] -> out of the same shape: softmax(q k^T / sqrt(head_dim)) v.
+inline void attention(ThreadPool& pool, const AttentionShape& shape, const float* q,
+                      const AttentionSide& keys, const AttentionSide& values, float* out) {
+  using namespace attention_detail;
+  const int64_t group = shape.heads / shape.kv_heads, dim = shape.head_dim;
+  const int64_t width = (dim + kLanes - 1) / kLanes * kLanes;  // value columns, padded
+  const int64_t per_block = std::max<int64_t>(1, 128 / group);
+  const int64_t blocks = (shape.queries + per_block - 1) / per_block;
+  const float scale = 1.0f / std::sqrt(float(dim));
+  const float lowest = -std::numeric_limits<float>::infinity();
+
+  pool.for_each(blocks * shape.kv_heads, [&](int64_t task) {
+    // Later blocks read more rows: they go first, so that the threads finish together.
+    const int64_t head = task % shape.kv_heads, block = blocks - 1 - task / shape.kv_heads;
+    const int64_t i0 = block * per_block, i1 = std::min(i0 + per_block, shape.queries);
+    const int64_t rows = (i1 - i0) * group;  // row r: query i0 + r / group, head-in-group r % group
+
+    std::vector<float> buffer(size_t(rows * (dim + 2 * kTile + width + 2) + 3 * kTile * width));
+    float* qs = buffer.data();        // [rows, dim], scaled
+    float* s = qs + rows * dim;       // [rows, kTile] scores, then probabilities
+    float* s2 = s + rows * kTile;     // the same from the other source, in tiles that need both
+    float* o = s2 + rows * kTile;     // [rows, width]
+    float* m = o + rows * width;      // [rows] running maximum
+    float* l = m + rows;              // [rows] running sum
+    float* tile = l + rows;           // [kTile, width]
+    float* tile_t = tile + kTile * width;   // [dim, kTile]
+    std::fill(o, o + rows * width, 0.0f);
+    std::fill(m, m + rows, lowest);
+    std::fill(l, l + rows, 0.0f);
+    for (int64_t r = 0; r < rows; ++r) {
+      const float* src = q + ((i0 + r / group) * shape.heads + head * group + r % group) * dim;
+      for (int64_t d = 0; d < dim; ++d) qs[r * dim + d] = src[d] * scale;
+    }
+
+    const auto first_key = [&](int64_t i) {
+      return shape.window > 0 ? std::max<int64_t>(0, shape.first + i + 1 - shape.window) : 0;
+    };
+    const int64_t k_low = keys.boundary[i0], k_high = keys.boundary[i1 - 1];
+    const int64_t v_low = values.boundary[i0], v_high = values.boundary[i1 - 1];
+    const int64_t last = shape.first + i1;  // one behind the newest visible key
+    for (int64_t begin = first_key(i0) / kTile * kTile; begin < last; begin += kTile) {
+      const int64_t end = std::min(begin + kTile, last);
+
+      // Scores: every row against the source that holds the key for it.
+      const Need kn = need(keys, begin, end, k_low, k_high);
+      const auto scores = [&](bool encoded, float* to) {
+        read_tile(keys, encoded, head, begin, end, k_low, k_high, tile, width);
+        transpose(tile, width, dim, tile_t);
+        small_gemm(qs, dim, tile_t, kTile, to, kTile, rows, kTile, dim, false);
+      };
+      scores(kn.encoded, s);
+      if (kn.encoded && kn.dense) {
+        scores(false, s2);
+        for (int64_t r = 0; r < rows; ++r) {
+          const int64_t b = keys.boundary[i0 + r / group];
+          for (int64_t j = 0; j < kTile; ++j) {
+            const int64_t key = begin + j;
+            if (key < keys.sink || key >= b) s[r * kTile + j] = s2[r * kTile + j];
+          }
+        }
+      }
+
+      // Streaming softmax.
+      for (int64_t r = 0; r < rows; ++r) {
+        const int64_t i = i0 + r / group;
+        float* p = s + r * kTile;
+        const int64_t from = std::clamp<int64_t>(first_key(i) - begin, 0, kTile);
+        const int64_t to = std::clamp<int64_t>(shape.first + i + 1 - begin, 0, kTile);
+        if (from >= to) {
+          std::fill(p, p + kTile, 0.0f);
+          continue;
+        }
+        float top = m[r];
+        for (int64_t j = from; j < to; ++j) top = p[j] > top ? p[j] : top;
+        for (int64_t j = 0; j < from; ++j) p[j] = lowest;
+        for (int64_t j = to; j < kTile; ++j) p[j] = lowest;
+        const float shrink = exp_nonpositive(m[r] - top);
+        for (int64_t j = 0; j < kTile; ++j) p[j] = exp_nonpositive(p[j] - top);
+        VecF sum{};
+        for (int64_t j = 0; j < kTile; j += kLanes) sum += load(p + j);
+        float total = 0;
+        for (int v = 0; v < kLanes; ++v) total += sum[v];
+        l[r] = l[r] * shrink + total;
+        m[r] = top;
+        if (shrink != 1.0f)
+          for (int64_t d = 0; d < width; ++d) o[r * width + d] *= shrink;
+      }
+
+      // Output: probabilities times the source that holds the value for the row.
+      const Need vn = need(values, begin, end, v_low, v_high);
+      if (vn.encoded && vn.dense) {
+        for (int64_t r = 0; r < rows; ++r) {
+          const int64_t b = values.boundary[i0 + r / group];
+          for (int64_t j = 0; j < kTile; ++j) {
+            const int64_t key = begin + j;
+            const bool dense = key < values.sink || key >= b;
+            s2[r * kTile + j] = dense ? s[r * kTile + j] : 0.0f;
+            if (dense) s[r * kTile + j] = 0.0f;
+          }
+        }
+        read_tile(values, false, head, begin, end, v_low, v_high, tile, width);
+        small_gemm(s2, kTile, tile, width, o, width, rows, width, kTile, true);
+      }
+      read_tile(values, vn.encoded, head, begin, end, v_low, v_high, tile, width);
+      small_gemm(s, kTile, tile, width, o, width, rows, width, kTile, true);
+    }
+
+    for (int64_t r = 0; r < rows; ++r) {
+      float* dst = out + ((i0 + r / group) * shape.heads + head * group + r % group) * dim;
+      const float inverse = 1.0f / l[r];
+      for (int64_t d = 0; d < dim; ++d) dst[d] = o[r * width + d] * inverse;
+    }
+  });
+}
+
+}  // namespace ptq::cpu

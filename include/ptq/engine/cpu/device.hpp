@@ -1,0 +1,167 @@
+// The CPU as a device of the transformer: the functions that the forward pass calls.
+//
+// All activations are float32, row-major [tokens, width]. Matrix products go to the BLAS, one
+// single-threaded call per slice of output columns (one pool of threads, see core/threads.hpp);
+// weights stay in their stored form and are decoded slice by slice.
+#pragma once
+
+#include <cblas.h>
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "ptq/core/threads.hpp"
+#include "ptq/engine/cpu/attention.hpp"
+#include "ptq/engine/cpu/simd.hpp"
+#include "ptq/engine/linear.hpp"
+
+namespace ptq::cpu {
+
+// Dot product of n numbers.
+inline float dot(const float* a, const float* b, int64_t n) {
+  VecF acc[4] = {};
+  int64_t i = 0;
+  for (; i + 4 * kLanes <= n; i += 4 * kLanes)
+    for (int v = 0; v < 4; ++v) acc[v] += load(a + i + v * kLanes) * load(b + i + v * kLanes);
+  for (; i + kLanes <= n; i += kLanes) acc[0] += load(a + i) * load(b + i);
+  const VecF sum = (acc[0] + acc[1]) + (acc[2] + acc[3]);
+  float total = 0;
+  for (int v = 0; v < kLanes; ++v) total += sum[v];
+  for (; i < n; ++i) total += a[i] * b[i];
+  return total;
+}
+
+class Device {
+ public:
+  using Array = std::vector<float>;
+  using Shape = AttentionShape;
+  using Side = AttentionSide;
+
+  explicit Device(int threads) : pool_(std::make_unique<ThreadPool>(threads)) {
+    openblas_set_num_threads(1);
+  }
+
+  ThreadPool& pool() { return *pool_; }
+  std::string name() const {
+    return "cpu (" + std::to_string(pool_->size()) + (pool_->size() == 1 ? " thread)" : " threads)");
+  }
+
+  // y [n, out] = x [n, in] W^T + b; bias may be nullptr.
+  void linear(const LinearWeight& w, const float* bias, const float* x, int64_t n, float* y) {
+    const int64_t in = w.in(), out = w.out();
+    // Slices small enough to balance the threads and to keep the decoded weights in the cache.
+    const int64_t per_thread = (out + pool_->size() - 1) / pool_->size();
+    const int64_t slice = std::clamp<int64_t>((per_thread + 15) / 16 * 16, 16, n < 8 ? 64 : 256);
+    const auto work = [&](int64_t task) {
+      const int64_t r0 = task * slice, r1 = std::min(r0 + slice, out);
+      thread_local std::vector<float> decoded;
+      const float* rows = w.in_place(r0);
+      if (!rows) {
+        decoded.resize(size_t((r1 - r0) * in));
+        w.decode(r0, r1, decoded.data());
+        rows = decoded.data();
+      }
+      if (n < 8) {
+        for (int64_t i = 0; i < n; ++i)
+          for (int64_t r = r0; r < r1; ++r)
+            y[i * out + r] = dot(x + i * in, rows + (r - r0) * in, in);
+      } else {
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, int(n), int(r1 - r0), int(in), 1.0f, x,
+                    int(in), rows, int(in), 0.0f, y + r0, int(out));
+      }
+      if (bias)
+        for (int64_t i = 0; i < n; ++i)
+          for (int64_t r = r0; r < r1; ++r) y[i * out + r] += bias[r];
+    };
+    run((out + slice - 1) / slice, n * in * out, work);
+  }
+
+  // x [n, width] = rows `ids` of the embedding.
+  void embed(const TensorInfo& table, const int32_t* ids, int64_t n, float* x) {
+    const int64_t width = table.shape[1];
+    for (int64_t i = 0; i < n; ++i)
+      to_float(table.dtype, table.data + ids[i] * width * dtype_bytes(table.dtype), width,
+               x + i * width);
+  }
+
+  // y = w * x / sqrt(mean(x^2) + eps), per row (RMSNorm, arXiv 1910.07467).
+  void rms_norm(const float* x, const float* w, float eps, int64_t n, int64_t width, float* y) {
+    rows(n, width, [&](int64_t i) {
+      const float* xi = x + i * width;
+      float* yi = y + i * width;
+      const float r = 1.0f / std::sqrt(dot(xi, xi, width) / float(width) + eps);
+      for (int64_t c = 0; c < width; ++c) yi[c] = w[c] * (xi[c] * r);
+    });
+  }
+
+  // Rotary embedding in place (arXiv 2104.09864, half-split pairs i and i + dim/2 as in Hugging
+  // Face checkpoints). x [n, heads * dim]; cosine, sine [n, dim / 2] of the rows' positions.
+  void rope(float* x, int64_t n, int64_t heads, int64_t dim, const float* cosine,
+            const float* sine) {
+    const int64_t half = dim / 2;
+    rows(n, heads * dim, [&](int64_t i) {
+      const float *c = cosine + i * half, *s = sine + i * half;
+      for (int64_t h = 0; h < heads; ++h) {
+        float* p = x + (i * heads + h) * dim;
+        for (int64_t d = 0; d < half; ++d) {
+          const float a = p[d], b = p[d + half];
+          p[d] = a * c[d] - b * s[d];
+          p[d + half] = b * c[d] + a * s[d];
+        }
+      }
+    });
+  }
+
+  // gate = silu(gate) * up (SwiGLU, arXiv 2002.05202).
+  void swiglu(float* gate, const float* up, int64_t n, int64_t width) {
+    rows(n, width, [&](int64_t i) {
+      float* g = gate + i * width;
+      const float* u = up + i * width;
+      for (int64_t c = 0; c < width; ++c) {
+        // 1 / (1 + exp(-g)) from exp(-|g|), which cannot overflow.
+        const float e = exp_nonpositive(g[c] < 0 ? g[c] : -g[c]);
+        const float sigmoid = (g[c] < 0 ? e : 1.0f) / (1.0f + e);
+        g[c] = g[c] * sigmoid * u[c];
+      }
+    });
+  }
+
+  // x += y.
+  void add(float* x, const float* y, int64_t n, int64_t width) {
+    rows(n, width, [&](int64_t i) {
+      for (int64_t c = 0; c < width; ++c) x[i * width + c] += y[i * width + c];
+    });
+  }
+
+  void attention(const AttentionShape& shape, const float* q, const AttentionSide& keys,
+                 const AttentionSide& values, float* out) {
+    cpu::attention(*pool_, shape, q, keys, values, out);
+  }
+
+ private:
+  // Small jobs run on the calling thread: waking the others would cost more.
+  static constexpr int64_t kSmall = 200'000;
+
+  template <class Fn>
+  void run(int64_t tasks, int64_t work, const Fn& fn) {
+    if (work < kSmall) {
+      for (int64_t t = 0; t < tasks; ++t) fn(t);
+    } else {
+      pool_->for_each(tasks, fn);
+    }
+  }
+  template <class Fn>
+  void rows(int64_t n, int64_t width, const Fn& fn) {
+    constexpr int64_t kRows = 64;
+    run((n + kRows - 1) / kRows, n * width, [&](int64_t t) {
+      for (int64_t i = t * kRows; i < std::min((t + 1) * kRows, n); ++i) fn(i);
+    });
+  }
+
+  std::unique_ptr<ThreadPool> pool_;
+};
+
+}  // namespace ptq::cpu

@@ -1,0 +1,82 @@
+// Vectors of float by the compiler's vector extension, and the exponential built on them.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+namespace ptq::cpu {
+
+// As wide as one register of the target, so that small arrays of them stay in registers.
+#if defined(__AVX512F__)
+inline constexpr int kLanes = 16;
+#else
+inline constexpr int kLanes = 8;
+#endif
+typedef float VecF __attribute__((vector_size(kLanes * 4)));
+typedef int32_t VecI __attribute__((vector_size(kLanes * 4)));
+
+inline VecF load(const float* p) {
+  VecF v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+inline void store(float* p, VecF v) { std::memcpy(p, &v, sizeof v); }
+
+// exp(x) for x <= 88, relative error below 2e-7; 0 for x below -87.3 (and for -inf).
+// exp(x) = 2^k exp(r), r = x - k ln 2 in [-ln2/2, ln2/2], exp(r) by its series to degree 7.
+inline float exp_nonpositive(float x) {
+  const float clamped = x < -87.3f ? -87.3f : x;
+  const float shifted = clamped * 1.44269504f + 12582912.0f;  // rounds to an integer in the mantissa
+  const float k = shifted - 12582912.0f;
+  const float r = (clamped - k * 0.693359375f) + k * 2.12194440e-4f;
+  float p = 1.0f / 5040;
+  p = p * r + 1.0f / 720;
+  p = p * r + 1.0f / 120;
+  p = p * r + 1.0f / 24;
+  p = p * r + 1.0f / 6;
+  p = p * r + 0.5f;
+  p = p * r + 1.0f;
+  p = p * r + 1.0f;
+  int32_t bits;
+  std::memcpy(&bits, &p, 4);
+  bits += int32_t(k) << 23;
+  float result;
+  std::memcpy(&result, &bits, 4);
+  return x < -87.3f ? 0.0f : result;
+}
+
+// C [rows, columns] (+)= A [rows, k] B [k, columns], row-major; columns is a multiple of kLanes and
+// B and C have that many readable columns. Plain register blocking: 4 rows by 4 vectors.
+inline void small_gemm(const float* a, int64_t lda, const float* b, int64_t ldb, float* c,
+                       int64_t ldc, int64_t rows, int64_t columns, int64_t k, bool accumulate) {
+  const auto block = [&](auto row_count, auto vector_count, int64_t i, int64_t j) {
+    constexpr int R = decltype(row_count)::value, V = decltype(vector_count)::value;
+    VecF acc[R][V];
+    for (int r = 0; r < R; ++r)
+      for (int v = 0; v < V; ++v)
+        acc[r][v] = accumulate ? load(c + (i + r) * ldc + j + v * kLanes) : VecF{};
+    for (int64_t p = 0; p < k; ++p) {
+      VecF bv[V];
+      for (int v = 0; v < V; ++v) bv[v] = load(b + p * ldb + j + v * kLanes);
+      for (int r = 0; r < R; ++r) {
+        const float x = a[(i + r) * lda + p];
+        for (int v = 0; v < V; ++v) acc[r][v] += x * bv[v];
+      }
+    }
+    for (int r = 0; r < R; ++r)
+      for (int v = 0; v < V; ++v) store(c + (i + r) * ldc + j + v * kLanes, acc[r][v]);
+  };
+  const auto rows_of = [&](auto row_count, int64_t i) {
+    int64_t j = 0;
+    for (; j + 4 * kLanes <= columns; j += 4 * kLanes)
+      block(row_count, std::integral_constant<int, 4>{}, i, j);
+    for (; j < columns; j += kLanes) block(row_count, std::integral_constant<int, 1>{}, i, j);
+  };
+  int64_t i = 0;
+  for (; i + 4 <= rows; i += 4) rows_of(std::integral_constant<int, 4>{}, i);
+  for (; i < rows; ++i) rows_of(std::integral_constant<int, 1>{}, i);
+}
+
+}  // namespace ptq::cpu

@@ -1,0 +1,143 @@
+// The small abstract interface through which the rest of the program sees a transformer on a
+// device. Evaluation, calibration and the command line include this and nothing below it.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "ptq/encoding/encoding.hpp"
+#include "ptq/model/config.hpp"
+
+namespace ptq {
+
+// What a query may read of its past. See docs/decisions.md and DESIGN: "The KV cache".
+enum class Regime {
+  // Every query, the prompt's too, reads what the cache holds at its moment: rows below the
+  // boundary E(t) from their encoding, the rest dense (as float16).
+  streaming,
+  // The tokens of this call read each other dense; rows of earlier calls as the cache holds them.
+  // Afterwards the cache holds them as the policy says.
+  prefill_exact,
+  // One fresh pass in float32 without any cache: the reference, marked "cache not read".
+  independent,
+};
+
+// One side (keys or values) of the cache of every layer.
+enum class KvSide : int { keys = 0, values = 1 };
+
+// What stays dense; E(t) = block * floor(max(0, t - sink - window) / block) rows after the sinks
+// are encoded when t tokens lie before the query (methods.md 4.0).
+struct KvPolicy {
+  int64_t sink = 0, window = 0, block = 1;
+
+  int64_t encoded(int64_t t) const {
+    const int64_t free = t - sink - window;
+    return free <= 0 ? 0 : free / block * block;
+  }
+};
+
+// A KV-cache method as the engine sees it (run/method.hpp makes one from a plugin).
+class KvMethod {
+ public:
+  virtual ~KvMethod() = default;
+  virtual KvPolicy policy(KvSide side) const = 0;
+  // Encodes `tokens` rows that begin at absolute position `first`; x is [kv_heads, tokens,
+  // head_dim] float32, contiguous. The answer goes into `out`, which the cache owns.
+  virtual void encode(KvSide side, int layer, int64_t first, int64_t tokens, const float* x,
+                      RowSink& out) = 0;
+};
+
+// A weight method as the engine sees it. Leaving `out` unfilled keeps the layer dense.
+class WeightMethod {
+ public:
+  virtual ~WeightMethod() = default;
+  // layer -1 is lm_head; w is [out, in] float32, contiguous.
+  virtual void encode(int layer, const std::string& name, const std::string& kind, const float* w,
+                      int64_t rows, int64_t columns, RowSink& out) = 0;
+};
+
+// Bytes that the cache of one sequence holds now, all layers, keys and values.
+struct CacheBytes {
+  uint64_t encoded = 0;     // codes, scales, zero points of encoded rows
+  uint64_t window = 0;      // dense rows behind the boundary (tail and window)
+  uint64_t sink = 0;        // dense first rows
+  uint64_t reserved = 0;    // allocated beyond the three above (growth room)
+  int64_t tokens = 0;       // rows per layer and side
+  int64_t scalars = 0;      // numbers cached: tokens * layers * 2 * kv_heads * head_dim
+  bool encoded_is_dense = false;  // the "encoding" stores 16-bit numbers (FP16)
+
+  uint64_t total() const { return encoded + window + sink; }
+  double bytes_per_token() const { return tokens ? double(total()) / double(tokens) : 0.0; }
+  double effective_bits() const { return scalars ? 8.0 * double(total()) / double(scalars) : 0.0; }
+};
+
+// Rows that attention read, summed over queries and layers, per side.
+struct CacheReads {
+  double encoded[2] = {0, 0}, total[2] = {0, 0};  // [KvSide]
+  // Mean over queries of the share of attended positions that came from encoded storage, averaged
+  // over queries, sides and layers: 0 means that the numbers say nothing about the method.
+  double share_sum[2] = {0, 0};
+  double queries = 0;
+  double exposure() const {
+    return queries > 0 ? 0.5 * (share_sum[0] + share_sum[1]) / queries : 0.0;
+  }
+};
+
+// The cache of one sequence.
+class Sequence {
+ public:
+  virtual ~Sequence() = default;
+  virtual int64_t length() const = 0;  // tokens so far
+  virtual CacheBytes bytes() const = 0;
+  virtual CacheReads reads() const = 0;
+};
+
+// Exact bytes of the resident weights.
+struct WeightBytes {
+  uint64_t encoded = 0;          // bytes of encoded linears, scales and zero points included
+  int64_t encoded_scalars = 0;   // numbers in them
+  uint64_t dense = 0;            // bytes of everything else, in the dtype of the model's folder
+  int64_t dense_scalars = 0;
+  uint64_t total() const { return encoded + dense; }
+  double encoded_bits() const {
+    return encoded_scalars ? 8.0 * double(encoded) / double(encoded_scalars) : 0.0;
+  }
+};
+
+// Receives logits in pieces: rows [first_row, first_row + rows) of the call, row-major
+// [rows, vocab_size] float32, valid during the call only. first_row counts from the first token of
+// the forward call.
+using LogitsFn = std::function<void(int64_t first_row, int64_t rows, const float* logits)>;
+
+class Engine {
+ public:
+  virtual ~Engine() = default;
+  virtual const ModelConfig& config() const = 0;
+  virtual std::string device() const = 0;  // "cpu (2 threads)"
+  virtual WeightBytes weight_bytes() const = 0;
+
+  // Offers every linear layer to the method, in order, and runs from the encodings afterwards.
+  // `progress(done, total)` may be empty.
+  virtual void encode_weights(WeightMethod& method,
+                              const std::function<void(int, int)>& progress) = 0;
+
+  // An empty sequence. method == nullptr is the full-precision cache: every row dense float16.
+  // The method must outlive the sequence.
+  virtual std::unique_ptr<Sequence> start(KvMethod* method) = 0;
+
+  // Appends `tokens` (ids in 0 .. vocab_size-1) and hands over the logits of the rows from
+  // `first_logits_row` on (0 = all; tokens.size() = none). Long calls are cut inside where this
+  // does not change results. Errors: id out of range, context longer than the model allows.
+  virtual void forward(Sequence& sequence, std::span<const int32_t> tokens, Regime regime,
+                       int64_t first_logits_row, const LogitsFn& logits) = 0;
+};
+
+// An engine on the CPU for a Hugging Face folder; weights are memory-mapped and stay in their
+// dtype. threads 0 = all cores. Defined in host/engine_cpu.cpp.
+std::unique_ptr<Engine> make_cpu_engine(const std::string& folder, int threads);
+
+}  // namespace ptq

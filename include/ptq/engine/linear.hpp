@@ -1,0 +1,95 @@
+// The weight of one linear layer, y = x W^T + b, in whichever encoding it is stored.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "ptq/encoding/affine.hpp"
+#include "ptq/encoding/dense.hpp"
+#include "ptq/model/safetensors.hpp"
+
+namespace ptq {
+
+// W [out, in]. Until a method encodes it, a view of the memory-mapped file; afterwards the encoding
+// is all that there is.
+class LinearWeight final : public RowSink {
+ public:
+  LinearWeight() = default;
+  LinearWeight(std::string name, const TensorInfo& tensor)
+      : name_(std::move(name)),
+        out_(tensor.shape[0]),
+        in_(tensor.shape[1]),
+        file_dtype_(tensor.dtype),
+        file_(tensor.data) {}
+
+  const std::string& name() const { return name_; }
+  int64_t out() const { return out_; }
+  int64_t in() const { return in_; }
+  int64_t scalars() const { return out_ * in_; }
+
+  // Rows [begin, end) as float32 to w [end - begin, in].
+  void decode(int64_t begin, int64_t end, float* w) const {
+    if (affine_)
+      affine_->decode(begin, end, w, in_);
+    else if (dense_)
+      dense_->decode(begin, end, w, in_);
+    else
+      to_float(file_dtype_, file_ + begin * in_ * dtype_bytes(file_dtype_), (end - begin) * in_, w);
+  }
+  // The rows in the file when they can be used in place (float32, aligned), else nullptr.
+  const float* in_place(int64_t begin) const {
+    if (encoded() || file_dtype_ != DType::f32 || reinterpret_cast<uintptr_t>(file_) % 4 != 0)
+      return nullptr;
+    return reinterpret_cast<const float*>(file_) + begin * in_;
+  }
+
+  bool encoded() const { return affine_.has_value() || dense_.has_value(); }
+  uint64_t bytes() const {
+    if (affine_) return affine_->bytes();
+    if (dense_) return dense_->bytes();
+    return uint64_t(scalars()) * uint64_t(dtype_bytes(file_dtype_));
+  }
+
+  // RowSink: called by a weight method, once.
+  void affine(const AffineFormat& format, int64_t batch, int64_t rows, int64_t columns,
+              const float* x) override {
+    accept(format, batch, rows, columns).append(x, rows);
+  }
+  void affine_codes(const AffineFormat& format, int64_t batch, int64_t rows, int64_t columns,
+                    const uint8_t* codes, const float* scale, const float* zero) override {
+    accept(format, batch, rows, columns).append_codes(codes, scale, zero, rows, name_);
+  }
+  void dense(DType dtype, int64_t batch, int64_t rows, int64_t columns, const float* x) override {
+    check_shape(batch, rows, columns);
+    dense_.emplace(dtype, in_);
+    dense_->append(x, rows);
+  }
+  bool filled() const override { return encoded(); }
+
+ private:
+  void check_shape(int64_t batch, int64_t rows, int64_t columns) const {
+    if (encoded())
+      throw Error(ExitCode::cells_failed, "the encoding was filled twice", name_,
+                  "call exactly one function of ptq.encode/1 per layer");
+    if (batch != 1 || rows != out_ || columns != in_)
+      throw Error(ExitCode::cells_failed,
+                  "encoding of shape [" + std::to_string(rows) + ", " + std::to_string(columns) +
+                      "], expected [" + std::to_string(out_) + ", " + std::to_string(in_) + "]",
+                  name_);
+  }
+  AffineRows& accept(const AffineFormat& format, int64_t batch, int64_t rows, int64_t columns) {
+    check_shape(batch, rows, columns);
+    check_format(format, name_);
+    return affine_.emplace(format, in_);
+  }
+
+  std::string name_;
+  int64_t out_ = 0, in_ = 0;
+  DType file_dtype_ = DType::f32;
+  const uint8_t* file_ = nullptr;  // [out, in], owned by the mapped file
+  std::optional<AffineRows> affine_;
+  std::optional<DenseRows> dense_;
+};
+
+}  // namespace ptq

@@ -1,0 +1,68 @@
+// What an evaluation gets and gives. One header per measure implements it: perplexity.hpp,
+// passkey.hpp, generation.hpp.
+#pragma once
+
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "ptq/engine/engine.hpp"
+#include "ptq/model/tokenizer.hpp"
+
+namespace ptq::eval {
+
+// What is measured, and against what.
+struct Subject {
+  Engine& engine;     // runs the method's weights
+  KvMethod* kv;       // the method's cache; nullptr = full-precision cache
+  Engine* reference;  // full-precision engine of the same model for KL divergence and agreement,
+                      // run in lock step (may be &engine when only the cache differs);
+                      // nullptr: the subject is itself the full-precision baseline
+  const Tokenizer& tokenizer;
+};
+
+// metrics: one flat or nested JSON object, null (never NaN) for what could not be computed, with a
+// "why" beside it. samples: one object per window, prompt or text, for paired comparison.
+struct Outcome {
+  nlohmann::ordered_json metrics;
+  std::vector<nlohmann::ordered_json> samples;
+};
+
+// fraction in 0 .. 1 of this evaluation; note: the figure so far, e.g. "ppl 12.31".
+using Progress = std::function<void(double fraction, const std::string& note)>;
+
+// Token perplexity of a text (perplexity.hpp).
+struct PerplexitySettings {
+  std::string text;          // path of a UTF-8 file, tokenised once
+  std::string join = "raw";  // "raw": the file as it is; "wikitext2": rows joined by "\n\n"
+  std::string protocol = "disjoint";  // "disjoint" or "half_overlap"
+  int64_t window = 2048;              // tokens
+  int64_t max_windows = 0;            // 0 = all
+  Regime regime = Regime::streaming;
+};
+
+// Passkey retrieval (passkey.hpp).
+struct PasskeySettings {
+  int64_t keys = 20;
+  std::vector<double> depths = {0.1, 0.25, 0.5, 0.75};
+  int64_t context_length = 2048;  // tokens asked for (passkey_prompt.hpp)
+  int64_t max_new_tokens = 8;
+  uint32_t seed = 42;
+  Regime regime = Regime::prefill_exact;
+  // "cached": the context is prefilled and encoded, the question and the answer are fed through the
+  // cache, so that already the first answer token reads it. "prefilled": the question belongs to
+  // the prompt, as the methods' own repositories do it.
+  std::string question = "cached";
+};
+
+// Teacher-forced decoding through the cache (generation.hpp).
+struct GenerationSettings {
+  std::string texts;  // path of a JSON Lines file with a field "text"
+  int64_t samples = 5;
+  int64_t prompt_tokens = 1500;
+  int64_t continuation_tokens = 512;
+  Regime regime = Regime::prefill_exact;  // of the prompt; the continuation always streams
+};
+
+}  // namespace ptq::eval

@@ -1,0 +1,228 @@
+// One cell in its own process: load the model, load the methods, encode, evaluate, write the
+// result. Everything it needs to know comes in one JSON file from the supervisor.
+#pragma once
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <ctime>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "ptq/core/atomic_file.hpp"
+#include "ptq/core/hash.hpp"
+#include "ptq/engine/engine.hpp"
+#include "ptq/eval/generation.hpp"
+#include "ptq/eval/no_op.hpp"
+#include "ptq/eval/passkey.hpp"
+#include "ptq/eval/perplexity.hpp"
+#include "ptq/model/tokenizer.hpp"
+#include "ptq/results/record.hpp"
+#include "ptq/run/experiment.hpp"
+#include "ptq/run/plugins.hpp"
+
+namespace ptq {
+
+struct CellJob {
+  Record record;  // complete but for what is measured
+  std::filesystem::path model_folder, attempt;
+  std::string data_file;                  // empty: the evaluation reads none
+  std::vector<std::string> plugin_files;  // of each part of the method
+  int threads = 0;                        // 0 = all cores
+  int64_t supervisor = 0;                 // process id
+};
+
+inline Json to_json(const CellJob& job) {
+  return {{"record", to_json(job.record)},       {"model_folder", job.model_folder.string()},
+          {"attempt", job.attempt.string()},     {"data_file", job.data_file},
+          {"plugin_files", job.plugin_files},    {"threads", job.threads},
+          {"supervisor", job.supervisor}};
+}
+
+inline CellJob job_from_json(const Json& json, const std::string& where) {
+  CellJob job;
+  job.record = record_from_json(json.at("record"), where);
+  job.model_folder = json.at("model_folder").get<std::string>();
+  job.attempt = json.at("attempt").get<std::string>();
+  job.data_file = json.at("data_file").get<std::string>();
+  job.plugin_files = json.at("plugin_files").get<std::vector<std::string>>();
+  job.threads = json.at("threads").get<int>();
+  job.supervisor = json.at("supervisor").get<int64_t>();
+  return job;
+}
+
+// Now, as ISO 8601 in UTC.
+inline std::string utc_time() {
+  const std::time_t now = std::time(nullptr);
+  std::tm parts{};
+  ::gmtime_r(&now, &parts);
+  char text[32];
+  std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &parts);
+  return text;
+}
+
+// The largest resident memory of this process so far, in bytes; 0 where the system does not say.
+inline uint64_t peak_resident_bytes() {
+  std::ifstream status("/proc/self/status");
+  for (std::string word; status >> word;) {
+    uint64_t kib = 0;
+    if (word == "VmHWM:" && status >> kib) return kib * 1024;
+  }
+  return 0;
+}
+
+namespace cell_detail {
+
+class Stopwatch {
+ public:
+  double seconds() const {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+  }
+
+ private:
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
+
+// The instances of a cell's methods and what they offer.
+struct Methods {
+  std::vector<std::unique_ptr<MethodInstance>> instances;
+  KvMethod* kv = nullptr;
+  WeightMethod* weights = nullptr;
+};
+
+inline std::unique_ptr<MethodInstance> make_instance(const Record::Part& part,
+                                                     const std::string& file, uint64_t seed) {
+  if (sha256_file(file) != part.plugin_sha256) {
+    throw environment_error("the plugin was changed while the experiment ran", file,
+                            "run the experiment again");
+  }
+  for (const MethodInfo& info : PluginSet::load(file)) {
+    if (info.name == part.method) {
+      return std::make_unique<MethodInstance>(info, part.options, seed);
+    }
+  }
+  throw environment_error("the plugin has no method `" + part.method + "`", file);
+}
+
+// Loads exactly the files of the parts: a plugin that cannot be loaded must not touch other cells.
+inline Methods make_methods(const CellJob& job, const ModelConfig& config) {
+  Methods methods;
+  for (size_t i = 0; i < job.plugin_files.size(); ++i) {
+    methods.instances.push_back(make_instance(job.record.method.parts.at(i), job.plugin_files[i],
+                                              job.record.seed));
+    MethodInstance& instance = *methods.instances.back();
+    if (KvMethod* kv = instance.kv(config)) methods.kv = kv;
+    if (WeightMethod* weights = instance.weights()) methods.weights = weights;
+  }
+  return methods;
+}
+
+inline Json weights_json(const WeightBytes& bytes) {
+  Json json = {{"bytes", bytes.total()},
+               {"bytes_encoded", bytes.encoded},
+               {"bytes_dense", bytes.dense},
+               {"encoded_scalars", bytes.encoded_scalars},
+               {"dense_scalars", bytes.dense_scalars}};
+  const bool any = bytes.encoded_scalars > 0;
+  put_number(json, "encoded_bits", any ? bytes.encoded_bits() : std::nan(""),
+             "no layer is encoded");
+  return json;
+}
+
+struct Evaluate {
+  eval::Subject& subject;
+  const std::string& data_file;
+  const eval::Progress& progress;
+
+  eval::Outcome operator()(eval::PerplexitySettings settings) const {
+    settings.text = data_file;
+    return eval::perplexity(subject, settings, progress);
+  }
+  eval::Outcome operator()(const eval::PasskeySettings& settings) const {
+    return eval::passkey(subject, settings, progress);
+  }
+  eval::Outcome operator()(eval::GenerationSettings settings) const {
+    settings.texts = data_file;
+    return eval::generation(subject, settings, progress);
+  }
+};
+
+}  // namespace cell_detail
+
+// Runs the cell and writes samples.jsonl, result.md and, last, record.json into job.attempt.
+// progress(fraction, note): fraction of the whole cell.
+inline void run_cell(const CellJob& job,
+                     const std::function<void(double, const std::string&)>& progress) {
+  using cell_detail::Stopwatch;
+  Record record = job.record;
+  record.started_at = utc_time();
+  const Stopwatch whole;
+
+  progress(0, "loading");
+  const Tokenizer tokenizer = Tokenizer::load(job.model_folder);
+  const auto engine = make_cpu_engine(job.model_folder.string(), job.threads);
+  record.environment["device"] = engine->device();
+  cell_detail::Methods methods = cell_detail::make_methods(job, engine->config());
+  // Divergence is measured against full precision in lock step. Where the method leaves the weights
+  // alone, the same engine with a full-precision cache is that reference.
+  std::unique_ptr<Engine> second;
+  if (methods.weights != nullptr && !record.method.lossless) {
+    second = make_cpu_engine(job.model_folder.string(), job.threads);
+  }
+  const double load_seconds = whole.seconds();
+
+  const Stopwatch quantizing;
+  const double encode_share = methods.weights != nullptr ? 0.2 : 0.0;  // of the progress bar
+  if (methods.weights != nullptr) {
+    engine->encode_weights(*methods.weights, [&](int done, int total) {
+      progress(encode_share * done / std::max(total, 1), "encoding weights");
+    });
+  }
+  const double quantize_seconds = quantizing.seconds();
+
+  const Stopwatch evaluating;
+  progress(encode_share, "evaluating");
+  Engine* reference = second ? second.get() : engine.get();
+  eval::Subject subject{*engine, methods.kv, record.method.lossless ? nullptr : reference,
+                        tokenizer};
+  const eval::Progress eval_progress = [&](double fraction, const std::string& note) {
+    progress(encode_share + (1 - encode_share) * fraction, note);
+  };
+  const EvaluationSettings settings =
+      settings_from_json(record.evaluation.kind, record.evaluation.settings);
+  const eval::Outcome outcome =
+      std::visit(cell_detail::Evaluate{subject, job.data_file, eval_progress}, settings);
+  const double eval_seconds = evaluating.seconds();
+
+  record.metrics = outcome.metrics;
+  record.metrics["weights"] = cell_detail::weights_json(engine->weight_bytes());
+  record.metrics["memory"] = {{"peak_resident_bytes", peak_resident_bytes()}};
+  record.metrics["time"] = {{"load_seconds", load_seconds},
+                            {"quantize_seconds", quantize_seconds},
+                            {"eval_seconds", eval_seconds}};
+
+  eval::MethodFacts facts;
+  facts.lossless = record.method.lossless;
+  facts.weights = methods.weights != nullptr;
+  facts.kv = methods.kv != nullptr;
+  if (methods.kv != nullptr) facts.first_encoded_length = eval::first_encoded_length(*methods.kv);
+  for (const eval::Finding& finding : eval::check_exercised(outcome, facts)) {
+    record.warnings.push_back(finding.sentence);
+    if (finding.severity == eval::Severity::error) record.status = "invalid";
+  }
+  record.seconds = whole.seconds();
+
+  std::string samples;
+  for (const Json& sample : outcome.samples) samples += json_text(sample) + "\n";
+  write_file_synced(job.attempt / "samples.jsonl", samples);
+  write_file_synced(job.attempt / "result.md", result_markdown(record));
+  // The supervisor takes a cell for finished when this file is there.
+  write_file_synced(job.attempt / "record.json", json_text(to_json(record), 2) + "\n");
+}
+
+}  // namespace ptq

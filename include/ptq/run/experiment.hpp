@@ -1,0 +1,448 @@
+// An experiment as values: which models, which methods with which options, which evaluations. Read
+// strictly from a configuration tree: an unknown key is an error, all problems come at once.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <limits>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "ptq/eval/evaluation.hpp"
+#include "ptq/run/config_tree.hpp"
+
+namespace ptq {
+
+struct ModelReference {
+  std::string text;   // a folder or a Hugging Face id
+  std::string where;  // in the experiment file
+};
+
+// One method of a variant, as written; run/grid.hpp finds it among the installed ones.
+struct MethodPart {
+  std::string method;
+  nlohmann::ordered_json options;  // only what the user gave
+  std::string where, options_where;
+};
+
+struct MethodVariant {
+  std::string label;
+  std::vector<MethodPart> parts;
+  std::string where;
+};
+
+using EvaluationSettings =
+    std::variant<eval::PerplexitySettings, eval::PasskeySettings, eval::GenerationSettings>;
+
+struct Evaluation {
+  std::string name, kind;
+  EvaluationSettings settings;
+  std::string where;
+};
+
+struct Limits {
+  double cell_seconds = 3600;  // wall clock of one cell
+  double hang_seconds = 600;   // without a word of progress
+};
+
+struct Experiment {
+  std::filesystem::path file;
+  std::string name;
+  std::string track = "C";  // A, B, C or pruning
+  uint64_t seed = 0;
+  std::vector<ModelReference> models;
+  std::string baseline;  // label; empty: the first lossless method
+  std::string baseline_where;
+  bool all_methods = false;  // methods = "*"
+  std::string methods_where;
+  std::vector<MethodVariant> methods;
+  std::vector<Evaluation> evaluations;
+  Limits limits;
+};
+
+inline const std::vector<std::string>& evaluation_kinds() {
+  static const std::vector<std::string> kinds = {"perplexity", "passkey", "generation"};
+  return kinds;
+}
+
+inline const std::vector<std::pair<std::string, Regime>>& regime_words() {
+  static const std::vector<std::pair<std::string, Regime>> names = {
+      {"streaming", Regime::streaming},
+      {"prefill-exact", Regime::prefill_exact},
+      {"independent", Regime::independent}};
+  return names;
+}
+
+inline std::string regime_word(Regime regime) {
+  for (const auto& [name, value] : regime_words()) {
+    if (value == regime) return name;
+  }
+  return "?";
+}
+
+inline Regime regime_from_word(const std::string& word, const std::string& where) {
+  std::vector<std::string> names;
+  for (const auto& [name, value] : regime_words()) {
+    if (name == word) return value;
+    names.push_back(name);
+  }
+  throw usage_error("unknown regime `" + word + "`", where, did_you_mean(word, names));
+}
+
+// The fields of each settings struct, listed once for everything that reads or writes them. A
+// visitor has integer(key, value, low, high), number lists, choice(key, text, allowed words),
+// file(key, path) and regime(key, value, allowed words).
+constexpr int64_t kLongestContext = int64_t{1} << 24;  // tokens
+
+template <class Visitor>
+void visit_settings(eval::PerplexitySettings& s, Visitor& v) {
+  v.file("text", s.text);
+  v.choice("join", s.join, {"raw", "wikitext2"});
+  v.choice("protocol", s.protocol, {"disjoint", "half_overlap"});
+  v.integer("window", s.window, 2, kLongestContext);
+  v.integer("max_windows", s.max_windows, 0, kLongestContext);
+  v.regime("regime", s.regime, {"streaming", "prefill-exact", "independent"});
+}
+
+template <class Visitor>
+void visit_settings(eval::PasskeySettings& s, Visitor& v) {
+  v.integer("keys", s.keys, 1, 100000);
+  v.numbers("depths", s.depths, 0, 1);
+  v.integer("context_length", s.context_length, 64, kLongestContext);
+  v.integer("max_new_tokens", s.max_new_tokens, 1, 1024);
+  v.integer("seed", s.seed, 0, std::numeric_limits<uint32_t>::max());
+  v.regime("regime", s.regime, {"streaming", "prefill-exact"});
+  v.choice("question", s.question, {"cached", "prefilled"});
+}
+
+template <class Visitor>
+void visit_settings(eval::GenerationSettings& s, Visitor& v) {
+  v.file("texts", s.texts);
+  v.integer("samples", s.samples, 1, 1000000);
+  v.integer("prompt_tokens", s.prompt_tokens, 1, kLongestContext);
+  v.integer("continuation_tokens", s.continuation_tokens, 1, kLongestContext);
+  v.regime("regime", s.regime, {"streaming", "prefill-exact"});
+}
+
+template <class Visitor>
+void visit_settings(EvaluationSettings& settings, Visitor& visitor) {
+  std::visit([&](auto& s) { visit_settings(s, visitor); }, settings);
+}
+
+// Default settings of a kind.
+inline EvaluationSettings make_settings(const std::string& kind) {
+  if (kind == "passkey") return eval::PasskeySettings{};
+  if (kind == "generation") return eval::GenerationSettings{};
+  return eval::PerplexitySettings{};
+}
+
+// Tokens of the longest sequence that the evaluation feeds.
+inline int64_t longest_context(const EvaluationSettings& settings) {
+  struct Length {
+    int64_t operator()(const eval::PerplexitySettings& s) const { return s.window; }
+    int64_t operator()(const eval::PasskeySettings& s) const {
+      return s.context_length + s.max_new_tokens;
+    }
+    int64_t operator()(const eval::GenerationSettings& s) const {
+      return s.prompt_tokens + s.continuation_tokens;
+    }
+  };
+  return std::visit(Length{}, settings);
+}
+
+namespace experiment_detail {
+
+struct SettingsToJson {
+  nlohmann::ordered_json out = nlohmann::ordered_json::object();
+
+  void file(const char* key, std::string& value) { out[key] = value; }
+  void choice(const char* key, std::string& value, const std::vector<std::string>&) {
+    out[key] = value;
+  }
+  template <class Integer>
+  void integer(const char* key, Integer& value, int64_t, int64_t) {
+    out[key] = value;
+  }
+  void numbers(const char* key, std::vector<double>& value, double, double) { out[key] = value; }
+  void regime(const char* key, Regime& value, const std::vector<std::string>&) {
+    out[key] = regime_word(value);
+  }
+};
+
+struct SettingsFromJson {
+  const nlohmann::ordered_json& in;
+
+  void file(const char* key, std::string& value) { value = in.at(key).get<std::string>(); }
+  void choice(const char* key, std::string& value, const std::vector<std::string>&) {
+    value = in.at(key).get<std::string>();
+  }
+  template <class Integer>
+  void integer(const char* key, Integer& value, int64_t, int64_t) {
+    value = in.at(key).get<Integer>();
+  }
+  void numbers(const char* key, std::vector<double>& value, double, double) {
+    value = in.at(key).get<std::vector<double>>();
+  }
+  void regime(const char* key, Regime& value, const std::vector<std::string>&) {
+    value = regime_from_word(in.at(key).get<std::string>(), key);
+  }
+};
+
+struct SettingsFromTable {
+  TableReader& table;
+  const std::string& where;
+  Problems& problems;
+
+  void file(const char* key, std::string& value) {
+    table.string(key, value);
+    if (!value.empty()) return;
+    problems.add(usage_error("`" + table.full(key) + "` is missing: the file to evaluate on", where,
+                             std::string(key) + " = \"datasets/embedded/" +
+                                 (std::string(key) == "texts" ? "books.jsonl" : "test.txt") +
+                                 "\""));
+  }
+  void choice(const char* key, std::string& value, const std::vector<std::string>& allowed) {
+    table.choice(key, value, allowed);
+  }
+  template <class Integer>
+  void integer(const char* key, Integer& value, int64_t low, int64_t high) {
+    table.integer(key, value, low, high);
+  }
+  void numbers(const char* key, std::vector<double>& value, double low, double high) {
+    table.numbers(key, value, low, high);
+  }
+  void regime(const char* key, Regime& value, const std::vector<std::string>& allowed) {
+    std::string word = regime_word(value);
+    table.choice(key, word, allowed);
+    value = regime_from_word(word, where);
+  }
+};
+
+// "kivi bits=2 group_size=32"
+inline std::string default_label(const std::vector<MethodPart>& parts) {
+  std::string label;
+  for (const MethodPart& part : parts) {
+    label += (label.empty() ? "" : " + ") + part.method;
+    for (const auto& [name, value] : part.options.items()) {
+      label += " " + name + "=" + (value.is_string() ? value.get<std::string>() : value.dump());
+    }
+  }
+  return label;
+}
+
+inline MethodPart read_part(TableReader& table, const ConfigNode& node, Problems& problems) {
+  MethodPart part;
+  part.where = part.options_where = node.where;
+  part.options = nlohmann::ordered_json::object();
+  table.string("method", part.method);
+  if (const ConfigNode* options = table.node("options")) {
+    part.options_where = options->where + " " + table.full("options");
+    if (options->kind == ConfigNode::Kind::table) {
+      part.options = to_json(*options);
+    } else {
+      table.wrong_type("options", *options, "table", "{ bits = 4 }");
+    }
+  }
+  if (part.method.empty()) {
+    problems.add(usage_error("`" + table.full("method") + "` is missing: the name of a method",
+                             node.where, "`ptq-host methods` lists the installed ones"));
+  }
+  return part;
+}
+
+inline MethodVariant read_variant(const ConfigNode& node, const std::string& path,
+                                  Problems& problems) {
+  MethodVariant variant;
+  variant.where = node.where;
+  TableReader table(node, path, problems);
+  table.string("label", variant.label);
+  const ConfigNode* parts = table.node("parts");
+  if (parts == nullptr) {
+    variant.parts.push_back(read_part(table, node, problems));
+  } else if (parts->kind != ConfigNode::Kind::array || parts->items.empty()) {
+    table.wrong_type("parts", *parts, "array of tables", "[{ method = \"rtn\" }]");
+  } else {
+    for (size_t i = 0; i < parts->items.size(); ++i) {
+      const std::string part_path = table.full("parts") + "[" + std::to_string(i) + "]";
+      if (parts->items[i].kind != ConfigNode::Kind::table) {
+        table.wrong_type("parts", parts->items[i], "table", "[{ method = \"rtn\" }]");
+        continue;
+      }
+      TableReader part_table(parts->items[i], part_path, problems);
+      variant.parts.push_back(read_part(part_table, parts->items[i], problems));
+      part_table.finish();
+    }
+  }
+  table.finish();
+  if (variant.label.empty()) variant.label = default_label(variant.parts);
+  return variant;
+}
+
+inline Evaluation read_evaluation(const ConfigNode& node, const std::string& path,
+                                  Problems& problems) {
+  Evaluation evaluation;
+  evaluation.where = node.where;
+  TableReader table(node, path, problems);
+  const ConfigNode* kind = table.node("kind");
+  if (kind == nullptr) {
+    problems.add(usage_error("`" + path + ".kind` is missing", node.where,
+                             "kind = \"perplexity\", \"passkey\" or \"generation\""));
+    return evaluation;
+  }
+  evaluation.kind = evaluation_kinds().front();
+  const size_t before = problems.size();
+  table.choice("kind", evaluation.kind, evaluation_kinds());
+  if (problems.size() != before) return evaluation;  // its keys depend on the kind
+  table.string("name", evaluation.name);
+  evaluation.settings = make_settings(evaluation.kind);
+  SettingsFromTable reader{table, node.where, problems};
+  visit_settings(evaluation.settings, reader);
+  table.finish();
+  if (evaluation.name.empty()) {
+    evaluation.name = evaluation.kind;
+    if (const auto* ppl = std::get_if<eval::PerplexitySettings>(&evaluation.settings)) {
+      evaluation.name += "-" + ppl->protocol;
+    }
+  }
+  return evaluation;
+}
+
+// visit(item, path) for every table of an array of tables that must not be empty.
+template <class Visit>
+void for_each_table(TableReader& table, const std::string& key, const ConfigNode& array,
+                    const Visit& visit) {
+  if (array.kind != ConfigNode::Kind::array || array.items.empty()) {
+    table.wrong_type(key, array, "one or more [[" + key + "]] tables", "[{ ... }]");
+    return;
+  }
+  for (size_t i = 0; i < array.items.size(); ++i) {
+    if (array.items[i].kind == ConfigNode::Kind::table) {
+      visit(array.items[i], key + "[" + std::to_string(i) + "]");
+    } else {
+      table.wrong_type(key, array.items[i], "table", "[{ ... }]");
+    }
+  }
+}
+
+template <class Item, class Name>
+void require_unique(const std::vector<Item>& items, const Name& name, const char* what,
+                    const char* key, Problems& problems) {
+  for (size_t i = 0; i < items.size(); ++i) {
+    for (size_t j = 0; j < i; ++j) {
+      if (name(items[i]) != name(items[j]) || name(items[i]).empty()) continue;
+      problems.add(usage_error(std::string("two ") + what + " are called `" + name(items[i]) + "`",
+                               items[i].where,
+                               std::string("give one of them another `") + key + "`"));
+    }
+  }
+}
+
+}  // namespace experiment_detail
+
+// All settings, defaults included, in a fixed order.
+inline nlohmann::ordered_json settings_to_json(EvaluationSettings settings) {
+  experiment_detail::SettingsToJson writer;
+  visit_settings(settings, writer);
+  return writer.out;
+}
+
+// The reverse, for our own files: throws nlohmann's exceptions when something is missing.
+inline EvaluationSettings settings_from_json(const std::string& kind,
+                                             const nlohmann::ordered_json& json) {
+  EvaluationSettings settings = make_settings(kind);
+  experiment_detail::SettingsFromJson reader{json};
+  visit_settings(settings, reader);
+  return settings;
+}
+
+// Reads the tree of an experiment file. What is wrong goes to `problems`; the result is of use only
+// when nothing was added.
+inline Experiment read_experiment(const ConfigNode& tree, const std::filesystem::path& file,
+                                  Problems& problems) {
+  Experiment experiment;
+  experiment.file = file;
+  experiment.name = file.stem().string();
+  TableReader table(tree, "", problems);
+
+  table.string("name", experiment.name);
+  const bool plain_name =
+      !experiment.name.empty() && experiment.name[0] != '.' && experiment.name.size() <= 100 &&
+      experiment.name.find_first_of("/\\\n") == std::string::npos;
+  if (!plain_name) {
+    const ConfigNode* name = tree.find("name");
+    problems.add(usage_error("`name` must be 1 to 100 characters long and usable as a folder name",
+                             name != nullptr ? name->where : file.string(), "name = \"trackC\""));
+  }
+  table.choice("track", experiment.track, {"A", "B", "C", "pruning"});
+  table.integer("seed", experiment.seed, 0, std::numeric_limits<int64_t>::max());
+
+  std::vector<std::pair<std::string, std::string>> models;
+  const size_t before = problems.size();
+  table.strings("models", models);
+  for (auto& [text, where] : models) experiment.models.push_back({text, where});
+  if (models.empty() && problems.size() == before) {
+    problems.add(usage_error("`models` is missing: the models to run", file.string(),
+                             "models = [\"models/tiny-qwen2\"]"));
+  }
+  if (const ConfigNode* model = table.node("model")) {
+    problems.add(usage_error("`model` is reserved: settings for single models do not exist yet",
+                             model->where, "list the folders in models = [\"...\"]"));
+  }
+
+  table.string("baseline", experiment.baseline);
+  if (const ConfigNode* baseline = tree.find("baseline")) experiment.baseline_where = baseline->where;
+
+  const ConfigNode* methods = table.node("methods");
+  experiment.methods_where = methods != nullptr ? methods->where : file.string();
+  if (methods == nullptr) {
+    problems.add(usage_error("`methods` is missing", file.string(),
+                             "methods = \"*\" for every installed method of the track, or one "
+                             "[[methods]] table for each"));
+  } else if (methods->kind == ConfigNode::Kind::scalar) {
+    experiment.all_methods = methods->scalar == "*";
+    if (!experiment.all_methods) {
+      table.wrong_type("methods", *methods, "\"*\" or [[methods]] tables", "\"*\"");
+    }
+  } else {
+    experiment_detail::for_each_table(table, "methods", *methods,
+                           [&](const ConfigNode& node, const std::string& path) {
+                             experiment.methods.push_back(
+                                 experiment_detail::read_variant(node, path, problems));
+                           });
+    experiment_detail::require_unique(
+        experiment.methods, [](const MethodVariant& m) { return m.label; }, "methods", "label",
+        problems);
+  }
+
+  if (const ConfigNode* evaluations = table.node("evaluations")) {
+    experiment_detail::for_each_table(table, "evaluations", *evaluations,
+                           [&](const ConfigNode& node, const std::string& path) {
+                             experiment.evaluations.push_back(
+                                 experiment_detail::read_evaluation(node, path, problems));
+                           });
+    experiment_detail::require_unique(
+        experiment.evaluations, [](const Evaluation& e) { return e.name; }, "evaluations", "name",
+        problems);
+  } else {
+    problems.add(usage_error("`evaluations` is missing: what to measure", file.string(),
+                             "[[evaluations]] with kind = \"perplexity\", \"passkey\" or "
+                             "\"generation\""));
+  }
+
+  if (const ConfigNode* limits = table.node("limits")) {
+    if (limits->kind == ConfigNode::Kind::table) {
+      TableReader limits_table(*limits, "limits", problems);
+      limits_table.number("cell_seconds", experiment.limits.cell_seconds, 1, 1e7);
+      limits_table.number("hang_seconds", experiment.limits.hang_seconds, 1, 1e7);
+      limits_table.finish();
+    } else {
+      table.wrong_type("limits", *limits, "table", "{ cell_seconds = 3600 }");
+    }
+  }
+  table.finish();
+  return experiment;
+}
+
+}  // namespace ptq

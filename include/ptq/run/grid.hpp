@@ -1,0 +1,303 @@
+// From an experiment to the list of cells: every model with every method and every evaluation, each
+// with an id made of all that decides its result.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "ptq/core/suggest.hpp"
+#include "ptq/model/config.hpp"
+#include "ptq/model/safetensors.hpp"
+#include "ptq/plugin.h"
+#include "ptq/results/record.hpp"
+#include "ptq/results/store.hpp"
+#include "ptq/run/experiment.hpp"
+#include "ptq/run/fingerprint.hpp"
+#include "ptq/run/lookup.hpp"
+#include "ptq/run/plugins.hpp"
+#include "ptq/run/problems.hpp"
+
+namespace ptq {
+
+struct GridModel {
+  Record::Model record;  // what results say about it
+  std::filesystem::path folder;
+  ModelConfig config;
+};
+
+struct GridMethod {
+  Record::Method record;
+  std::vector<std::string> plugin_files;  // of each part
+};
+
+struct GridEvaluation {
+  std::string name, kind;
+  EvaluationSettings settings;  // file names as the user wrote them
+  std::string data_file;        // where the file was found; empty: the evaluation reads none
+  std::string data_sha256;
+};
+
+struct Cell {
+  size_t model = 0, method = 0, evaluation = 0;  // positions in the grid
+  std::string id;     // 16 hex digits
+  std::string place;  // <model>__<method>__<evaluation>, the folder's name without the id
+};
+
+struct ExperimentGrid {
+  std::vector<GridModel> models;
+  std::vector<GridMethod> methods;
+  std::vector<GridEvaluation> evaluations;
+  std::vector<Cell> cells;
+};
+
+// Does a method belong to what `methods = "*"` stands for? Baselines belong to every track.
+inline bool fits_track(const MethodInfo& method, const std::string& track) {
+  if ((method.traits & PTQ_LOSSLESS) != 0) return true;
+  if (track == "A") return (method.capabilities & PTQ_CAN_WEIGHTS) != 0;
+  if (track == "C") return (method.capabilities & PTQ_CAN_KV) != 0;
+  return false;
+}
+
+namespace grid_detail {
+
+inline Record::Part make_part(const MethodInfo& info, const nlohmann::ordered_json& options,
+                              std::map<std::string, std::string>& hashes) {
+  Record::Part part;
+  part.plugin = std::filesystem::path(info.plugin_file).filename().string();
+  std::string& hash = hashes[info.plugin_file];
+  if (hash.empty()) hash = sha256_file(info.plugin_file);
+  part.plugin_sha256 = hash;
+  part.method = info.name;
+  part.version = info.version;
+  part.options = options;
+  return part;
+}
+
+inline const MethodInfo& find_method(const std::vector<MethodInfo>& installed,
+                                     const MethodPart& part, const std::string& searched) {
+  std::vector<std::string> names;
+  for (const MethodInfo& info : installed) {
+    if (info.name == part.method) return info;
+    names.push_back(info.name);
+  }
+  std::string hint = names.empty() ? "no method is installed" : did_you_mean(part.method, names);
+  throw usage_error("no installed plugin has a method `" + part.method + "`", part.where,
+                    hint + searched);
+}
+
+inline void check_model_folder(const std::filesystem::path& folder, ModelConfig& config) {
+  config = load_config(folder);
+  WeightFiles(folder).check_tensors(config);
+  std::error_code ignored;
+  if (!std::filesystem::exists(folder / "tokenizer.json", ignored)) {
+    throw environment_error("the model folder has no tokenizer.json", folder.string(),
+                            "fetch tokenizer.json of the same model");
+  }
+}
+
+// A composition is one method for the weights and one for the cache.
+inline void check_composition(const MethodVariant& variant,
+                              const std::vector<const MethodInfo*>& infos) {
+  if (infos.size() < 2) return;
+  for (const auto& [bit, what] :
+       {std::pair{PTQ_CAN_WEIGHTS, "the weights"}, std::pair{PTQ_CAN_KV, "the cache"}}) {
+    const auto count = std::count_if(infos.begin(), infos.end(), [bit = bit](const auto* info) {
+      return (info->capabilities & bit) != 0;
+    });
+    if (count < 2) continue;
+    throw usage_error("the parts of `" + variant.label + "` both want to encode " + what,
+                      variant.where, "combine one weights method and one cache method");
+  }
+}
+
+}  // namespace grid_detail
+
+// The variants of the experiment with complete options. `searched` is added to the message about an
+// unknown method: where plugins were looked for and what was skipped there.
+inline std::vector<GridMethod> resolve_methods(const Experiment& experiment,
+                                               const std::vector<MethodInfo>& installed,
+                                               const std::string& searched, Problems& problems) {
+  std::vector<MethodVariant> variants = experiment.methods;
+  if (experiment.all_methods) {
+    for (const MethodInfo& info : installed) {
+      if (!fits_track(info, experiment.track)) continue;
+      const std::string where = experiment.methods_where;
+      variants.push_back({info.name, {{info.name, {}, where, where}}, where});
+    }
+    if (variants.empty()) {
+      problems.add(usage_error("no installed method fits track " + experiment.track,
+                               experiment.methods_where,
+                               "`ptq-host methods` lists what is installed" + searched));
+    }
+  }
+
+  std::vector<GridMethod> methods;
+  std::map<std::string, std::string> hashes;
+  for (const MethodVariant& variant : variants) {
+    GridMethod method;
+    method.record.label = variant.label;
+    method.record.lossless = true;
+    std::vector<const MethodInfo*> infos;
+    for (const MethodPart& part : variant.parts) {
+      problems.collect([&] {
+        const MethodInfo& info = grid_detail::find_method(installed, part, searched);
+        infos.push_back(&info);
+        if ((info.traits & PTQ_LOSSLESS) == 0) method.record.lossless = false;
+        const auto options = validate_options(info.options, part.options,
+                                              part.options_where + " of `" + info.name + "`");
+        method.record.parts.push_back(grid_detail::make_part(info, options, hashes));
+        method.plugin_files.push_back(info.plugin_file);
+      });
+    }
+    problems.collect([&] { grid_detail::check_composition(variant, infos); });
+    methods.push_back(std::move(method));
+  }
+
+  if (!experiment.baseline.empty()) {
+    std::vector<std::string> labels;
+    for (const MethodVariant& variant : variants) labels.push_back(variant.label);
+    if (std::find(labels.begin(), labels.end(), experiment.baseline) == labels.end()) {
+      problems.add(usage_error("the baseline `" + experiment.baseline +
+                                   "` is not the label of a method of this experiment",
+                               experiment.baseline_where,
+                               did_you_mean(experiment.baseline, labels)));
+    }
+  }
+  return methods;
+}
+
+// The model folders, checked as far as that is quick: configuration, tokenizer file, headers of the
+// weights against the configuration.
+inline std::vector<GridModel> resolve_models(const Experiment& experiment,
+                                             const std::vector<std::filesystem::path>& bases,
+                                             Problems& problems) {
+  std::vector<GridModel> models;
+  for (const ModelReference& reference : experiment.models) {
+    problems.collect([&] {
+      const ModelFolder found = find_model(reference.text, bases, reference.where);
+      GridModel model;
+      model.folder = found.folder;
+      try {
+        grid_detail::check_model_folder(found.folder, model.config);
+      } catch (const Error& error) {
+        // A download that did not finish: the command that began it also completes it.
+        if (!lookup_detail::looks_like_hub_id(reference.text, bases)) throw;
+        throw Error(error.code(), error.message(), error.where(), download_command(reference.text));
+      }
+      model.record = {found.name, reference.text, model_fingerprint(found.folder),
+                      parameter_count(model.config)};
+      for (const GridModel& other : models) {
+        if (other.record.name != found.name) continue;
+        throw usage_error("two models are called `" + found.name + "`", reference.where,
+                          "rename one of the folders");
+      }
+      models.push_back(std::move(model));
+    });
+  }
+  return models;
+}
+
+inline std::vector<GridEvaluation> resolve_evaluations(
+    const Experiment& experiment, const std::vector<std::filesystem::path>& bases,
+    Problems& problems) {
+  std::vector<GridEvaluation> evaluations;
+  std::set<std::string> seen_missing;  // several evaluations may want one file
+  for (const Evaluation& evaluation : experiment.evaluations) {
+    problems.collect([&] {
+      GridEvaluation out{evaluation.name, evaluation.kind, evaluation.settings, "", ""};
+      std::string file;
+      if (const auto* s = std::get_if<eval::PerplexitySettings>(&out.settings)) file = s->text;
+      if (const auto* s = std::get_if<eval::GenerationSettings>(&out.settings)) file = s->texts;
+      if (seen_missing.count(file) > 0) return;
+      if (!file.empty()) {
+        seen_missing.insert(file);
+        out.data_file = find_data_file(file, bases, evaluation.where).string();
+        seen_missing.erase(file);
+        out.data_sha256 = sha256_file(out.data_file);
+      }
+      evaluations.push_back(std::move(out));
+    });
+  }
+  return evaluations;
+}
+
+// An evaluation must fit into the context that a model was made for.
+inline void check_contexts(const ExperimentGrid& grid, const Experiment& experiment, Problems& problems) {
+  for (const GridModel& model : grid.models) {
+    for (const GridEvaluation& evaluation : grid.evaluations) {
+      const int64_t needed = longest_context(evaluation.settings);
+      if (needed <= model.config.max_position_embeddings) continue;
+      std::string where = experiment.file.string();
+      for (const Evaluation& e : experiment.evaluations) {
+        if (e.name == evaluation.name) where = e.where;
+      }
+      problems.add(usage_error("`" + evaluation.name + "` feeds " + std::to_string(needed) +
+                                   " tokens, but the context of " + model.record.name + " ends at " +
+                                   std::to_string(model.config.max_position_embeddings),
+                               where, "choose a shorter context for this evaluation"));
+    }
+  }
+}
+
+// Everything that decides the result of a cell. Names and paths do not: a renamed folder with the
+// same content is the same model.
+inline nlohmann::ordered_json cell_identity(const GridModel& model, const GridMethod& method,
+                                            const GridEvaluation& evaluation, uint64_t seed,
+                                            const std::string& version, const std::string& device) {
+  nlohmann::ordered_json parts = nlohmann::ordered_json::array();
+  for (const Record::Part& part : method.record.parts) {
+    parts.push_back({{"plugin_sha256", part.plugin_sha256},
+                     {"method", part.method},
+                     {"options", part.options}});
+  }
+  nlohmann::ordered_json settings = settings_to_json(evaluation.settings);
+  for (const char* path : {"text", "texts"}) {
+    if (settings.contains(path)) settings[path] = evaluation.data_sha256;
+  }
+  return {{"host", version},
+          {"abi", std::to_string(PTQ_ABI_MAJOR) + "." + std::to_string(PTQ_ABI_MINOR)},
+          {"model", model.record.fingerprint},
+          {"parts", parts},
+          {"evaluation", {{"kind", evaluation.kind}, {"settings", settings}}},
+          {"seed", seed},
+          {"device", device}};
+}
+
+// Fills grid.cells, models outermost, evaluations innermost.
+inline void expand_cells(ExperimentGrid& grid, uint64_t seed, const std::string& version,
+                         const std::string& device) {
+  std::set<std::string> places;
+  for (size_t m = 0; m < grid.models.size(); ++m) {
+    for (size_t v = 0; v < grid.methods.size(); ++v) {
+      for (size_t e = 0; e < grid.evaluations.size(); ++e) {
+        const GridModel& model = grid.models[m];
+        const GridMethod& method = grid.methods[v];
+        const GridEvaluation& evaluation = grid.evaluations[e];
+        Cell cell{m, v, e, "", ""};
+        cell.id = cell_id(cell_identity(model, method, evaluation, seed, version, device));
+        cell.place = path_word(model.record.name) + "__" + path_word(method.record.label) + "__" +
+                     path_word(evaluation.name);
+        if (!places.insert(cell.place).second) {
+          throw usage_error("two cells would share the folder " + cell.place,
+                            method.record.label + ", " + evaluation.name,
+                            "give the methods or evaluations names that differ in letters or "
+                            "digits within the first 60 characters");
+        }
+        grid.cells.push_back(std::move(cell));
+      }
+    }
+  }
+}
+
+// "tiny-qwen2 kivi-2bit passkey"
+inline std::string cell_name(const ExperimentGrid& grid, const Cell& cell) {
+  return grid.models[cell.model].record.name + " " + grid.methods[cell.method].record.label + " " +
+         grid.evaluations[cell.evaluation].name;
+}
+
+}  // namespace ptq

@@ -1,0 +1,280 @@
+// What the host offers to a plugin during a call: errors, log, counted memory, options, encodings.
+#pragma once
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <limits>
+#include <mutex>
+#include <new>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <unordered_map>
+
+#include "ptq/core/error.hpp"
+#include "ptq/encoding/encoding.hpp"
+#include "ptq/plugin.h"
+
+namespace ptq {
+
+// The opaque handle of plugin.h stands for a RowSink.
+inline ptq_encoding* handle(RowSink& sink) { return reinterpret_cast<ptq_encoding*>(&sink); }
+
+// One instance's side of all its calls. Not thread-safe but for fail, log and cancelled.
+class HostSide {
+ public:
+  HostSide(std::string method, nlohmann::ordered_json options, uint64_t seed)
+      : method_(std::move(method)), options_(std::move(options)), seed_(seed) {}
+  ~HostSide() {
+    for (const auto& [p, memory] : memory_) std::free(p);
+  }
+  HostSide(const HostSide&) = delete;
+  HostSide& operator=(const HostSide&) = delete;
+
+  const nlohmann::ordered_json& options() const { return options_; }
+
+  // Runs fn(call) and turns whatever comes back into an Error that names the method, the function
+  // and the place. `place` is only asked when something is wrong.
+  void invoke(const char* function, const std::function<ptq_status(const ptq_call*)>& fn,
+              const std::function<std::string()>& place = {}) {
+    ptq_call call{};
+    call.struct_size = sizeof call;
+    call.device_type = PTQ_CPU;
+    call.seed = seed_;
+    call.ctx = this;
+    call.fail = [](const ptq_call* c, ptq_status status, const char* sentence) -> ptq_status {
+      HostSide& host = of(c);
+      std::lock_guard lock(host.mutex_);
+      host.sentence_ = sentence ? sentence : "";
+      return status;
+    };
+    call.log = [](const ptq_call* c, int32_t level, const char* text) {
+      if (level >= 1)
+        std::fprintf(stderr, "%s%s: %s\n", level >= 2 ? "warning: " : "",
+                     of(c).method_.c_str(), text ? text : "");
+    };
+    call.alloc = [](const ptq_call* c, int32_t purpose, uint64_t bytes) -> void* {
+      return of(c).allocate(purpose, bytes);
+    };
+    call.release = [](const ptq_call* c, void* p) { of(c).release(p); };
+    call.cancelled = [](const ptq_call*) -> int32_t { return 0; };
+    call.service = [](const ptq_call*, const char* id) -> const void* {
+      if (!id) return nullptr;
+      if (std::strcmp(id, PTQ_OPTIONS_1) == 0) return &options_service();
+      if (std::strcmp(id, PTQ_ENCODE_1) == 0) return &encode_service();
+      return nullptr;
+    };
+
+    sentence_.clear();
+    const auto where = [&] { return place ? place() : std::string(); };
+    ptq_status status = PTQ_OK;
+    try {
+      status = fn(&call);
+    } catch (const std::exception& e) {
+      throw plugin_error(function, std::string("threw a C++ exception: ") + e.what(),
+                         "nothing may be thrown across the interface", where());
+    } catch (...) {
+      throw plugin_error(function, "threw a C++ exception",
+                         "nothing may be thrown across the interface", where());
+    }
+    release_scratch();
+    if (status == PTQ_OK) return;
+    if (sentence_.empty())
+      throw plugin_error(function, "returned status " + std::to_string(status) +
+                                       " without a sentence",
+                         "a plugin calls call->fail before it returns an error", where());
+    throw plugin_error(function, sentence_, {}, where());
+  }
+
+  // Largest sums of bytes that the plugin held at one time.
+  uint64_t peak_scratch() const { return peak_[0]; }
+  uint64_t peak_bookkeeping() const { return peak_[1]; }
+
+  Error plugin_error(const char* function, const std::string& what, const std::string& hint = {},
+                     const std::string& place = {}) const {
+    return Error(ExitCode::cells_failed, "method " + method_ + ", " + function + ": " + what, place,
+                 hint);
+  }
+
+ private:
+  static HostSide& of(const ptq_call* call) { return *static_cast<HostSide*>(call->ctx); }
+
+  // ---- counted memory ----
+
+  // nullptr when there is none; nothing may be thrown into a plugin.
+  void* allocate(int32_t purpose, uint64_t bytes) noexcept {
+    if (bytes > std::numeric_limits<int64_t>::max() / 2) return nullptr;
+    // Aligned for vectors; aligned_alloc wants a multiple of the alignment.
+    void* p = std::aligned_alloc(64, (std::max<uint64_t>(bytes, 1) + 63) / 64 * 64);
+    if (!p) return nullptr;
+    const int kind = purpose == PTQ_BOOKKEEPING ? 1 : 0;
+    try {
+      memory_[p] = {kind, bytes};
+    } catch (const std::bad_alloc&) {
+      std::free(p);
+      return nullptr;
+    }
+    held_[kind] += bytes;
+    peak_[kind] = std::max(peak_[kind], held_[kind]);
+    return p;
+  }
+  void release(void* p) noexcept {
+    const auto found = memory_.find(p);
+    if (found == memory_.end()) return;
+    held_[found->second.kind] -= found->second.bytes;
+    std::free(p);
+    memory_.erase(found);
+  }
+  void release_scratch() noexcept {
+    for (auto i = memory_.begin(); i != memory_.end();) {
+      if (i->second.kind == 0) {
+        std::free(i->first);
+        i = memory_.erase(i);
+      } else {
+        ++i;
+      }
+    }
+    held_[0] = 0;
+  }
+
+  // ---- ptq.options/1 ----
+
+  static const ptq_options_service& options_service() {
+    static const ptq_options_service service = {
+        sizeof(ptq_options_service), 0,
+        [](const ptq_call* c, const char* name) -> int64_t {
+          const auto* v = of(c).option(name);
+          if (!v) return 0;
+          if (v->is_boolean()) return v->get<bool>() ? 1 : 0;
+          return v->is_number() ? v->get<int64_t>() : 0;
+        },
+        [](const ptq_call* c, const char* name) -> double {
+          const auto* v = of(c).option(name);
+          return v && v->is_number() ? v->get<double>() : 0.0;
+        },
+        [](const ptq_call* c, const char* name) -> const char* {
+          const auto* v = of(c).option(name);
+          return v && v->is_string() ? v->get_ref<const std::string&>().c_str() : nullptr;
+        }};
+    return service;
+  }
+  const nlohmann::ordered_json* option(const char* name) const {
+    const auto found = options_.find(name);
+    return found == options_.end() ? nullptr : &*found;
+  }
+
+  // ---- ptq.encode/1 ----
+
+  // batch matrices of [rows, columns] behind a checked tensor.
+  struct Matrices {
+    int64_t batch, rows, columns;
+  };
+  static Matrices matrices(const ptq_tensor* t, ptq_dtype dtype, const char* name) {
+    const auto wrong = [&](const std::string& what) {
+      return usage_error(std::string("tensor ") + name + " " + what);
+    };
+    if (!t || !t->data) throw wrong("is NULL");
+    if (t->dtype.code != dtype.code || t->dtype.bits != dtype.bits || t->dtype.lanes != 1)
+      throw wrong("has the wrong dtype, expected " +
+                  std::string(dtype.code == PTQ_FLOAT ? "float" : "uint") +
+                  std::to_string(dtype.bits));
+    if (t->device_type != PTQ_CPU) throw wrong("is not on the CPU");
+    if (t->ndim < 2 || t->ndim > 6)
+      throw wrong("has " + std::to_string(t->ndim) + " axes, expected [..., rows, columns]");
+    int64_t stride = 1, batch = 1;
+    for (int i = t->ndim - 1; i >= 0; --i) {
+      if (t->shape[i] < 0) throw wrong("has a negative size");
+      if (t->shape[i] > 1 && t->stride[i] != stride) throw wrong("is not contiguous");
+      stride *= t->shape[i];
+      if (i < t->ndim - 2) batch *= t->shape[i];
+    }
+    return {batch, t->shape[t->ndim - 2], t->shape[t->ndim - 1]};
+  }
+  static AffineFormat format(const ptq_affine* how) {
+    if (!how || how->struct_size < sizeof(ptq_affine))
+      throw usage_error("ptq_affine is missing or smaller than this host's");
+    return {how->bits, Grid(how->grid), how->axis, how->group_size};
+  }
+  // Runs a builder; a thrown Error becomes the sentence of a failed call.
+  static ptq_status build(const ptq_call* call, ptq_encoding* out,
+                          const std::function<void(RowSink&)>& fn) {
+    try {
+      if (!out) throw usage_error("the encoding handle is NULL");
+      fn(*reinterpret_cast<RowSink*>(out));
+      return PTQ_OK;
+    } catch (const Error& e) {
+      const std::string text = e.message() + (e.where().empty() ? "" : " (" + e.where() + ")") +
+                               (e.hint().empty() ? "" : "; " + e.hint());
+      return call->fail(call, PTQ_INVALID, text.c_str());
+    } catch (const std::bad_alloc&) {
+      return call->fail(call, PTQ_NO_MEMORY, "out of memory while an encoding was stored");
+    } catch (const std::exception& e) {
+      return call->fail(call, PTQ_INTERNAL, e.what());
+    }
+  }
+
+  static const ptq_encode_service& encode_service() {
+    static const ptq_encode_service service = {
+        sizeof(ptq_encode_service), 0,
+        [](const ptq_call* call, const ptq_tensor* x, const ptq_affine* how, ptq_encoding* out) {
+          return build(call, out, [&](RowSink& sink) {
+            const Matrices m = matrices(x, {PTQ_FLOAT, 32, 1}, "x");
+            sink.affine(format(how), m.batch, m.rows, m.columns,
+                        static_cast<const float*>(x->data));
+          });
+        },
+        [](const ptq_call* call, const ptq_tensor* codes, const ptq_tensor* scale,
+           const ptq_tensor* zero, const ptq_affine* how, ptq_encoding* out) {
+          return build(call, out, [&](RowSink& sink) {
+            const AffineFormat f = format(how);
+            const Matrices m = matrices(codes, {PTQ_UINT, 8, 1}, "codes");
+            const auto groups = [&](int64_t n) {
+              return f.group_size <= 0 ? 1 : (n + f.group_size - 1) / f.group_size;
+            };
+            const Matrices want = f.axis == 1 ? Matrices{m.batch, m.rows, groups(m.columns)}
+                                              : Matrices{m.batch, groups(m.rows), m.columns};
+            const auto check = [&](const ptq_tensor* t, const char* name) {
+              const Matrices s = matrices(t, {PTQ_FLOAT, 32, 1}, name);
+              if (s.batch != want.batch || s.rows != want.rows || s.columns != want.columns)
+                throw usage_error(std::string("tensor ") + name + " has shape [" +
+                                  std::to_string(s.batch) + ", " + std::to_string(s.rows) + ", " +
+                                  std::to_string(s.columns) + "], expected [" +
+                                  std::to_string(want.batch) + ", " + std::to_string(want.rows) +
+                                  ", " + std::to_string(want.columns) + "]");
+            };
+            check(scale, "scale");
+            if (zero) check(zero, "zero");
+            sink.affine_codes(f, m.batch, m.rows, m.columns,
+                              static_cast<const uint8_t*>(codes->data),
+                              static_cast<const float*>(scale->data),
+                              zero ? static_cast<const float*>(zero->data) : nullptr);
+          });
+        },
+        [](const ptq_call* call, const ptq_tensor* x, ptq_dtype dtype, ptq_encoding* out) {
+          return build(call, out, [&](RowSink& sink) {
+            const Matrices m = matrices(x, {PTQ_FLOAT, 32, 1}, "x");
+            if (dtype.bits != 16 || (dtype.code != PTQ_FLOAT && dtype.code != PTQ_BFLOAT))
+              throw usage_error("dense encodings are float16 or bfloat16");
+            sink.dense(dtype.code == PTQ_FLOAT ? DType::f16 : DType::bf16, m.batch, m.rows,
+                       m.columns, static_cast<const float*>(x->data));
+          });
+        }};
+    return service;
+  }
+
+  std::string method_;
+  nlohmann::ordered_json options_;
+  uint64_t seed_;
+  std::mutex mutex_;
+  std::string sentence_;
+  struct Memory {
+    int kind;  // 0 scratch, 1 bookkeeping
+    uint64_t bytes;
+  };
+  std::unordered_map<void*, Memory> memory_;
+  uint64_t held_[2] = {0, 0}, peak_[2] = {0, 0};
+};
+
+}  // namespace ptq

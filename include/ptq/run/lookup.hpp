@@ -1,0 +1,163 @@
+// Where models and data files of an experiment lie. Nothing is ever downloaded; the message names
+// the command that does it.
+#pragma once
+
+#include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include "ptq/core/error.hpp"
+
+namespace ptq {
+
+// Folders against which relative paths of an experiment are tried, in order.
+inline std::vector<std::filesystem::path> search_bases(const std::filesystem::path& experiment) {
+  const std::filesystem::path here = std::filesystem::current_path();
+  const std::filesystem::path folder = std::filesystem::absolute(experiment).parent_path();
+  std::vector<std::filesystem::path> bases = {here};
+  for (const std::filesystem::path& base : {folder, folder.parent_path()}) {
+    if (std::find(bases.begin(), bases.end(), base) == bases.end()) bases.push_back(base);
+  }
+  return bases;
+}
+
+struct ModelFolder {
+  std::string name;  // last part of the folder or of the id
+  std::filesystem::path folder;
+};
+
+namespace lookup_detail {
+
+inline std::string environment_text(const char* name) {
+  const char* value = std::getenv(name);
+  return value == nullptr ? "" : value;
+}
+
+// "owner/name" and "owner/name@revision" are Hugging Face ids, unless a folder `owner` lies where
+// relative paths are looked up.
+inline bool looks_like_hub_id(const std::string& text,
+                              const std::vector<std::filesystem::path>& bases) {
+  const size_t slash = text.find('/');
+  if (slash == std::string::npos || slash == 0 || text[0] == '.' || text[0] == '~') return false;
+  if (text.find('/', slash + 1) != std::string::npos || slash + 1 == text.size()) return false;
+  return std::none_of(bases.begin(), bases.end(), [&](const std::filesystem::path& base) {
+    std::error_code ignored;
+    return std::filesystem::is_directory(base / text.substr(0, slash), ignored);
+  });
+}
+
+inline std::filesystem::path hub_cache() {
+  if (const std::string cache = environment_text("HF_HUB_CACHE"); !cache.empty()) return cache;
+  if (const std::string home = environment_text("HF_HOME"); !home.empty()) {
+    return std::filesystem::path(home) / "hub";
+  }
+  if (const std::string cache = environment_text("XDG_CACHE_HOME"); !cache.empty()) {
+    return std::filesystem::path(cache) / "huggingface" / "hub";
+  }
+  return std::filesystem::path(environment_text("HOME")) / ".cache" / "huggingface" / "hub";
+}
+
+// The snapshot folder of a model in the Hugging Face cache, or an empty path. `revision` is a
+// branch or the beginning of a commit; empty = main, or the only snapshot there is.
+inline std::filesystem::path hub_snapshot(const std::filesystem::path& model,
+                                          const std::string& revision) {
+  namespace fs = std::filesystem;
+  std::error_code ignored;
+  std::string commit;
+  std::ifstream(model / "refs" / (revision.empty() ? "main" : revision)) >> commit;
+  if (!commit.empty() && fs::is_directory(model / "snapshots" / commit, ignored)) {
+    return model / "snapshots" / commit;
+  }
+  std::vector<fs::path> matches;
+  for (const auto& entry : fs::directory_iterator(model / "snapshots", ignored)) {
+    if (entry.path().filename().string().starts_with(revision)) matches.push_back(entry.path());
+  }
+  return matches.size() == 1 ? matches.front() : fs::path();
+}
+
+}  // namespace lookup_detail
+
+// The command that downloads a model of the Hugging Face hub, with the note on licences.
+inline std::string download_command(const std::string& id) {
+  const std::string plain = id.substr(0, id.find('@'));
+  std::string command = "hf download " + plain;
+  if (plain != id) command += " --revision " + id.substr(id.find('@') + 1);
+  command += " --local-dir models/" + plain.substr(plain.find('/') + 1);
+  if (plain.starts_with("meta-llama/")) {
+    command += "   (first accept its licence at https://huggingface.co/" + plain +
+               " and run `hf auth login`)";
+  }
+  return command;
+}
+
+// Finds a model: a folder (absolute, or relative to one of the bases), $PTQ_MODELS/<reference>, the
+// folder that download_command fills, or the Hugging Face cache. The Error lists every place that
+// was looked at.
+inline ModelFolder find_model(const std::string& reference,
+                              const std::vector<std::filesystem::path>& bases,
+                              const std::string& where) {
+  namespace fs = std::filesystem;
+  const std::string plain = reference.substr(0, reference.find('@'));
+  fs::path name = fs::path(plain).lexically_normal();
+  if (name.filename().empty()) name = name.parent_path();
+  const bool hub = lookup_detail::looks_like_hub_id(reference, bases);
+
+  std::vector<fs::path> places;
+  for (const fs::path& base : bases) places.push_back((base / reference).lexically_normal());
+  if (const std::string models = lookup_detail::environment_text("PTQ_MODELS"); !models.empty()) {
+    places.push_back(fs::path(models) / reference);
+  }
+  if (hub) {
+    for (const fs::path& base : bases) places.push_back(base / "models" / name.filename());
+  }
+  std::string looked;
+  for (size_t i = 0; i < places.size(); ++i) {
+    std::error_code ignored;
+    if (fs::is_directory(places[i], ignored)) return {name.filename().string(), places[i]};
+    if (std::find(places.begin(), places.begin() + long(i), places[i]) ==
+        places.begin() + long(i)) {
+      looked += "\n      " + places[i].string();
+    }
+  }
+  if (hub) {
+    std::string folder = "models--" + plain;
+    folder.replace(folder.find('/'), 1, "--");
+    const fs::path cached = lookup_detail::hub_cache() / folder;
+    const std::string revision =
+        plain == reference ? "" : reference.substr(reference.find('@') + 1);
+    const fs::path snapshot = lookup_detail::hub_snapshot(cached, revision);
+    if (!snapshot.empty()) return {name.filename().string(), snapshot};
+    looked += "\n      " + cached.string();
+  }
+  throw environment_error("the model `" + reference + "` is nowhere; looked at" + looked, where,
+                          hub ? download_command(reference)
+                              : "name an existing model folder, or a Hugging Face id such as "
+                                "Qwen/Qwen2.5-7B");
+}
+
+// Finds a data file, relative to one of the bases.
+inline std::filesystem::path find_data_file(const std::string& reference,
+                                            const std::vector<std::filesystem::path>& bases,
+                                            const std::string& where) {
+  for (const std::filesystem::path& base : bases) {
+    std::error_code ignored;
+    const std::filesystem::path path = (base / reference).lexically_normal();
+    if (std::filesystem::is_regular_file(path, ignored)) return path;
+  }
+  std::string looked;
+  for (const std::filesystem::path& base : bases) looked += "\n      " + base.string();
+  std::string hint = "paths are relative to the working folder or to the experiment file";
+  if (reference.ends_with("wiki.test.raw")) {
+    // The raw form of WikiText-2; the copy on the hub that keeps it as one text file.
+    const std::string folder = std::filesystem::path(reference).parent_path().string();
+    hint = "hf download ggml-org/ci wikitext-2-raw-v1.zip --repo-type dataset --local-dir " +
+           folder + " && unzip -j " + folder + "/wikitext-2-raw-v1.zip -d " + folder;
+  }
+  throw environment_error("the file `" + reference + "` is nowhere; looked in" + looked, where,
+                          hint);
+}
+
+}  // namespace ptq

@@ -1,0 +1,69 @@
+// KIVI: tuning-free asymmetric quantization of the KV cache (arXiv 2402.02750).
+//
+// Keys have outliers in fixed channels, so they are grouped along the tokens of a channel; values do
+// not, so they are grouped along the channels of a token. Scale and minimum are float16; a tail of
+// keys and the last values stay in full precision. Written after the paper and the behaviour of
+// jy-yuan/KIVI (models/llama_kivi.py, quant/new_pack.py):
+//   keys    are encoded residual_length at a time, when the tail is full        {0, 0, R}
+//   values  are encoded one token at a time, when R newer ones exist             {0, R, 1}
+#include "ptq/plugin.hpp"
+
+namespace {
+
+using ptq::plugin::About;
+using ptq::plugin::Call;
+using ptq::plugin::Invalid;
+using ptq::plugin::Options;
+
+const char* const kBits[] = {"1", "2", "4", "8", nullptr};
+const char* const kSideBits[] = {"0", "1", "2", "4", "8", nullptr};
+const ptq_option kOptions[] = {
+    {sizeof(ptq_option), PTQ_OPTION_INT, "bits", "2", "bits per code, keys and values", 0, 0, kBits},
+    {sizeof(ptq_option), PTQ_OPTION_INT, "key_bits", "0", "bits of keys; 0 = bits", 0, 0, kSideBits},
+    {sizeof(ptq_option), PTQ_OPTION_INT, "value_bits", "0", "bits of values; 0 = bits", 0, 0,
+     kSideBits},
+    {sizeof(ptq_option), PTQ_OPTION_INT, "group_size", "32",
+     "tokens (keys) or channels (values) that share a scale", 1, 4096, nullptr},
+    {sizeof(ptq_option), PTQ_OPTION_INT, "residual_length", "128",
+     "R: newest tokens kept in full precision; a multiple of group_size", 1, 65536, nullptr},
+};
+const ptq_option* const kOptionList[] = {&kOptions[0], &kOptions[1], &kOptions[2], &kOptions[3],
+                                         &kOptions[4]};
+
+class Kivi {
+ public:
+  static constexpr About about = {"kivi", "1.0.0",
+                                  "KV cache: keys per channel, values per token, asymmetric",
+                                  "KIVI (arXiv 2402.02750)"};
+  static std::span<const ptq_option* const> options() { return kOptionList; }
+
+  explicit Kivi(const Options& o)
+      : bits_{int(o.integer("key_bits")), int(o.integer("value_bits"))},
+        group_size_(o.integer("group_size")),
+        residual_length_(o.integer("residual_length")) {
+    for (int& bits : bits_)
+      if (bits == 0) bits = int(o.integer("bits"));
+    if (residual_length_ % group_size_ != 0)
+      throw Invalid("residual_length = " + std::to_string(residual_length_) +
+                    " is not a multiple of group_size = " + std::to_string(group_size_));
+  }
+
+  void policy(const ptq_kv_shape&, ptq_kv_policy& keys, ptq_kv_policy& values) const {
+    keys.block = residual_length_;
+    values.window = residual_length_;
+    values.block = 1;
+  }
+
+  void encode(const Call& call, const ptq_kv_block& block, const ptq_tensor& x, ptq_encoding* out) {
+    const int axis = block.side == PTQ_KEYS ? 0 : 1;
+    call.affine(x, bits_[block.side], PTQ_GRID_MIN, axis, group_size_, out);
+  }
+
+ private:
+  int bits_[2];  // keys, values
+  int64_t group_size_, residual_length_;
+};
+
+}  // namespace
+
+PTQ_PLUGIN("kivi", "Apache-2.0", Kivi)

@@ -1,0 +1,148 @@
+// The layout of every struct of plugin.h on a 64-bit machine (LP64), field by field. A compiled
+// plugin of last year was built with these numbers: they change only by new lines at the end of a
+// growing struct, together with a line in the changelog of docs/abi.md.
+//
+// Compiling this file is the test (test/abi.sh). It is valid C11 and C++.
+#include <assert.h>
+
+#include "ptq/plugin.h"
+
+#define FIELD(type, field, offset, size)                                           \
+  static_assert(offsetof(type, field) == (offset), #type "." #field " has moved"); \
+  static_assert(sizeof(((type*)0)->field) == (size), #type "." #field " has another size")
+#define STRUCT(type, size, alignment)                               \
+  static_assert(sizeof(type) == (size), #type " has another size"); \
+  static_assert(ALIGNOF(type) == (alignment), #type " is aligned otherwise")
+#ifdef __cplusplus
+#define ALIGNOF alignof
+#else
+#define ALIGNOF _Alignof
+#endif
+
+STRUCT(ptq_dtype, 4, 2);
+FIELD(ptq_dtype, code, 0, 1);
+FIELD(ptq_dtype, bits, 1, 1);
+FIELD(ptq_dtype, lanes, 2, 2);
+
+STRUCT(ptq_tensor, 128, 8);
+FIELD(ptq_tensor, data, 0, 8);
+FIELD(ptq_tensor, dtype, 8, 4);
+FIELD(ptq_tensor, ndim, 12, 4);
+FIELD(ptq_tensor, device_type, 16, 4);
+FIELD(ptq_tensor, device_id, 20, 4);
+FIELD(ptq_tensor, flags, 24, 8);
+FIELD(ptq_tensor, shape, 32, 48);
+FIELD(ptq_tensor, stride, 80, 48);
+
+STRUCT(ptq_option, 56, 8);
+FIELD(ptq_option, struct_size, 0, 4);
+FIELD(ptq_option, type, 4, 4);
+FIELD(ptq_option, name, 8, 8);
+FIELD(ptq_option, default_value, 16, 8);
+FIELD(ptq_option, help, 24, 8);
+FIELD(ptq_option, min, 32, 8);
+FIELD(ptq_option, max, 40, 8);
+FIELD(ptq_option, allowed, 48, 8);
+
+STRUCT(ptq_call, 88, 8);
+FIELD(ptq_call, struct_size, 0, 4);
+FIELD(ptq_call, device_type, 4, 4);
+FIELD(ptq_call, device_id, 8, 4);
+FIELD(ptq_call, reserved, 12, 4);
+FIELD(ptq_call, stream, 16, 8);
+FIELD(ptq_call, seed, 24, 8);
+FIELD(ptq_call, ctx, 32, 8);
+FIELD(ptq_call, fail, 40, 8);
+FIELD(ptq_call, log, 48, 8);
+FIELD(ptq_call, alloc, 56, 8);
+FIELD(ptq_call, release, 64, 8);
+FIELD(ptq_call, cancelled, 72, 8);
+FIELD(ptq_call, service, 80, 8);
+
+STRUCT(ptq_options_service, 32, 8);
+FIELD(ptq_options_service, struct_size, 0, 4);
+FIELD(ptq_options_service, reserved, 4, 4);
+FIELD(ptq_options_service, get_int, 8, 8);
+FIELD(ptq_options_service, get_float, 16, 8);
+FIELD(ptq_options_service, get_string, 24, 8);
+
+STRUCT(ptq_affine, 24, 8);
+FIELD(ptq_affine, struct_size, 0, 4);
+FIELD(ptq_affine, bits, 4, 4);
+FIELD(ptq_affine, grid, 8, 4);
+FIELD(ptq_affine, axis, 12, 4);
+FIELD(ptq_affine, group_size, 16, 8);
+
+STRUCT(ptq_encode_service, 32, 8);
+FIELD(ptq_encode_service, struct_size, 0, 4);
+FIELD(ptq_encode_service, reserved, 4, 4);
+FIELD(ptq_encode_service, affine, 8, 8);
+FIELD(ptq_encode_service, affine_codes, 16, 8);
+FIELD(ptq_encode_service, dense, 24, 8);
+
+STRUCT(ptq_linear, 32, 8);
+FIELD(ptq_linear, struct_size, 0, 4);
+FIELD(ptq_linear, layer, 4, 4);
+FIELD(ptq_linear, name, 8, 8);
+FIELD(ptq_linear, kind, 16, 8);
+FIELD(ptq_linear, weight, 24, 8);
+
+STRUCT(ptq_weights, 16, 8);
+FIELD(ptq_weights, struct_size, 0, 4);
+FIELD(ptq_weights, devices, 4, 4);
+FIELD(ptq_weights, encode, 8, 8);
+
+STRUCT(ptq_kv_shape, 32, 8);
+FIELD(ptq_kv_shape, struct_size, 0, 4);
+FIELD(ptq_kv_shape, reserved, 4, 4);
+FIELD(ptq_kv_shape, layers, 8, 8);
+FIELD(ptq_kv_shape, kv_heads, 16, 8);
+FIELD(ptq_kv_shape, head_dim, 24, 8);
+
+STRUCT(ptq_kv_policy, 32, 8);
+FIELD(ptq_kv_policy, struct_size, 0, 4);
+FIELD(ptq_kv_policy, key_space, 4, 4);
+FIELD(ptq_kv_policy, sink, 8, 8);
+FIELD(ptq_kv_policy, window, 16, 8);
+FIELD(ptq_kv_policy, block, 24, 8);
+
+STRUCT(ptq_kv_block, 32, 8);
+FIELD(ptq_kv_block, struct_size, 0, 4);
+FIELD(ptq_kv_block, side, 4, 4);
+FIELD(ptq_kv_block, layer, 8, 4);
+FIELD(ptq_kv_block, reserved, 12, 4);
+FIELD(ptq_kv_block, first, 16, 8);
+FIELD(ptq_kv_block, tokens, 24, 8);
+
+STRUCT(ptq_kv, 24, 8);
+FIELD(ptq_kv, struct_size, 0, 4);
+FIELD(ptq_kv, devices, 4, 4);
+FIELD(ptq_kv, policy, 8, 8);
+FIELD(ptq_kv, encode, 16, 8);
+
+STRUCT(ptq_method, 88, 8);
+FIELD(ptq_method, struct_size, 0, 4);
+FIELD(ptq_method, n_options, 4, 4);
+FIELD(ptq_method, capabilities, 8, 8);
+FIELD(ptq_method, traits, 16, 8);
+FIELD(ptq_method, name, 24, 8);
+FIELD(ptq_method, version, 32, 8);
+FIELD(ptq_method, summary, 40, 8);
+FIELD(ptq_method, paper, 48, 8);
+FIELD(ptq_method, options, 56, 8);
+FIELD(ptq_method, create, 64, 8);
+FIELD(ptq_method, destroy, 72, 8);
+FIELD(ptq_method, get, 80, 8);
+
+STRUCT(ptq_plugin, 56, 8);
+FIELD(ptq_plugin, magic, 0, 8);
+FIELD(ptq_plugin, struct_size, 8, 4);
+FIELD(ptq_plugin, abi_major, 12, 4);
+FIELD(ptq_plugin, abi_minor, 16, 4);
+FIELD(ptq_plugin, n_methods, 20, 4);
+FIELD(ptq_plugin, methods, 24, 8);
+FIELD(ptq_plugin, name, 32, 8);
+FIELD(ptq_plugin, license, 40, 8);
+FIELD(ptq_plugin, build, 48, 8);
+
+static_assert(PTQ_ABI_MAJOR == 1 && PTQ_ABI_MINOR == 0, "add the new fields here");

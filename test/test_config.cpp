@@ -1,0 +1,282 @@
+#include <unistd.h>
+
+#include <catch2/catch.hpp>
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <string>
+
+#include "ptq/core/suggest.hpp"
+#include "ptq/model/config.hpp"
+
+using namespace ptq;
+using Catch::Matchers::Contains;
+
+namespace {
+
+const std::string kQwen = R"({"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2",
+  "hidden_size": 3584, "num_hidden_layers": 28, "num_attention_heads": 28,
+  "num_key_value_heads": 4, "intermediate_size": 18944, "vocab_size": 152064,
+  "hidden_act": "silu", "rms_norm_eps": 1e-06, "rope_theta": 1000000.0,
+  "max_position_embeddings": 131072, "sliding_window": 131072, "use_sliding_window": false,
+  "max_window_layers": 28, "tie_word_embeddings": false, "torch_dtype": "bfloat16",
+  "bos_token_id": 151643, "eos_token_id": 151643})";
+const std::string kMistral = R"({"architectures": ["MistralForCausalLM"], "model_type": "mistral",
+  "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
+  "num_key_value_heads": 8, "intermediate_size": 14336, "vocab_size": 32768,
+  "hidden_act": "silu", "rms_norm_eps": 1e-05, "rope_theta": 1000000.0,
+  "max_position_embeddings": 32768, "sliding_window": null, "tie_word_embeddings": false,
+  "torch_dtype": "bfloat16", "bos_token_id": 1, "eos_token_id": 2})";
+const std::string kLlama = R"({"architectures": ["LlamaForCausalLM"], "model_type": "llama",
+  "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
+  "num_key_value_heads": 8, "intermediate_size": 14336, "vocab_size": 128256,
+  "hidden_act": "silu", "rms_norm_eps": 1e-05, "rope_theta": 500000.0,
+  "rope_scaling": {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                   "original_max_position_embeddings": 8192, "rope_type": "llama3"},
+  "max_position_embeddings": 131072, "attention_bias": false, "mlp_bias": false,
+  "tie_word_embeddings": false, "torch_dtype": "bfloat16", "bos_token_id": 128000,
+  "eos_token_id": [128001, 128008, 128009]})";
+
+// `json` with the first occurrence of `from` replaced, or with `"key": value` text put in front.
+std::string with(std::string json, const std::string& from, const std::string& to) {
+  const size_t at = json.find(from);
+  REQUIRE(at != std::string::npos);
+  return json.replace(at, from.size(), to);
+}
+std::string adding(const std::string& json, const std::string& member) {
+  return "{" + member + ", " + json.substr(1);
+}
+
+ModelConfig parse(const std::string& json) { return parse_config(json, "config.json"); }
+
+std::string error_of(const std::string& json) {
+  try {
+    parse(json);
+  } catch (const Error& e) {
+    CHECK(e.code() == ExitCode::environment);
+    CHECK_THAT(e.where(), Contains("config.json"));
+    return e.what();
+  }
+  return "no error";
+}
+
+}  // namespace
+
+TEST_CASE("config: parameter counts of the three models") {
+  CHECK(parameter_count(parse(kQwen)) == 7'615'616'512);
+  CHECK(parameter_count(parse(kMistral)) == 7'248'023'552);
+  CHECK(parameter_count(parse(kLlama)) == 8'030'261'248);
+  CHECK(kv_bytes_per_token_fp16(parse(kQwen)) == 57'344);
+  CHECK(kv_bytes_per_token_fp16(parse(kMistral)) == 131'072);
+  CHECK(kv_bytes_per_token_fp16(parse(kLlama)) == 131'072);
+}
+
+TEST_CASE("config: fields of the three models") {
+  const ModelConfig q = parse(kQwen), m = parse(kMistral), l = parse(kLlama);
+  CHECK(q.architecture == Architecture::qwen2);
+  CHECK(q.head_dim == 128);
+  CHECK(q.qkv_bias);
+  CHECK_FALSE(q.o_bias);
+  CHECK(q.rms_norm_eps == 1e-6f);
+  CHECK(q.window_of_layer(27) == 0);
+  CHECK(q.torch_dtype == DType::bf16);
+  CHECK(m.architecture == Architecture::mistral);
+  CHECK(m.sliding_window == 0);
+  CHECK_FALSE(m.qkv_bias);
+  CHECK(m.eos_token_ids == std::vector<int64_t>{2});
+  CHECK(l.architecture == Architecture::llama);
+  CHECK(l.rope_scaling.has_value());
+  CHECK(l.rope_scaling->original_max_position_embeddings == 8192);
+  CHECK(l.eos_token_ids == std::vector<int64_t>{128001, 128008, 128009});
+  CHECK(l.bos_token_id == 128000);
+}
+
+TEST_CASE("config: optional keys") {
+  CHECK(parse(with(kLlama, "\"num_key_value_heads\": 8,", "")).num_key_value_heads == 32);
+  CHECK(parse(adding(kLlama, R"("head_dim": null)")).head_dim == 128);
+  CHECK(parse(adding(kLlama, R"("head_dim": 64)")).head_dim == 64);
+  CHECK(parse(with(kQwen, "\"bos_token_id\": 151643,", "")).bos_token_id == -1);
+  CHECK(parse(with(kQwen, "151643}", "null}")).eos_token_ids.empty());
+  CHECK(parse(with(kQwen, "\"torch_dtype\"", "\"dtype\"")).torch_dtype == DType::bf16);
+  const ModelConfig biased =
+      parse(with(kLlama, "\"attention_bias\": false", "\"attention_bias\": true"));
+  CHECK(biased.qkv_bias);
+  CHECK(biased.o_bias);
+  CHECK(parameter_count(biased) == 8'030'261'248 + 32 * (4096 + 2 * 1024 + 4096));
+  const ModelConfig tied =
+      parse(with(kLlama, "\"tie_word_embeddings\": false", "\"tie_word_embeddings\": true"));
+  CHECK(parameter_count(tied) == 8'030'261'248 - 525'336'576);
+}
+
+TEST_CASE("config: sliding windows") {
+  const std::string absent = with(kMistral, "\"sliding_window\": null, ", "");
+  CHECK(parse(absent).window_of_layer(0) == 4096);  // the class default
+  CHECK(parse(with(kMistral, "\"sliding_window\": null", "\"sliding_window\": 1024"))
+            .window_of_layer(31) == 1024);
+  const std::string used =
+      with(kQwen, "\"use_sliding_window\": false", "\"use_sliding_window\": true");
+  CHECK(parse(used).window_of_layer(27) == 0);
+  const ModelConfig some =
+      parse(with(used, "\"max_window_layers\": 28", "\"max_window_layers\": 21"));
+  CHECK(some.window_of_layer(20) == 0);
+  CHECK(some.window_of_layer(21) == 131072);
+  CHECK_THAT(error_of(with(used, "\"max_window_layers\": 28, ", "")),
+             Contains("max_window_layers"));
+  CHECK(parse(adding(kLlama, R"("sliding_window": 4096)")).window_of_layer(0) == 0);
+  CHECK_THAT(error_of(adding(kLlama, R"("layer_types": ["sliding_attention"])")),
+             Contains("layer_types[0]") && Contains("sliding_attention"));
+  CHECK_THAT(error_of(adding(kLlama, R"("layer_types": ["full_attention"])")),
+             Contains("1 entries"));
+}
+
+TEST_CASE("config: both spellings of the rotary settings") {
+  std::string v5 =
+      with(kLlama, "\"rope_scaling\": {", "\"rope_parameters\": {\"rope_theta\": 5e5, ");
+  v5 = with(v5, "\"rope_theta\": 500000.0,", "");
+  CHECK(parse(v5).rope_theta == 500000.0);
+  CHECK(parse(v5).rope_scaling == parse(kLlama).rope_scaling);
+  const std::string plain =
+      with(with(kMistral, "\"rope_theta\": 1000000.0,", ""), "{",
+           R"({"rope_parameters": {"rope_theta": 1e6, "rope_type": "default"},)");
+  CHECK(parse(plain).rope_theta == 1e6);
+  CHECK_FALSE(parse(plain).rope_scaling.has_value());
+  CHECK(parse(with(kLlama, "\"rope_type\"", "\"type\"")).rope_scaling.has_value());
+
+  CHECK_THAT(error_of(adding(v5, R"("rope_theta": 10000.0)")),
+             Contains("rope_parameters.rope_theta"));
+  CHECK_THAT(error_of(with(kLlama, "\"rope_type\"", "\"type\": \"yarn\", \"rope_type\"")),
+             Contains("contradict"));
+  CHECK_THAT(error_of(adding(kLlama, R"("rope_parameters": {"rope_type": "default"})")),
+             Contains("contradict"));
+  CHECK_THAT(error_of(with(kMistral, "\"rope_theta\": 1000000.0,", "")), Contains("rope_theta"));
+}
+
+TEST_CASE("config: rotary frequencies") {
+  const auto check = [](const std::vector<float>& freq, size_t i, double expected) {
+    INFO("index " << i);
+    CHECK(std::abs(freq.at(i) - expected) <= 2e-6 * expected);
+  };
+  const auto llama = rope_inv_freq(parse(kLlama));
+  REQUIRE(llama.size() == 64);
+  check(llama, 0, 1.000000000e+00);
+  check(llama, 1, 8.146172339e-01);
+  check(llama, 16, 3.760603093e-02);
+  check(llama, 28, 3.211445995e-03);
+  check(llama, 29, 2.166570764e-03);
+  check(llama, 30, 1.371893568e-03);
+  check(llama, 31, 8.567514129e-04);
+  check(llama, 32, 5.248461610e-04);
+  check(llama, 33, 3.126937504e-04);
+  check(llama, 34, 1.785078128e-04);
+  check(llama, 35, 9.556212354e-05);
+  check(llama, 63, 3.068925989e-07);
+  const auto qwen = rope_inv_freq(parse(kQwen));
+  check(qwen, 1, 8.058421878e-01);
+  check(qwen, 2, 6.493816316e-01);
+  check(qwen, 16, 3.162277660e-02);
+  check(qwen, 32, 1.000000000e-03);
+  check(qwen, 48, 3.162277660e-05);
+  check(qwen, 63, 1.240937761e-06);
+}
+
+TEST_CASE("config: what would change the mathematics is refused by name") {
+  const auto refused = [](const std::string& json, const std::string& key) {
+    INFO(key);
+    CHECK_THAT(error_of(json), Contains(key));
+  };
+  refused(with(kLlama, "LlamaForCausalLM", "LlamaForCausalLm"), "did you mean `LlamaForCausalLM`");
+  refused(with(kLlama, "LlamaForCausalLM", "GemmaForCausalLM"), "GemmaForCausalLM");
+  refused(with(kLlama, "\"model_type\": \"llama\"", "\"model_type\": \"mistral\""), "model_type");
+  refused(adding(kLlama, R"("quantization_config": {"quant_method": "awq"})"),
+          "quantization_config");
+  refused(with(kLlama, "\"llama3\"", "\"yarn\""), "rope_scaling.rope_type");
+  refused(adding(kQwen, R"("rope_scaling": {"type": "yarn", "factor": 4.0})"), "`yarn`");
+  refused(with(kLlama, "\"silu\"", "\"gelu\""), "hidden_act");
+  refused(adding(kLlama, R"("partial_rotary_factor": 0.5)"), "partial_rotary_factor");
+  refused(adding(kLlama, R"("final_logit_softcapping": 30.0)"), "final_logit_softcapping");
+  refused(adding(kLlama, R"("attn_logit_softcapping": 50.0)"), "attn_logit_softcapping");
+  refused(adding(kLlama, R"("logit_scale": 0.0625)"), "logit_scale");
+  refused(adding(kLlama, R"("residual_multiplier": 0.22)"), "residual_multiplier");
+  refused(adding(kLlama, R"("pretraining_tp": 2)"), "pretraining_tp");
+  refused(with(kLlama, "\"mlp_bias\": false", "\"mlp_bias\": true"), "mlp_bias");
+  refused(adding(kMistral, R"("attention_bias": true)"), "attention_bias");
+  refused(with(kLlama, "\"factor\": 8.0", "\"factor\": 0.5"), "factor");
+  refused(with(kLlama, "\"high_freq_factor\": 4.0", "\"high_freq_factor\": 1.0"),
+          "high_freq_factor");
+  refused(with(kLlama, "8192", "131072"), "original_max_position_embeddings");
+  refused(with(kLlama, "\"low_freq_factor\": 1.0, ", ""), "low_freq_factor");
+  refused(with(kLlama, "\"bfloat16\"", "\"float8\""), "torch_dtype");
+  refused(adding(kLlama, R"("dtype": "float16")"), "contradict");
+  CHECK(parse(adding(kLlama, R"("pretraining_tp": 1, "unknown_key": [1, {"x": 2}])")).hidden_size ==
+        4096);
+  CHECK(parse(with(kLlama, "\"silu\"", "\"swish\"")).hidden_size == 4096);
+}
+
+TEST_CASE("config: damaged values name the key") {
+  for (const char* key :
+       {"hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
+        "vocab_size", "max_position_embeddings", "rms_norm_eps"}) {
+    INFO(key);
+    const std::string quoted = "\"" + std::string(key) + "\"";
+    CHECK_THAT(error_of(with(kQwen, quoted, "\"x\"")), Contains(key) && Contains("missing"));
+    for (const char* value : {"0", "-1", "\"7\"", "[]", "1e400", "99999999999999999999"}) {
+      INFO(value);
+      CHECK(error_of(with(kQwen, quoted + ":", quoted + ": " + value + ", \"x\":")) != "no error");
+    }
+  }
+  CHECK_THAT(error_of(with(kQwen, "3584", "3584.0")), Contains("an integer is expected"));
+  CHECK_THAT(error_of(with(kQwen, "\"num_key_value_heads\": 4", "\"num_key_value_heads\": 5")),
+             Contains("num_key_value_heads"));
+  CHECK_THAT(error_of(with(kQwen, "3584", "3585")), Contains("head_dim"));
+  CHECK_THAT(error_of(adding(kQwen, R"("head_dim": 127)")), Contains("odd"));
+  CHECK_THAT(error_of(adding(kQwen, R"("vocab_size": 5)")), Contains("twice"));
+  CHECK_THAT(error_of(with(kQwen, "151643}", "152064}")), Contains("eos_token_id"));
+  CHECK_THAT(error_of(with(kLlama, "128009]", "\"x\"]")), Contains("eos_token_id[2]"));
+  CHECK_THAT(error_of(kQwen + "x"), Contains("not valid JSON"));
+  CHECK_THAT(error_of(""), Contains("not valid JSON"));
+  CHECK_THAT(error_of("[1]"), Contains("an object is expected"));
+  CHECK_THAT(error_of("{\"a\": \"\xFF\"}"), Contains("UTF-8 at byte 7"));
+  CHECK_THAT(error_of(std::string(100, '[') + std::string(100, ']')), Contains("nested deeper"));
+  CHECK_THAT(error_of(std::string((1 << 20) + 1, ' ')), Contains("limit"));
+  CHECK_THAT(error_of(R"({"model_type": "\ud800"})"), Contains("JSON"));
+}
+
+TEST_CASE("config: missing folder and missing file") {
+  const auto folder =
+      std::filesystem::temp_directory_path() / ("ptq-config-" + std::to_string(::getpid()));
+  CHECK_THROWS_WITH(load_config(folder), Contains(folder.string()) && Contains("tokenizer.json"));
+  std::filesystem::create_directories(folder);
+  CHECK_THROWS_WITH(load_config(folder), Contains("no config.json"));
+  std::ofstream(folder / "config.json") << kQwen;
+  CHECK(load_config(folder).hidden_size == 3584);
+  CHECK_THROWS_WITH(load_config(folder / "config.json"), Contains("not a folder"));
+  std::ofstream(folder / "config.json") << "version https://git-lfs.github.com/spec/v1\n";
+  CHECK_THROWS_WITH(load_config(folder), Contains("git lfs pull"));
+  std::filesystem::remove_all(folder);
+}
+
+TEST_CASE("config: real model folder") {
+  const std::filesystem::path folder =
+      std::filesystem::path(PTQ_SHARED_DIR) / "data/weights/stories260K/hf";
+  if (!std::filesystem::exists(folder)) {
+    WARN("skipped: the shared data is not here");
+    return;
+  }
+  const ModelConfig c = load_config(folder);
+  CHECK(c.hidden_size == 64);
+  CHECK(c.tie_word_embeddings);
+  CHECK(parameter_count(c) == 260'032);
+}
+
+TEST_CASE("suggest: nearest name") {
+  const std::vector<std::string> names = {"bits", "group_size", "method"};
+  CHECK(nearest("bist", names) == "bits");
+  CHECK(nearest("gruop_size", names) == "group_size");
+  CHECK(nearest("x", names).empty());
+  CHECK(nearest("", names).empty());
+  CHECK(edit_distance("ca", "abc") == 3);
+  CHECK(edit_distance("", "abc") == 3);
+  CHECK(edit_distance("kitten", "sitting") == 3);
+  CHECK(did_you_mean("metod", names) == "did you mean `method`?");
+  CHECK(did_you_mean("zzzz", names) == "known: bits, group_size, method");
+}

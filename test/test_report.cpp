@@ -1,0 +1,283 @@
+// ptq-report on records made by hand: what a reader gets to see, to the letter.
+#include <catch2/catch.hpp>
+#include <filesystem>
+#include <fstream>
+#include <string>
+
+#include "../analysis/report.hpp"
+
+namespace {
+
+namespace fs = std::filesystem;
+using namespace ptq;
+using report::Format;
+
+// A folder of results that is gone afterwards.
+struct ResultsFolder {
+  fs::path path = fs::temp_directory_path() /
+                  ("ptq-test-report-" + std::to_string(std::hash<const void*>{}(this)));
+  ResultsFolder() { fs::create_directories(path); }
+  ~ResultsFolder() { fs::remove_all(path); }
+
+  void write(const std::string& file, const std::string& text) const {
+    fs::create_directories((path / file).parent_path());
+    std::ofstream(path / file) << text;
+  }
+  void add(const Record& record) const {
+    const std::string name =
+        record.model.name + "-" + record.method.label + "-" + record.evaluation.name;
+    write(record.error ? "failed/" + name + ".json" : name + "/record.json",
+          json_text(to_json(record)));
+  }
+  std::string render(Format format, const report::Screen& screen = {}) const {
+    return report::render(report::read_results(path), format, screen);
+  }
+};
+
+Record make(const std::string& method, const std::string& evaluation, const std::string& kind,
+            Json metrics) {
+  Record record;
+  record.experiment = "trackC";
+  record.track = "C";
+  record.cell = method + "-" + evaluation;
+  record.model = {"tiny", "models/tiny", "abc", 700000};
+  record.method.label = method;
+  record.method.lossless = method == "fp16";
+  record.evaluation = {evaluation, kind, {{"window", 2048}}};
+  record.metrics = std::move(metrics);
+  record.started_at = "2026-01-01T00:00:00Z";
+  record.seconds = 2;
+  return record;
+}
+
+Json cache(double bits) {
+  return {{"bytes_per_token", 96.0 * bits},
+          {"effective_bits", bits},
+          {"compression_ratio", 16.0 / bits},
+          {"bytes_encoded", bits < 16 ? 1000 : 0}};
+}
+
+Json perplexity(double ppl, double kl, double exposure, double bits) {
+  return {{"ppl", ppl},           {"kl_mean", kl},         {"top1_agreement", kl == 0 ? 1.0 : 0.91},
+          {"exposure", exposure}, {"tokens_scored", 4096}, {"regime", "streaming"},
+          {"cache", cache(bits)}};
+}
+
+Json passkey(int first, int second) {
+  return {{"accuracy", (first + second) / 20.0},
+          {"correct", first + second},
+          {"total", 20},
+          {"depths",
+           {{{"depth", 0.1}, {"correct", first}, {"total", 10}},
+            {{"depth", 0.5}, {"correct", second}, {"total", 10}}}},
+          {"exposure", 0.62},
+          {"cache", cache(first + second == 20 ? 16 : 3.2)}};
+}
+
+// fp16, kivi with everything, kivi-1bit that crashed.
+void add_usual(const ResultsFolder& folder) {
+  folder.add(make("kivi-2bit", "wiki", "perplexity", perplexity(12.372, 0.031, 0.95, 3.2)));
+  folder.add(make("kivi-2bit", "passkey", "passkey", passkey(9, 10)));
+  folder.add(make("fp16", "wiki", "perplexity", perplexity(12.0, 0, 0.95, 16)));
+  folder.add(make("fp16", "passkey", "passkey", passkey(10, 10)));
+  Record crashed = make("kivi-1bit", "wiki", "perplexity", Json::object());
+  crashed.status = "failed";
+  crashed.error = Record::Failure{1, "the plugin crashed\n(signal 11)", ""};
+  folder.add(crashed);
+}
+
+bool has(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
+
+}  // namespace
+
+TEST_CASE("the terminal report, whole", "[report]") {
+  const ResultsFolder folder;
+  add_usual(folder);
+  REQUIRE(folder.render(Format::terminal) == R"(trackC: tiny (0.70 M parameters)
+
+Method                PPL wiki ↓    KL ↓  Top-1 ↑      Passkey ↑   Exposure  KV B/token  KV bits  KV ratio   Time
+---------------  ---------------  ------  -------  -------------  ---------  ----------  -------  --------  -----
+fp16 (baseline)           12.000  0.0000  100.0 %  20/20 (100 %)  0.62-0.95       1,536    16.00     1.00x  4.0 s
+kivi-2bit        12.372 (+3.1 %)  0.0310   91.0 %   19/20 (95 %)  0.62-0.95         307     3.20     5.00x  4.0 s
+kivi-1bit                 failed  failed   failed              -          -           -        -         -  2.0 s
+
+Answers by depth of the key, passkey
+
+Method     depth 10 %  depth 50 %  total
+---------  ----------  ----------  -----
+fp16            10/10       10/10  20/20
+kivi-2bit        9/10       10/10  19/20
+
+Notes:
+  kivi-1bit, wiki: failed: the plugin crashed (signal 11)
+
+In one line each:
+  kivi-2bit: PPL +3.1 % (wiki), passkey 19/20, 5.0x smaller cache
+)");
+}
+
+TEST_CASE("Markdown tables can be pasted and carry intervals", "[report]") {
+  const ResultsFolder folder;
+  add_usual(folder);
+  const std::string page = folder.render(Format::markdown);
+  CHECK(has(page, "## trackC: tiny (0.70 M parameters)\n\n| Method | PPL wiki ↓ |"));
+  CHECK(has(page, "| kivi-2bit | 9/10 (55-100 %) | 10/10 (69-100 %) | 19/20 (75-100 %) |\n"));
+  CHECK(has(page, "- kivi-1bit, wiki: failed: the plugin crashed (signal 11)\n"));
+}
+
+TEST_CASE("CSV has one line per number, JSON has everything", "[report]") {
+  const ResultsFolder folder;
+  add_usual(folder);
+  CHECK(has(folder.render(Format::csv),
+            "trackC,tiny,kivi-2bit,wiki,perplexity,ok,cache.effective_bits,3.2\n"));
+  const Json json = Json::parse(folder.render(Format::json));
+  CHECK(json["boards"][0]["rows"][0]["method"] == "fp16");
+  CHECK(json["boards"][0]["rows"][1]["evaluations"]["wiki"]["metrics"]["ppl"] == 12.372);
+  CHECK(json["boards"][0]["rows"][2]["evaluations"]["wiki"]["status"] == "failed");
+  CHECK(report::csv_field("a,\"b\"") == "\"a,\"\"b\"\"\"");
+}
+
+TEST_CASE("what must not be believed is said", "[report]") {
+  const ResultsFolder folder;
+  folder.add(make("fp16", "wiki", "perplexity", perplexity(12.0, 0, 0.95, 16)));
+
+  SECTION("exposure 0 and a result that equals the baseline") {
+    folder.add(make("idle", "wiki", "perplexity", perplexity(12.0, 0, 0, 16)));
+    const std::string page = folder.render(Format::terminal);
+    CHECK(has(page, "idle, wiki: exposure 0: no encoded row was read"));
+    CHECK(has(page, "idle, wiki: identical to fp16: method not exercised"));
+  }
+  SECTION("a regime without a cache") {
+    Json metrics = perplexity(13, 0.1, 0, 16);
+    metrics["regime"] = "independent";
+    folder.add(make("kivi", "wiki", "perplexity", metrics));
+    CHECK(has(folder.render(Format::terminal), "kivi, wiki: cache not read"));
+  }
+  SECTION("a weight method is not blamed for a cache it does not touch") {
+    Json metrics = perplexity(13, 0.1, 0, 16);
+    metrics["weights"] = {{"bytes", 3 << 20}, {"encoded_bits", 4.25}};
+    folder.add(make("rtn", "wiki", "perplexity", metrics));
+    const std::string page = folder.render(Format::terminal);
+    CHECK_FALSE(has(page, "exposure 0"));
+    CHECK(has(page, "rtn: PPL +8.3 % (wiki), weights at 4.25 bits\n"));
+  }
+  SECTION("another model under the same name") {
+    Record other = make("kivi", "wiki", "perplexity", perplexity(13, 0.1, 0.9, 4));
+    other.model.fingerprint = "def";
+    folder.add(other);
+    CHECK(has(folder.render(Format::terminal),
+              "NOT COMPARABLE: the rows come from 2 different models of the name tiny"));
+  }
+  SECTION("other sample counts, other settings") {
+    Json metrics = perplexity(13, 0.1, 0.9, 4);
+    metrics["tokens_scored"] = 100;
+    folder.add(make("kivi", "wiki", "perplexity", metrics));
+    CHECK(has(folder.render(Format::terminal),
+              "NOT COMPARABLE: wiki has rows with 100 to 4096 samples"));
+  }
+  SECTION("a method that the evaluation refused") {
+    Record record = make("kivi", "wiki", "perplexity", perplexity(12.0, 0, 0.9, 3.2));
+    record.status = "invalid";
+    record.warnings = {"method inactive: no row was encoded"};
+    folder.add(record);
+    const std::string page = folder.render(Format::terminal);
+    CHECK(has(page, "kivi, wiki: not exercised: method inactive: no row was encoded\n"));
+    CHECK_FALSE(has(page, "PPL +0.0 %"));
+  }
+  SECTION("what the run said is not said twice") {
+    Record record = make("idle", "wiki", "perplexity", perplexity(12.5, 0.1, 0, 16));
+    record.warnings = {"exposure 0: no encoded row was read (9 tokens in the cache)"};
+    folder.add(record);
+    const std::string page = folder.render(Format::terminal);
+    CHECK(page.find("exposure 0") == page.rfind("exposure 0"));
+  }
+  SECTION("warnings of the records") {
+    Record record = make("kivi", "wiki", "perplexity", perplexity(13, 0.1, 0.9, 4));
+    record.warnings = {"slow | disk\x1b[31m"};
+    folder.add(record);
+    const std::string page = folder.render(Format::markdown);
+    CHECK(has(page, "- kivi, wiki: slow \\| disk \\[31m\n"));
+  }
+}
+
+TEST_CASE("without a baseline there are no differences", "[report]") {
+  const ResultsFolder folder;
+  folder.add(make("kivi", "wiki", "perplexity", perplexity(13, 0.1, 0.9, 3.2)));
+  const std::string page = folder.render(Format::terminal);
+  CHECK(has(page, "no full-precision baseline"));
+  CHECK(has(page, "kivi: PPL 13.000 (wiki), 5.0x smaller cache"));
+}
+
+TEST_CASE("rows are ordered by quality, the baseline first", "[report]") {
+  const ResultsFolder folder;
+  folder.add(make("a", "wiki", "perplexity", perplexity(20, 0.1, 0.9, 3.2)));
+  folder.add(make("b", "wiki", "perplexity", perplexity(11, 0.1, 0.9, 3.2)));
+  folder.add(make("fp16", "wiki", "perplexity", perplexity(12, 0, 0.95, 16)));
+  const auto results = report::read_results(folder.path);
+  const auto boards = report::make_boards(results.cells);
+  REQUIRE(boards.size() == 1);
+  REQUIRE(boards[0].rows.size() == 3);
+  CHECK(boards[0].rows[0].method == "fp16");
+  CHECK(boards[0].rows[1].method == "b");
+  CHECK(boards[0].rows[2].method == "a");
+}
+
+TEST_CASE("a damaged record costs itself only", "[report]") {
+  const ResultsFolder folder;
+  add_usual(folder);
+  const std::string intact = folder.render(Format::terminal);
+  folder.write("cut/record.json", "{\"schema_version\": 1, \"exper");
+  folder.write("future/record.json", "{\"schema_version\": 99}");
+  folder.write("array/record.json", "[]");
+  folder.write("empty/record.json", "");
+  const std::string page = folder.render(Format::terminal);
+  CHECK(page.rfind(intact, 0) == 0);
+  for (const char* name : {"cut", "future", "array", "empty"}) {
+    CHECK(has(page, std::string("  ") + name + "/record.json: left out"));
+  }
+}
+
+TEST_CASE("a cell that failed and was finished later counts as finished", "[report]") {
+  const ResultsFolder folder;
+  Record failed = make("kivi", "wiki", "perplexity", Json::object());
+  failed.status = "failed";
+  failed.error = Record::Failure{1, "out of memory", ""};
+  folder.add(failed);
+  folder.add(make("kivi", "wiki", "perplexity", perplexity(13, 0.1, 0.9, 3.2)));
+  const auto results = report::read_results(folder.path);
+  REQUIRE(results.cells.size() == 1);
+  CHECK(results.cells[0].ok());
+}
+
+TEST_CASE("tables know how wide characters are and how wide the screen is", "[report]") {
+  CHECK(report::width("方法") == 4);
+  CHECK(report::width("e\u0301") == 1);
+  const report::Table table{{"m", "first", "second"}, {{"方法", "1", "2"}}};
+  CHECK(report::to_terminal(table, true, 0) ==
+        "m    │ first │ second\n"
+        "─────┼───────┼───────\n"
+        "方法 │     1 │      2\n");
+  CHECK(report::to_terminal(table, false, 12) ==
+        "m     first\n----  -----\n方法      1\n\n"
+        "m     second\n----  ------\n方法       2\n");
+}
+
+TEST_CASE("a column's title does not repeat itself", "[report]") {
+  CHECK(report::head_of({"ppl-disjoint", "perplexity"}) == "PPL disjoint ↓");
+  CHECK(report::head_of({"passkey", "passkey"}) == "Passkey ↑");
+  CHECK(report::head_of({"books", "generation"}) == "Gen PPL books ↓");
+}
+
+TEST_CASE("numbers in tables", "[report]") {
+  CHECK(report::thousands_text(131072) == "131,072");
+  CHECK(report::thousands_text(999) == "999");
+  CHECK(report::change_text(12.372, 12) == "+3.1 %");
+  CHECK(report::change_text(7.27, 6.16) == "+18.0 %");
+  CHECK(report::divergence_text(1e-6) == "1.0e-06");
+  CHECK(report::seconds_text(125) == "2 min 05 s");
+  const auto [low, high] = report::interval95(20, 20);
+  CHECK(low == Approx(0.8316).margin(1e-4));  // 20/20 is not "100 %"
+  CHECK(high == 1.0);
+}

@@ -1,0 +1,588 @@
+#include <catch2/catch.hpp>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <map>
+#include <sstream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "ptq/model/tokenizer.hpp"
+
+using namespace ptq;
+using namespace std::string_literals;
+using Catch::Matchers::Contains;
+namespace fs = std::filesystem;
+
+namespace {
+
+using Ids = std::vector<int32_t>;
+
+const fs::path kTokenizers = fs::path(PTQ_SHARED_DIR) / "data/tokenizers";
+
+// True if the shared data is here; says so otherwise.
+bool available(const fs::path& path) {
+  if (fs::exists(path)) return true;
+  WARN("skipped: " << path.filename().string() << " is not here");
+  return false;
+}
+
+// Loading takes a moment; the tests share one copy of each.
+const Tokenizer& shared(const std::string& name) {
+  static std::map<std::string, Tokenizer> loaded;
+  const auto found = loaded.find(name);
+  if (found != loaded.end()) return found->second;
+  return loaded.emplace(name, Tokenizer::load(kTokenizers / name)).first->second;
+}
+
+std::string with(std::string json, const std::string& from, const std::string& to) {
+  const size_t at = json.find(from);
+  REQUIRE(at != std::string::npos);
+  return json.replace(at, from.size(), to);
+}
+
+std::string error_of(const std::string& json) {
+  try {
+    Tokenizer::parse(json, "tokenizer.json");
+  } catch (const Error& e) {
+    CHECK_THAT(e.where(), Contains("tokenizer.json"));
+    return e.what();
+  }
+  return "no error";
+}
+
+// A SentencePiece-style tokenizer of a few tokens; `a`..`c`, byte tokens for 0xC3 and 0xA9 only.
+const std::string kSmall = R"({"version": "1.0", "truncation": null, "padding": null,
+  "added_tokens": [
+    {"id": 1, "content": "<s>", "single_word": false, "lstrip": false, "rstrip": false,
+     "normalized": false, "special": true},
+    {"id": 14, "content": "ab!", "single_word": false, "lstrip": false, "rstrip": false,
+     "normalized": false, "special": false}],
+  "normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"},
+    {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]},
+  "pre_tokenizer": null,
+  "post_processor": {"type": "TemplateProcessing",
+    "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+    "pair": [], "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}}},
+  "decoder": {"type": "Sequence", "decoders": [
+    {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"},
+    {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
+  "model": {"type": "BPE", "dropout": null, "unk_token": "<unk>", "continuing_subword_prefix": null,
+    "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true,
+    "vocab": {"<unk>": 0, "<s>": 1, "▁": 2, "a": 3, "b": 4, "c": 5, "ab": 6, "▁a": 7, "▁ab": 8,
+      "bc": 9, "abc": 10, "<0xC3>": 11, "<0xA9>": 12, "▁▁": 13},
+    "merges": ["a b", "▁ a", "▁ ab", "b c", "a bc", "▁ ▁"]}})";
+
+// A byte-level tokenizer with one token per byte and "ab" on top.
+std::string small_byte_level() {
+  std::string vocab;
+  for (uint32_t b = 0; b < 256; ++b) {
+    std::string spelling;
+    append_utf8(spelling, byte_alphabet()[b]);
+    if (spelling == "\"" || spelling == "\\") spelling.insert(0, "\\");
+    vocab += "\"" + spelling + "\": " + std::to_string(b) + ", ";
+  }
+  return R"({"version": "1.0", "added_tokens": [],
+    "normalizer": {"type": "NFC"}, "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
+      {"type": "Split", "pattern": {"Regex": "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"},
+       "behavior": "Isolated", "invert": false},
+      {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false}]},
+    "post_processor": {"type": "ByteLevel"}, "decoder": {"type": "ByteLevel"},
+    "model": {"type": "BPE", "vocab": {)" +
+         vocab + R"("ab": 256}, "merges": [["a", "b"]]}})";
+}
+
+// The words of a text, separated by '|'.
+std::string words(const std::string& text, int max_digits = 3) {
+  const WordSplitter splitter(max_digits);
+  std::string out;
+  for (size_t i = 0; i < text.size();) {
+    const size_t end = splitter.word_end(text, i);
+    out += (i > 0 ? "|" : "") + text.substr(i, end - i);
+    i = end;
+  }
+  return out;
+}
+
+// Ids computed with the official rank and model files, without the beginning-of-text token.
+struct Row {
+  std::string text;
+  Ids qwen2, llama3, mistral;
+};
+const Row kRows[] = {
+    {"Hello world"s, {9707, 1879}, {9906, 1917}, {23325, 2294}},
+    {" Hello world"s, {21927, 1879}, {22691, 1917}, {29473, 23325, 2294}},
+    {"Hello  world   !"s,
+     {9707, 220, 1879, 256, 753},
+     {9906, 220, 1917, 256, 758},
+     {23325, 29473, 2294, 1027, 1686}},
+    {"I'm sure they'll DON'T, he'S"s,
+     {40, 2776, 2704, 807, 3278, 44273, 17323, 11, 566, 13272},
+     {40, 2846, 2771, 814, 3358, 45373, 17773, 11, 568, 13575},
+     {1083, 29510, 29487, 2632, 1358, 29510, 1352, 1152, 1600, 29510, 29506, 29493, 1168, 29510,
+      29503}},
+    {"x = 1234567 + 3.14"s,
+     {87, 284, 220, 16, 17, 18, 19, 20, 21, 22, 488, 220, 18, 13, 16, 19},
+     {87, 284, 220, 4513, 10961, 22, 489, 220, 18, 13, 975},
+     {2086, 1095, 29473, 29508, 29518, 29538, 29549, 29550, 29552, 29555, 1416, 29473, 29538, 29491,
+      29508, 29549}},
+    {"line1\n\n\n  line2\r\n\tend"s,
+     {1056, 16, 1406, 220, 1555, 17, 319, 6246},
+     {1074, 16, 1432, 220, 1584, 17, 319, 6379},
+     {2175, 29508, 781, 781, 781, 29473, 2175, 29518, 29569, 781, 780, 1184}},
+    {"   "s, {262}, {262}, {1028}},
+    {"trailing   "s, {376, 14277, 262}, {376, 14612, 262}, {27934, 3055}},
+    {"\n \n"s, {26809}, {27907}, {29473, 781, 29473, 781}},
+    {"cafe\314\201"s, {924, 58858}, {936, 1897, 54939}, {8681, 2280, 29717}},
+    {"\346\210\221\344\273\254\345\234\2502024\345\271\264"s,
+     {104952, 17, 15, 17, 19, 7948},
+     {98739, 19000, 2366, 19, 8107},
+     {29473, 30010, 30318, 29778, 29518, 29502, 29518, 29549, 30124}},
+    {"\340\244\271\340\244\277\340\244\250\340\245\215\340\244\246\340\245\200"s,
+     {93948, 42311, 101, 30484, 99, 43647},
+     {95048, 100556, 101102, 44747},
+     {29473, 30740, 30322, 30308, 30068, 30814, 30503}},
+    {"\331\205\330\261\330\255\330\250\330\247 \331\241\331\242\331\243"s,
+     {124122, 29825, 124671, 220, 149, 94, 149, 95, 149, 96},
+     {101244, 30925, 103645, 220, 109610, 110546, 117413},
+     {28848, 29715, 29868, 29751, 29683, 29473, 988, 932, 988, 933, 988, 934}},
+    {"\360\237\246\231\360\237\232\200 \302\275 \342\205\247"s,
+     {149955, 145836, 220, 26062, 220, 70467, 100},
+     {9468, 99, 247, 9468, 248, 222, 220, 27154, 220, 71567, 100},
+     {29473, 1011, 930, 937, 924, 30780, 29473, 29807, 29473, 997, 904, 938}},
+    {"a\302\240b\343\200\200c"s,
+     {64, 4102, 65, 22441, 66},
+     {64, 115648, 23249, 66},
+     {1032, 29768, 29494, 30119, 29485}},
+    {"'\305\277 and 'RE"s,
+     {6, 144815, 323, 364, 787},
+     {6, 129, 123, 323, 364, 793},
+     {1232, 31283, 1072, 1232, 1664}},
+    {"\341\204\200\341\205\241"s,
+     {19969},
+     {157, 226, 222, 157, 227, 94},
+     {29473, 996, 903, 899, 996, 904, 932}},
+    {"\342\204\253"s, {144044}, {15284, 104}, {29473, 997, 903, 942}},
+    {"\357\254\201"s, {144300}, {171, 71831}, {29473, 30928}},
+    {"Vi\341\273\207t Nam"s,
+     {35544, 124382, 29974},
+     {36644, 26298, 83, 31074},
+     {11772, 30307, 29475, 17676}},
+    {"                 z"s, {338, 1147}, {338, 1167}, {1127, 29473, 1454}},
+    {"\000\001"s, {188, 189}, {188, 189}, {29473, 771, 30302}},
+    {"def f(x):\n    return x"s,
+     {750, 282, 2075, 982, 262, 470, 856},
+     {755, 282, 2120, 997, 262, 471, 865},
+     {1569, 1053, 29500, 29512, 2097, 781, 3055, 1372, 2086}},
+    {"word\342\200\213word"s, {1158, 15692, 1158}, {1178, 16067, 1178}, {2475, 29703, 2954}},
+    {"<|endoftext|>x"s,
+     {151643, 87},
+     {27, 91, 8862, 728, 428, 91, 29, 87},
+     {1291, 29534, 1184, 1777, 1540, 29534, 29535, 29512}},
+    {"<|begin_of_text|>hi"s,
+     {27, 91, 7265, 3575, 4326, 91, 29, 6023},
+     {128000, 6151},
+     {1291, 29534, 2125, 29498, 1777, 29498, 1540, 29534, 29535, 6133}},
+    {"<s>[INST] hi"s,
+     {44047, 30768, 64462, 60, 15588},
+     {45147, 31868, 65562, 60, 15960},
+     {1, 3, 29473, 12782}},
+    {"it\342\200\231s"s, {275, 748}, {275, 753}, {1146, 29577, 29481}},
+    {""s, {}, {}, {}},
+};
+
+}  // namespace
+
+TEST_CASE("tokenizer: word patterns") {
+  CHECK(words("I'm sure they'll DON'T, he'S") == "I|'m| sure| they|'ll| DON|'T|,| he|'S");
+  CHECK(words("'\u017Ft 'RE ''s 'x") == "'\u017F|t| '|RE| ''|s| '|x");
+  CHECK(words("1234567") == "123|456|7");
+  CHECK(words("1234", 1) == "1|2|3|4");
+  CHECK(words("a  b   ") == "a| | b|   ");
+  CHECK(words("\n \n  x\r\n\ty") == "\n \n| | x|\r\n|\ty");
+  CHECK(words(" \r \t!\n\n?") == " \r| |\t|!\n\n|?");
+  CHECK(words("don\u2019t") == "don|\u2019t");
+  CHECK(words("\u00A0a\u3000\u2003b\u180Ec") == "\u00A0a|\u3000|\u2003b|\u180Ec");
+  CHECK(words("\u0939\u093F\u0928") == "\u0939|\u093F\u0928");
+  CHECK(words("x=\u00BD\u2167\u0661\U0001D7D8") == "x|=|\u00BD\u2167\u0661|\U0001D7D8");
+  CHECK(words("'") == "'");
+  CHECK(words(" ") == " ");
+  CHECK(words("! ") == "!| ");
+}
+
+TEST_CASE("tokenizer: classes of all code points") {
+  int letters = 0, spaces = 0;
+  for (const CharClass c : char_classes()) {
+    letters += c == CharClass::letter;
+    spaces += c == CharClass::space;
+  }
+  CHECK(spaces == 25);
+  CHECK(letters >= 131'756);  // Unicode 14; later versions only add
+  std::string all;
+  for (uint32_t c = 0; c < 0x110000; ++c) {
+    if (c >= 0xD800 && c < 0xE000) continue;
+    const size_t begin = all.size();
+    append_utf8(all, c);
+    size_t i = begin;
+    if (next_code_point(all, i) != c || i != all.size()) FAIL("code point " << c);
+  }
+  CHECK(utf8_error_offset(all) == std::string::npos);
+}
+
+TEST_CASE("tokenizer: NFC") {
+  CHECK(to_nfc("cafe\u0301") == "caf\u00E9");
+  CHECK(to_nfc("\u1100\u1161\u11A8") == "\uAC01");
+  CHECK(to_nfc("\u212B") == "\u00C5");
+  CHECK(to_nfc("\uFB01") == "\uFB01");
+  CHECK(to_nfc("a\0\u0301b"s) == "a\0\u0301b"s);
+  CHECK(to_nfc("q\u0307\u0323") == "q\u0323\u0307");
+  CHECK(to_nfc("") == "");
+}
+
+TEST_CASE("tokenizer: byte alphabet of GPT-2") {
+  const auto& t = byte_alphabet();
+  CHECK(t[0x00] == 0x100);
+  CHECK(t[0x09] == 0x109);
+  CHECK(t[0x0A] == 0x10A);
+  CHECK(t[0x0D] == 0x10D);
+  CHECK(t[0x20] == 0x120);
+  CHECK(t[0x21] == 0x21);
+  CHECK(t[0x7F] == 0x121);
+  CHECK(t[0x80] == 0x122);
+  CHECK(t[0xA0] == 0x142);
+  CHECK(t[0xAD] == 0x143);
+  CHECK(t[0xFF] == 0xFF);
+  std::string bytes;
+  CHECK(byte_level_decode("\u0120a\u010A", bytes));
+  CHECK(bytes == " a\n");
+  CHECK_FALSE(byte_level_decode("\u0144", bytes));
+}
+
+TEST_CASE("tokenizer: position of invalid UTF-8") {
+  CHECK(utf8_error_offset("abc") == std::string::npos);
+  CHECK(utf8_error_offset("ab\xFF") == 2);
+  CHECK(utf8_error_offset("\u00E9\xC3") == 2);
+  CHECK(utf8_error_offset("a\xED\xA0\x80") == 1);
+  CHECK(utf8_error_offset("\U0001F999\xC0\x80") == 4);
+  CHECK(utf8_error_offset("\xF4\x90\x80\x80") == 0);
+}
+
+TEST_CASE("tokenizer: SentencePiece style with byte fallback") {
+  const Tokenizer t = Tokenizer::parse(kSmall, "tokenizer.json");
+  CHECK(t.bos_id() == 1);
+  CHECK(t.vocab_size() == 15);
+  CHECK(t.encode("") == Ids{1});
+  CHECK(t.encode("abc") == Ids{1, 8, 5});
+  CHECK(t.encode("abc", false) == Ids{8, 5});
+  CHECK(t.encode(" abc") == Ids{1, 2, 8, 5});
+  CHECK(t.encode("  c") == Ids{1, 13, 2, 5});
+  CHECK(t.encode("bcabc") == Ids{1, 2, 9, 6, 5});
+  CHECK(t.encode("\u00E9") == Ids{1, 2, 11, 12});
+  CHECK(t.encode("xyaz") == Ids{1, 2, 0, 3, 0});        // neighbours fuse
+  CHECK(t.encode("x\u00E9y") == Ids{1, 2, 11, 12, 0});  // as the reference does
+  CHECK(t.encode("a<s>ab!b") == Ids{1, 7, 1, 14, 2, 4});
+  CHECK(t.encode("a<s>a", false, false) == Ids{7, 0, 3});
+  CHECK(t.decode(Ids{1, 8, 5}) == "<s> abc");
+  CHECK(t.decode(Ids{1, 8, 5}, true) == "abc");
+  CHECK(t.decode(Ids{2, 11, 12, 4}) == "\u00E9b");
+  CHECK(t.decode(Ids{12, 11, 4}) == "\uFFFD\uFFFDb");
+  CHECK(t.decode(Ids{}) == "");
+  CHECK_THROWS_WITH(t.decode(Ids{15}), Contains("15"));
+  CHECK_THROWS_WITH(t.decode(Ids{-1}), Contains("-1"));
+  CHECK_THROWS_WITH(t.encode("ab\xFF"), Contains("UTF-8 at byte 2"));
+  CHECK(Tokenizer::parse(with(kSmall, "\"fuse_unk\": true", "\"fuse_unk\": false"), "")
+            .encode("xyaz") == Ids{1, 2, 0, 0, 3, 0});
+}
+
+TEST_CASE("tokenizer: Metaspace") {
+  const auto metaspace = [](const std::string& scheme, const std::string& split) {
+    const std::string node = R"({"type": "Metaspace", "replacement": "▁", "prepend_scheme": ")" +
+                             scheme + R"(", "split": )" + split + "}";
+    std::string json = with(kSmall, "\"pre_tokenizer\": null", "\"pre_tokenizer\": " + node);
+    const size_t begin = json.find("\"normalizer\""), end = json.find("\"pre_tokenizer\"");
+    json.erase(begin, end - begin);
+    return Tokenizer::parse(json, "tokenizer.json");
+  };
+  for (const char* split : {"false", "true"}) {
+    CHECK(metaspace("first", split).encode("ab") == Ids{1, 8});
+    CHECK(metaspace("first", split).encode(" ab") == Ids{1, 8});  // the space already stands for it
+    CHECK(metaspace("first", split).encode("<s>ab") == Ids{1, 1, 6});
+    CHECK(metaspace("always", split).encode("<s>ab") == Ids{1, 1, 8});
+    CHECK(metaspace("never", split).encode("ab") == Ids{1, 6});
+  }
+  CHECK(metaspace("first", "false").encode("b  c") == Ids{1, 2, 4, 13, 5});
+  CHECK(metaspace("first", "true").encode("b  c") == Ids{1, 2, 4, 2, 2, 5});
+}
+
+TEST_CASE("tokenizer: byte level") {
+  const Tokenizer t = Tokenizer::parse(small_byte_level(), "tokenizer.json");
+  CHECK(t.bos_id() == -1);
+  CHECK(t.encode("ab") == Ids{256});
+  CHECK(t.encode("e\u0301") == Ids{0xC3, 0xA9});
+  CHECK(t.encode("a\0b"s) == Ids{'a', 0, 'b'});
+  const auto text = [&](const std::string& bytes) {
+    return t.decode(Ids(reinterpret_cast<const uint8_t*>(bytes.data()),
+                        reinterpret_cast<const uint8_t*>(bytes.data()) + bytes.size()));
+  };
+  CHECK(text("a\u00E9\U0001F999") == "a\u00E9\U0001F999");
+  // One U+FFFD for each maximal part of a sequence, table 3-8 of the Unicode standard.
+  CHECK(text("\x61\xF1\x80\x80\xE1\x80\xC2\x62\x80\x63\x80\xBF\x64") ==
+        "a\uFFFD\uFFFD\uFFFDb\uFFFDc\uFFFD\uFFFDd");
+  CHECK(text("\xED\xA0\x80") == "\uFFFD\uFFFD\uFFFD");
+  CHECK(text("\xC0\xAF\xF5\xE0\x9F") == "\uFFFD\uFFFD\uFFFD\uFFFD\uFFFD");
+  CHECK(text("\xE2\x82") == "\uFFFD");
+}
+
+TEST_CASE("tokenizer: what is not implemented is an error with its path") {
+  CHECK(error_of(kSmall) == "no error");
+  CHECK(error_of(small_byte_level()) == "no error");
+  const auto refused = [](const std::string& from, const std::string& to, const std::string& text) {
+    const std::string& json = kSmall.find(from) != std::string::npos ? kSmall : small_byte_level();
+    INFO(to);
+    CHECK_THAT(error_of(with(json, from, to)), Contains(text));
+  };
+  refused("\"version\": \"1.0\"", "\"version\": \"2.0\"", "version");
+  refused("\"truncation\": null", "\"truncation\": {\"max_length\": 5}", "truncation");
+  refused("\"padding\": null", "\"padding\": {}", "padding");
+  refused("\"padding\": null", "\"paddings\": {}", "paddings");
+  refused("\"type\": \"BPE\"", "\"type\": \"Unigram\"", "Unigram");
+  refused("\"type\": \"BPE\"", "\"type\": \"WordPiece\"", "tokenizer.json: model");
+  refused("\"dropout\": null", "\"dropout\": 0.1", "model.dropout");
+  refused("\"continuing_subword_prefix\": null", "\"continuing_subword_prefix\": \"##\"",
+          "model.continuing_subword_prefix");
+  refused("\"end_of_word_suffix\": null", "\"end_of_word_suffix\": \"</w>\"",
+          "model.end_of_word_suffix");
+  refused("{\"type\": \"Prepend\", \"prepend\": \"▁\"}", "{\"type\": \"Lowercase\"}",
+          "normalizer.normalizers[0]");
+  for (const char* type :
+       {"NFD", "NFKC", "NFKD", "BertNormalizer", "Precompiled", "Nmt", "StripAccents"}) {
+    refused("\"NFC\"", "\""s + type + "\"", type);
+  }
+  refused("{\"String\": \" \"}, \"content\": \"▁\"", "{\"Regex\": \" +\"}, \"content\": \"▁\"",
+          "normalizers[1].pattern");
+  refused("\"Isolated\"", "\"Removed\"", "pretokenizers[0].behavior");
+  refused("\"invert\": false", "\"invert\": true", "pretokenizers[0].invert");
+  refused("\\\\p{N}| ?", "\\\\p{N}{1,2}| ?", "\\p{N}{1,2}");
+  refused("\"add_prefix_space\": false", "\"add_prefix_space\": true",
+          "pretokenizers[1].add_prefix_space");
+  refused("\"use_regex\": false", "\"use_regex\": true", "GPT-2");
+  refused(", \"use_regex\": false", "", "GPT-2");
+  refused("\"pre_tokenizer\": null", "\"pre_tokenizer\": {\"type\": \"Digits\"}", "Digits");
+  refused("\"pre_tokenizer\": null", "\"pre_tokenizer\": {\"type\": \"Whitespace\"}", "Whitespace");
+  refused("\"pre_tokenizer\": null",
+          R"("pre_tokenizer": {"type": "Metaspace", "replacement": "▁▁"})", "one character");
+  refused(
+      "\"pre_tokenizer\": null",
+      R"("pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "add_prefix_space": false})",
+      "contradicts");
+  refused("\"TemplateProcessing\"", "\"BertProcessing\"", "post_processor");
+  refused("\"SpecialToken\": {\"id\": \"<s>\"", "\"SpecialToken\": {\"id\": \"<t>\"", "<t>");
+  refused("\"ids\": [1]", "\"ids\": [2]", "post_processor.special_tokens");
+  refused("\"ids\": [1]", "\"ids\": [99]", "post_processor.special_tokens");
+  refused("\"id\": \"A\"", "\"id\": \"B\"", "single[1].Sequence");
+  refused("\"type\": \"Fuse\"", "\"type\": \"CTC\"", "decoder.decoders[2]");
+  refused("\"decoder\"", "\"x\"", "x");
+  refused("\"lstrip\": false", "\"lstrip\": true", "added_tokens[0].lstrip");
+  refused("\"rstrip\": false", "\"rstrip\": true", "added_tokens[0].rstrip");
+  refused("\"single_word\": false", "\"single_word\": true", "added_tokens[0].single_word");
+}
+
+TEST_CASE("tokenizer: damaged vocabularies and merges") {
+  const auto refused = [](const std::string& from, const std::string& to, const std::string& text) {
+    INFO(to);
+    CHECK_THAT(error_of(with(kSmall, from, to)), Contains(text));
+  };
+  refused("\"c\": 5", "\"c\": 4", "the id 4");
+  refused("\"c\": 5", "\"c\": -5", "model.vocab.c");
+  refused("\"c\": 5", "\"c\": 5.0", "integer");
+  refused("\"c\": 5", "\"c\": 99999999", "outside");
+  refused("\"c\": 5", "\"c\": 5, \"c\": 20", "twice");
+  refused("\"c\": 5", "\"c\": 5, \"\": 20", "empty");
+  refused("\"b c\"", "\"b d\"", "model.merges[3]");
+  refused("\"b c\"", "\"c b\"", "`cb`");
+  refused("\"b c\"", "\"b c \"", "one space");
+  refused("\"b c\"", "\"bc\"", "one space");
+  refused("\"b c\"", "[\"b\"]", "two tokens");
+  refused("\"b c\"", "\"a b\"", "twice");
+  refused("\"b c\"", "7", "model.merges[3]");
+  refused("\"unk_token\": \"<unk>\"", "\"unk_token\": \"<none>\"", "model.unk_token");
+  refused("\"unk_token\": \"<unk>\"", "\"unk_token\": null", "would be lost");
+  refused("\"id\": 14", "\"id\": 5", "belongs to both");
+  refused("\"id\": 1,", "\"id\": 15,", "two ids");
+  refused("\"content\": \"ab!\"", "\"content\": \"<s>\"", "twice");
+  refused("\"content\": \"ab!\"", "\"content\": \"\"", "empty");
+  refused("\"content\": \"ab!\"", "\"content\": \"\\ud800\"", "JSON");
+  CHECK_THAT(error_of(with(small_byte_level(), "\"ab\": 256", "\"ab\": 256, \"\u2581\": 257")),
+             Contains("byte-level alphabet"));
+  CHECK_THAT(error_of(with(small_byte_level(), "\"!\": 33, ", "")), Contains("<0x21>"));
+  CHECK_THAT(error_of("{}"), Contains("`model` is missing"));
+  CHECK_THAT(error_of("["), Contains("not valid JSON"));
+  // Cut anywhere, the file is refused.
+  for (size_t n = 0; n < kSmall.size(); n += 5) {
+    if (error_of(kSmall.substr(0, n)) == "no error") FAIL("accepted with " << n << " bytes");
+  }
+}
+
+TEST_CASE("tokenizer: added tokens match leftmost, then longest") {
+  const AddedTokenFinder finder(
+      {{"<a", 1, false}, {"<ab>", 2, false}, {"<ab>x", 3, true}, {"b", 4, false}});
+  CHECK(finder.match("<ab>x", 0, true).id == 3);
+  CHECK(finder.match("<ab>x", 0, false).id == 2);
+  CHECK(finder.match("<ab", 0, true).id == 1);
+  CHECK(finder.match("x<ab", 0, true).length == 0);
+  CHECK(finder.match("<b", 0, true).length == 0);
+}
+
+TEST_CASE("tokenizer: missing files") {
+  const fs::path folder = fs::temp_directory_path() / "ptq-no-such-folder";
+  CHECK_THROWS_WITH(Tokenizer::load(folder), Contains("no tokenizer.json"));
+}
+
+TEST_CASE("tokenizer: ids of the official models") {
+  if (!available(kTokenizers)) return;
+  const Tokenizer &qwen2 = shared("qwen2.5"), &llama3 = shared("llama3"),
+                  &mistral = shared("mistral-v0.3");
+  CHECK(qwen2.bos_id() == -1);
+  CHECK(llama3.bos_id() == 128000);
+  CHECK(mistral.bos_id() == 1);
+  CHECK(qwen2.vocab_size() == 151665);
+  CHECK(llama3.vocab_size() == 128256);
+  CHECK(mistral.vocab_size() == 32768);
+  for (const Row& row : kRows) {
+    INFO("text " << row.text);
+    CHECK(qwen2.encode(row.text) == row.qwen2);
+    CHECK(llama3.encode(row.text, false) == row.llama3);
+    CHECK(mistral.encode(row.text, false) == row.mistral);
+    Ids with_bos = {128000};
+    with_bos.insert(with_bos.end(), row.llama3.begin(), row.llama3.end());
+    CHECK(llama3.encode(row.text) == with_bos);
+    CHECK(llama3.decode(row.llama3) == row.text);
+    CHECK(qwen2.decode(row.qwen2) == to_nfc(row.text));
+    if (row.text.find("<s>") == std::string::npos) {
+      CHECK(mistral.decode(mistral.encode(row.text), true) == row.text);
+    }
+  }
+  CHECK(llama3.encode(" Vi\u1EC7t", false) == Ids{101798});  // no merges lead to it
+  CHECK(llama3.encode("This is a test sentence.") == Ids{128000, 2028, 374, 264, 1296, 11914, 13});
+  CHECK(qwen2.encode("<|endoftext|>x", true, false) == Ids{27, 91, 8691, 723, 427, 91, 29, 87});
+  CHECK(llama3.encode("<|begin_of_text|>hi", false, false) ==
+        Ids{27, 91, 7413, 3659, 4424, 91, 29, 6151});
+}
+
+TEST_CASE("tokenizer: vectors of llama.cpp") {
+  const fs::path folder = kTokenizers / "cases";
+  if (!available(folder)) return;
+  const std::string separator = "\n__ggml_vocab_test__\n";
+  const std::string all = read_text_file(folder / "cases.inp", 1 << 20);
+  std::vector<std::string> texts;
+  for (size_t begin = 0; begin <= all.size();) {
+    const size_t end = std::min(all.find(separator, begin), all.size());
+    texts.push_back(all.substr(begin, end - begin));
+    begin = end + separator.size();
+  }
+  std::ifstream expected(folder / "llama-bpe.out");
+  std::string line;
+  size_t n = 0;
+  while (std::getline(expected, line)) {
+    REQUIRE(n < texts.size());
+    std::istringstream numbers(line);
+    const Ids ids{std::istream_iterator<int32_t>(numbers), {}};
+    INFO("case " << n << ": " << texts[n]);
+    CHECK(shared("llama3").encode(texts[n++], false) == ids);
+  }
+  CHECK(n == 46);
+}
+
+TEST_CASE("tokenizer: stories of the 260K model") {
+  const fs::path data = fs::path(PTQ_SHARED_DIR) / "data/weights";
+  if (!available(data)) return;
+  const Tokenizer t = Tokenizer::load(data / "stories260K/hf");
+  const auto reference = JsonDocument::load(data / "stories260K/reference.json");
+  std::ifstream stories(data / "tinystories-text/stories.jsonl");
+  int compared = 0;
+  reference.root().get("sequences").for_each_element([&](const JsonValue& sequence) {
+    std::string line;
+    REQUIRE(std::getline(stories, line));
+    const auto story = JsonDocument::parse(line, "stories.jsonl");
+    Ids expected;
+    sequence.get("ids").for_each_element(
+        [&](const JsonValue& id) { expected.push_back(int32_t(id.as_integer())); });
+    CHECK(t.encode(story.root().get("text").as_string()) == expected);
+    ++compared;
+  });
+  CHECK(compared == 5);
+}
+
+TEST_CASE("tokenizer: WikiText-2 comes back unchanged") {
+  const fs::path file = fs::path(PTQ_SHARED_DIR) / "data/wikitext2/wiki.test.raw";
+  if (!available(file)) return;
+  const std::string text = read_text_file(file, 1 << 24);
+  for (const char* name : {"llama3", "qwen2.5", "mistral-v0.3"}) {
+    INFO(name);
+    const Tokenizer& t = shared(name);
+    const std::string expected = std::string(name) == "qwen2.5" ? to_nfc(text) : text;
+    CHECK((t.decode(t.encode(text), true) == expected));
+  }
+}
+
+TEST_CASE("tokenizer: cutting at word starts does not change ids") {
+  const fs::path file = fs::path(PTQ_SHARED_DIR) / "data/wikitext2/wiki.test.raw";
+  if (!available(file)) return;
+  const auto document = JsonDocument::load(kTokenizers / "mistral-v0.3/tokenizer.json",
+                                           {.max_bytes = 1 << 24, .max_depth = 16});
+  const TokenizerParts parts = read_tokenizer_parts(document.root());
+  REQUIRE(parts.word_start == "\u2581");
+  std::string text = read_text_file(file, 1 << 24).substr(0, 200'000);
+  text += "   a  <unk \u2581\u2581b\u2581 \n \n  " + std::string(40, ' ') + "\u6211 \u6211";
+  std::string normalized = "\u2581";
+  for (const char c : text) normalized += c == ' ' ? "\u2581" : std::string(1, c);
+  Ids whole;
+  parts.model.encode(normalized, whole);
+  CHECK((shared("mistral-v0.3").encode(text, false) == whole));
+}
+
+TEST_CASE("tokenizer: long runs take n log n time") {
+  if (!available(kTokenizers)) return;
+  const std::string run(1'000'000, ' ');
+  for (const char* name : {"llama3", "qwen2.5", "mistral-v0.3"}) {
+    const Tokenizer& t = shared(name);
+    CHECK((t.decode(t.encode(run), true) == run));
+    CHECK((t.decode(t.encode(std::string(300'000, 'a')), true) == std::string(300'000, 'a')));
+  }
+}
+
+TEST_CASE("tokenizer: several threads share one tokenizer") {
+  const Tokenizer t = Tokenizer::parse(small_byte_level(), "tokenizer.json");
+  std::string text;
+  for (int i = 0; i < 100'000; ++i) text += "ab" + std::to_string(i % 70'001) + "x ";
+  const Ids expected = t.encode(text);
+  std::vector<Ids> results(4);
+  std::vector<std::thread> threads;
+  for (Ids& result : results) threads.emplace_back([&] { result = t.encode(text); });
+  for (std::thread& thread : threads) thread.join();
+  for (const Ids& result : results) CHECK((result == expected));
+}
+
+TEST_CASE("tokenizer: stored cases of the embedded models") {
+  const fs::path root(PTQ_SOURCE_DIR);
+  const fs::path file = root / "test/fixtures/models/tokenizer_cases.json";
+  if (!available(file)) return;
+  std::map<std::string, Tokenizer> loaded;
+  int compared = 0;
+  JsonDocument::load(file).root().for_each_element([&](const JsonValue& entry) {
+    const std::string model(entry.get("model").as_string());
+    if (!fs::exists(root / "models" / model / "tokenizer.json")) return;
+    auto found = loaded.find(model);
+    if (found == loaded.end()) {
+      found = loaded.emplace(model, Tokenizer::load(root / "models" / model)).first;
+    }
+    Ids expected;
+    entry.get("ids").for_each_element(
+        [&](const JsonValue& id) { expected.push_back(int32_t(id.as_integer())); });
+    INFO(entry.path() << ": " << entry.get("text").as_string());
+    CHECK(found->second.encode(entry.get("text").as_string()) == expected);
+    ++compared;
+  });
+  if (compared == 0) WARN("skipped: the embedded models are not here");
+}
