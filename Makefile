@@ -51,7 +51,9 @@ build: need-deps ## Build everything into build/ (the default)
 	@[ -f build/build.ninja ] || cmake --preset release
 	@cmake --build --preset release
 
-demo: build ## Run the study's Track C on the embedded models and print the leaderboard
+demo: need-deps ## Run the study's Track C on the embedded models and print the leaderboard
+	@[ -f build/build.ninja ] || cmake --preset release
+	@cmake --build --preset release --target programs
 	@build/bin/ptq-host experiments/trackC.toml
 
 test: build ## Run all tests: unit tests and test/*.sh

@@ -16,7 +16,8 @@ Arguments parse_arguments(const std::vector<std::string>& words, const Options& 
   Arguments arguments;
   try {
     // Without guessing, so that a new option never changes what an abbreviation means.
-    const int style = po::command_line_style::default_style & ~po::command_line_style::allow_guessing;
+    const int style =
+        po::command_line_style::default_style & ~po::command_line_style::allow_guessing;
     po::store(po::command_line_parser(words).options(options).positional(places).style(style).run(),
               arguments);
     po::notify(arguments);

@@ -75,9 +75,9 @@ std::unique_ptr<MethodInstance> make_method(const Arguments& arguments) {
   ConfigNode given;
   for (const std::string& setting : list_of(arguments, "set")) apply_setting(given, setting);
   const Json options = validate_options(info->options, to_json(given), "--set of `" + name + "`");
-  return plugins.create(*info, options,
-                        uint64_t(integer_of(arguments, "seed", 0, 0,
-                                            std::numeric_limits<int64_t>::max())));
+  return plugins.create(
+      *info, options,
+      uint64_t(integer_of(arguments, "seed", 0, 0, std::numeric_limits<int64_t>::max())));
 }
 
 }  // namespace
@@ -90,7 +90,8 @@ int logits_command(const std::vector<std::string>& args) {
   for (const char* name : {"model", "ids", "text", "out", "method", "regime", "seed", "threads"}) {
     add(name, po::value<std::string>());
   }
-  add("set", po::value<std::vector<std::string>>())("plugins", po::value<std::vector<std::string>>());
+  add("set", po::value<std::vector<std::string>>())("plugins",
+                                                    po::value<std::vector<std::string>>());
   add("device", po::value<std::string>()->default_value("auto"));
   const Arguments arguments = parse_arguments(args, options);
   for (const char* name : {"model", "out"}) {
@@ -127,8 +128,9 @@ int logits_command(const std::vector<std::string>& args) {
     std::copy(values, values + rows * vocab, logits.begin() + first * vocab);
   });
   const std::vector<int64_t> wide(ids.begin(), ids.end());
-  write_safetensors(text_of(arguments, "out"), {{"logits", DType::f32, {tokens, vocab}, logits.data()},
-                                                {"ids", DType::i64, {tokens}, wide.data()}});
+  write_safetensors(text_of(arguments, "out"),
+                    {{"logits", DType::f32, {tokens, vocab}, logits.data()},
+                     {"ids", DType::i64, {tokens}, wide.data()}});
   fmt::print("{} tokens x {} logits, regime {}, exposure {:.3f}: {}\n", tokens, vocab,
              regime_word(regime), sequence->reads().exposure(), text_of(arguments, "out"));
   return 0;

@@ -27,7 +27,8 @@ usage: ptq-host methods [NAME] [--json] [--plugins DIR]
 
 std::string capabilities(const MethodInfo& method) {
   std::string text;
-  for (const auto& [bit, name] : {std::pair{PTQ_CAN_WEIGHTS, "weights"}, std::pair{PTQ_CAN_KV, "kv"}}) {
+  for (const auto& [bit, name] :
+       {std::pair{PTQ_CAN_WEIGHTS, "weights"}, std::pair{PTQ_CAN_KV, "kv"}}) {
     if ((method.capabilities & bit) != 0) text += (text.empty() ? "" : "+") + std::string(name);
   }
   return text.empty() ? "-" : text;
@@ -47,10 +48,14 @@ Json method_json(const MethodInfo& method) {
   Json can = Json::array();
   if ((method.capabilities & PTQ_CAN_WEIGHTS) != 0) can.push_back("weights");
   if ((method.capabilities & PTQ_CAN_KV) != 0) can.push_back("kv");
-  return {{"name", method.name},         {"version", method.version},
-          {"summary", method.summary},   {"paper", method.paper},
-          {"plugin", method.plugin_file}, {"capabilities", can},
-          {"lossless", (method.traits & PTQ_LOSSLESS) != 0}, {"options", options}};
+  return {{"name", method.name},
+          {"version", method.version},
+          {"summary", method.summary},
+          {"paper", method.paper},
+          {"plugin", method.plugin_file},
+          {"capabilities", can},
+          {"lossless", (method.traits & PTQ_LOSSLESS) != 0},
+          {"options", options}};
 }
 
 void print_method(const MethodInfo& method) {

@@ -20,7 +20,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kHelp =
-    R"(Runs an experiment: every model with every method and every evaluation that has no result yet.
+    R"(Runs an experiment: every model with every method and evaluation that has no result yet.
 
   ptq-host experiments/trackC.toml
   ptq-host experiments/trackC.toml --set evaluations.passkey.keys=2 --out results/quick
@@ -56,7 +56,8 @@ std::vector<Cell> selected(const ExperimentGrid& grid, const std::string& patter
       if (std::regex_search(cell_name(grid, cell), regex)) cells.push_back(cell);
     }
   } catch (const std::regex_error& error) {
-    throw usage_error(std::string("not a regular expression: ") + error.what(), "--only " + pattern);
+    throw usage_error(std::string("not a regular expression: ") + error.what(),
+                      "--only " + pattern);
   }
   if (cells.empty() && !grid.cells.empty()) {
     throw usage_error("no cell matches", "--only " + pattern,
@@ -78,9 +79,12 @@ void write_experiment(const Plan& plan, const Store& store) {
   for (const GridMethod& method : plan.grid.methods) {
     if (baseline.empty() && method.record.lossless) baseline = method.record.label;
   }
-  const Json json = {{"name", plan.experiment.name}, {"track", plan.experiment.track},
-                     {"seed", plan.experiment.seed}, {"baseline", baseline},
-                     {"models", models},             {"methods", methods},
+  const Json json = {{"name", plan.experiment.name},
+                     {"track", plan.experiment.track},
+                     {"seed", plan.experiment.seed},
+                     {"baseline", baseline},
+                     {"models", models},
+                     {"methods", methods},
                      {"evaluations", evaluations}};
   write_file_atomic(store.folder() / "experiment.json", json_text(json, 2) + "\n");
 }

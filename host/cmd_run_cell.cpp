@@ -14,7 +14,6 @@
 namespace ptq {
 namespace {
 
-
 // Writes a line at most every 100 ms, so that a fast evaluation is not slowed down by its display.
 class ProgressPipe {
  public:
@@ -40,8 +39,7 @@ class ProgressPipe {
 int run_cell_command(const std::vector<std::string>& args) {
   if (args.size() != 1) throw usage_error("run-cell is started by ptq-host itself");
   constexpr uint64_t kLargestJob = uint64_t{64} << 20;
-  const CellJob job =
-      job_from_json(Json::parse(read_text_file(args[0], kLargestJob)), args[0]);
+  const CellJob job = job_from_json(Json::parse(read_text_file(args[0], kLargestJob)), args[0]);
   end_with_parent(pid_t(job.supervisor));
   ::signal(SIGPIPE, SIG_IGN);
 

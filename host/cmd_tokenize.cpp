@@ -79,8 +79,8 @@ int tokenize_command(const std::vector<std::string>& args) {
   std::istream& in = path.empty() ? std::cin : file;
   size_t number = 0;
   for (std::string line; std::getline(in, line);) {
-    const std::string where = (path.empty() ? "standard input" : path) + ", line " +
-                              std::to_string(++number);
+    const std::string where =
+        (path.empty() ? "standard input" : path) + ", line " + std::to_string(++number);
     try {
       if (decode) {
         fmt::print("{}\n", tokenizer.decode(parse_ids(line, where), !special));

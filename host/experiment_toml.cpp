@@ -34,8 +34,8 @@ std::string place(const std::string& name, const toml::source_position& position
 // The line `number` (from 1) of the text.
 std::string_view source_line(std::string_view text, size_t number) {
   for (; number > 1 && !text.empty(); --number) {
-    text.remove_prefix(std::min(text.size(), text.find('\n') == text.npos ? text.size()
-                                                                          : text.find('\n') + 1));
+    text.remove_prefix(
+        std::min(text.size(), text.find('\n') == text.npos ? text.size() : text.find('\n') + 1));
   }
   return text.substr(0, text.find('\n'));
 }
@@ -43,10 +43,10 @@ std::string_view source_line(std::string_view text, size_t number) {
 // Chinese and Japanese input methods leave characters that look like TOML's and are not.
 std::string full_width_hint(std::string_view line) {
   static const std::pair<const char*, const char*> kLookalikes[] = {
-      {"\uFF1D", "="}, {"\uFF0C", ","}, {"\u3002", "."}, {"\u201C", "\""}, {"\u201D", "\""},
-      {"\uFF02", "\""}, {"\u2018", "'"}, {"\u2019", "'"}, {"\uFF3B", "["}, {"\uFF3D", "]"},
-      {"\u3010", "["}, {"\u3011", "]"}, {"\uFF5B", "{"}, {"\uFF5D", "}"}, {"\uFF03", "#"},
-      {"\u3000", " "}, {"\u00A0", " "}};
+      {"\uFF1D", "="},  {"\uFF0C", ","}, {"\u3002", "."}, {"\u201C", "\""}, {"\u201D", "\""},
+      {"\uFF02", "\""}, {"\u2018", "'"}, {"\u2019", "'"}, {"\uFF3B", "["},  {"\uFF3D", "]"},
+      {"\u3010", "["},  {"\u3011", "]"}, {"\uFF5B", "{"}, {"\uFF5D", "}"},  {"\uFF03", "#"},
+      {"\u3000", " "},  {"\u00A0", " "}};
   for (const auto& [seen, meant] : kLookalikes) {
     if (line.find(seen) == line.npos) continue;
     return std::string("the line contains the full-width or special character `") + seen +
@@ -76,8 +76,8 @@ ConfigNode convert(const toml::node& node, const std::string& name, const std::s
     std::vector<std::pair<toml::source_position, std::pair<std::string, ConfigNode>>> members;
     for (const auto& [key, value] : *table) {
       const toml::source_position position = key.source().begin;
-      members.push_back({position, {std::string(key.str()),
-                                    convert(value, name, place(name, position))}});
+      members.push_back(
+          {position, {std::string(key.str()), convert(value, name, place(name, position))}});
     }
     std::stable_sort(members.begin(), members.end(),
                      [](const auto& a, const auto& b) { return a.first < b.first; });

@@ -59,13 +59,14 @@ Record::Code code_facts() { return {PTQ_VERSION, PTQ_GIT_HASH}; }
 Json machine_facts() {
   utsname system{};
   ::uname(&system);
-  return {{"cpu", cpu_name()},
-          {"cores", std::thread::hardware_concurrency()},
-          {"memory_bytes", uint64_t(::sysconf(_SC_PHYS_PAGES)) * uint64_t(::sysconf(_SC_PAGE_SIZE))},
-          {"os", std::string(system.sysname) + " " + system.release + " " + system.machine},
-          {"compiler", compiler()},
-          {"build", build_flags()},
-          {"blas", ::openblas_get_config()}};
+  return {
+      {"cpu", cpu_name()},
+      {"cores", std::thread::hardware_concurrency()},
+      {"memory_bytes", uint64_t(::sysconf(_SC_PHYS_PAGES)) * uint64_t(::sysconf(_SC_PAGE_SIZE))},
+      {"os", std::string(system.sysname) + " " + system.release + " " + system.machine},
+      {"compiler", compiler()},
+      {"build", build_flags()},
+      {"blas", ::openblas_get_config()}};
 }
 
 }  // namespace ptq

@@ -35,9 +35,9 @@ void require_experiment_file(const fs::path& file) {
   for (const std::string& candidate : candidates) {
     if (lower_case(fs::path(candidate).stem()) == lower_case(file.stem())) best = candidate;
   }
-  throw usage_error("the experiment file does not exist", fs::absolute(file).string(),
-                    best.empty() ? "`ptq-host --help` shows the commands"
-                                 : "did you mean " + best + "?");
+  throw usage_error(
+      "the experiment file does not exist", fs::absolute(file).string(),
+      best.empty() ? "`ptq-host --help` shows the commands" : "did you mean " + best + "?");
 }
 
 // Size facts of models that many have but not here yet: parameters and bytes per token of an FP16
@@ -91,9 +91,9 @@ std::string model_memory(const ModelReference& reference, const Plan& plan, int6
 
 std::string resolve_device(const std::string& device) {
   if (device == "auto" || device == "cpu") return "cpu";
-  const bool cuda = device == "cuda" ||
-                    (device.starts_with("cuda:") && device.size() > 5 &&
-                     device.find_first_not_of("0123456789", 5) == std::string::npos);
+  const bool cuda =
+      device == "cuda" || (device.starts_with("cuda:") && device.size() > 5 &&
+                           device.find_first_not_of("0123456789", 5) == std::string::npos);
   if (cuda) {
     throw environment_error("this build has no CUDA engine yet", "--device " + device,
                             "--device cpu runs the same experiment on the processor");
@@ -119,8 +119,8 @@ Plan make_plan(const PlanRequest& request) {
   for (const fs::path& folder : folders) searched += "\n      " + folder.string();
   if (folders.empty()) searched += " no folder (none of the usual ones exists)";
   for (const SkippedFile& file : plugins.skipped()) {
-    plan.plugin_notes.push_back(fmt::format("skipped {}: {}", fs::path(file.path).string(),
-                                            file.reason));
+    plan.plugin_notes.push_back(
+        fmt::format("skipped {}: {}", fs::path(file.path).string(), file.reason));
     searched += "\n    " + plan.plugin_notes.back();
   }
   plan.grid.methods = resolve_methods(plan.experiment, plugins.methods(), searched, problems);

@@ -174,9 +174,9 @@ class Runner {
     fs::rename(running.attempt / "log.txt", log, ignored);
     store_.discard(running.attempt);
     ++summary_.failed;
-    std::string text = fmt::format("[{:>{}}/{}] FAILED {}: {}", done(),
-                                   std::to_string(total_).size(), total_,
-                                   cell_name(plan_.grid, cell), failure.message);
+    std::string text =
+        fmt::format("[{:>{}}/{}] FAILED {}: {}", done(), std::to_string(total_).size(), total_,
+                    cell_name(plan_.grid, cell), failure.message);
     line_.say(text + "\n    log: " + log.string(), true);
   }
 
@@ -199,8 +199,8 @@ class Runner {
     const Limits& limits = plan_.experiment.limits;
     switch (end.how) {
       case ChildEnd::How::signalled:
-        failure.message = "the process running `" + method + "` was killed by " +
-                          signal_name(end.code) + phase;
+        failure.message =
+            "the process running `" + method + "` was killed by " + signal_name(end.code) + phase;
         if (end.code == SIGKILL) failure.message += "; perhaps the machine ran out of memory";
         break;
       case ChildEnd::How::too_long:
@@ -208,13 +208,13 @@ class Runner {
                                       limits.cell_seconds, phase);
         break;
       case ChildEnd::How::hung:
-        failure.message = fmt::format("no progress for limits.hang_seconds = {:g}{}",
-                                      limits.hang_seconds, phase);
+        failure.message =
+            fmt::format("no progress for limits.hang_seconds = {:g}{}", limits.hang_seconds, phase);
         break;
       default:
-        failure.message = fmt::format(
-            "the process running `{}` ended with exit code {} and without a result{}", method,
-            end.code, phase);
+        failure.message =
+            fmt::format("the process running `{}` ended with exit code {} and without a result{}",
+                        method, end.code, phase);
     }
     return failure;
   }
@@ -225,10 +225,10 @@ class Runner {
   void show() {
     if (!line_.animated() || running_.empty()) return;
     const Running& first = running_.front();
-    std::string text = fmt::format(
-        "[{:>{}}/{}] {}  {:.0f} %  {}  | cell {}", done() + 1, std::to_string(total_).size(),
-        total_, cell_name(plan_.grid, first.cell), 100 * first.child->fraction(),
-        first.child->note(), duration_text(first.child->seconds()));
+    std::string text = fmt::format("[{:>{}}/{}] {}  {:.0f} %  {}  | cell {}", done() + 1,
+                                   std::to_string(total_).size(), total_,
+                                   cell_name(plan_.grid, first.cell), 100 * first.child->fraction(),
+                                   first.child->note(), duration_text(first.child->seconds()));
     if (const double left = seconds_left(); left >= 0) {
       text += ", all about " + duration_text(left) + " left";
     }
@@ -239,8 +239,8 @@ class Runner {
   double seconds_left() const {
     double sum = 0;
     for (const Running& cell : running_) {
-      const double left = estimate_.remaining(time_key(cell.cell), cell.child->fraction(),
-                                              cell.child->seconds());
+      const double left =
+          estimate_.remaining(time_key(cell.cell), cell.child->fraction(), cell.child->seconds());
       if (left < 0) return -1;
       sum += left;
     }

@@ -23,7 +23,7 @@ from train import ARCH, BOS, EOS, HEAD, HEADS, HIDDEN, INTER, KV, LAYERS, THETA,
 from tokenizer import BOS as BOS_TEXT, EOS as EOS_TEXT
 
 # factors of the outlier channels, see `rank_channels`
-ACT = {"n1": (48.0, 24.0), "n2": (40.0, 20.0), "mid": (24.0, 12.0)}
+ACT = {"n1": (32.0, 16.0), "n2": (32.0, 16.0), "mid": (24.0, 12.0)}
 # (RoPE pair, factor) per kv head
 KEYS = {0: ((3, 12.0), (26, 8.0)), 1: ((9, 10.0), (28, 8.0))}
 # layer: {(kv head, RoPE pair): size}; Qwen2 only

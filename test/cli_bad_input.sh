@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Every mistake of the user ends in one message that says what to do, before anything is computed.
+# shellcheck source=test/cli_common.bash
 . "$(dirname "$0")/cli_common.bash"
 experiment fp16 kivi >"$work/e.toml"
 out=$work/results

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # A plugin that crashes, throws, exits, fails or hangs loses its own cells and nothing else.
+# shellcheck source=test/cli_common.bash
 . "$(dirname "$0")/cli_common.bash"
 bad=$PTQ_BUILD/test-plugins
 for name in bad_crash bad_throw bad_exit bad_fail bad_hang bad_abi; do

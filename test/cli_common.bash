@@ -1,5 +1,6 @@
-# Helpers of test/cli_*.sh: source it first. Gives $host, $work (a folder that is removed at the end)
-# and the checks below. Ends the test as skipped where the program is not built.
+# shellcheck shell=bash
+# Helpers of test/cli_*.sh: source it first. Gives $host, $work (a folder that is removed at the
+# end) and the checks below. Ends the test as skipped where the program is not built.
 set -uo pipefail
 PTQ_BUILD=${PTQ_BUILD:-$PWD/build}
 host=$PTQ_BUILD/bin/ptq-host

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # The commands that only look: methods, info, tokenize, logits, doctor.
+# shellcheck source=test/cli_common.bash
 . "$(dirname "$0")/cli_common.bash"
 
 for command in methods info tokenize logits doctor; do

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # A second run does only what is missing; an interrupted run keeps what it has.
+# shellcheck source=test/cli_common.bash
 . "$(dirname "$0")/cli_common.bash"
 
 experiment fp16 kivi >"$work/e.toml"

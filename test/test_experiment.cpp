@@ -1,5 +1,4 @@
 #include <catch2/catch.hpp>
-
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -105,7 +104,8 @@ TEST_CASE("a misspelt key is named with its line and the nearest one", "[experim
   CHECK_THAT(key, Contains("unknown key `evaluations[0].kyes`"));
   CHECK_THAT(key, Contains("e.toml:15:1"));
   CHECK_THAT(key, Contains("did you mean `keys`?"));
-  CHECK_THAT(error_of(replaced(kSmall, "baseline", "baselin")), Contains("did you mean `baseline`?"));
+  CHECK_THAT(error_of(replaced(kSmall, "baseline", "baselin")),
+             Contains("did you mean `baseline`?"));
   CHECK_THAT(error_of(replaced(kSmall, "[[methods]]", "[[method]]")), Contains("`methods`"));
 }
 
@@ -128,9 +128,9 @@ TEST_CASE("wrong types, ranges and words are named with what is allowed", "[expe
 }
 
 TEST_CASE("all problems come at once", "[experiment]") {
-  const std::string text = error_of(
-      replaced(replaced(replaced(kSmall, "keys", "kyes"), "baseline", "bse"), "method = \"fp16\"",
-               "parts = 3"));
+  const std::string text =
+      error_of(replaced(replaced(replaced(kSmall, "keys", "kyes"), "baseline", "bse"),
+                        "method = \"fp16\"", "parts = 3"));
   CHECK_THAT(text, Contains("kyes") && Contains("`bse`") && Contains("methods[0].parts"));
 }
 
@@ -140,8 +140,9 @@ TEST_CASE("what is missing is said", "[experiment]") {
                        Contains("`evaluations` is missing"));
   CHECK_THAT(error_of(replaced(kSmall, "text = \"datasets/embedded/test.txt\"", "")),
              Contains("`evaluations[1].text` is missing"));
-  CHECK_THAT(error_of(replaced(kSmall, "label = \"fp16\"", "label = \"kivi bits=2 "
-                                                          "residual_length=32\"")),
+  CHECK_THAT(error_of(replaced(kSmall, "label = \"fp16\"",
+                               "label = \"kivi bits=2 "
+                               "residual_length=32\"")),
              Contains("two methods are called"));
 }
 
@@ -168,7 +169,8 @@ TEST_CASE("--set overrides by dotted key", "[experiment]") {
   CHECK(read(kSmall, {"models=[\"a\", \"b\"]"}).models.size() == 2);
 
   CHECK_THAT(error_of(kSmall, {"evaluations.passky.keys=2"}), Contains("did you mean `passkey`?"));
-  CHECK_THAT(error_of(kSmall, {"sed=1"}), Contains("--set sed") && Contains("did you mean `seed`?"));
+  CHECK_THAT(error_of(kSmall, {"sed=1"}),
+             Contains("--set sed") && Contains("did you mean `seed`?"));
   CHECK_THAT(error_of(kSmall, {"seed"}), Contains("key=value"));
   CHECK_THAT(error_of(kSmall, {"seed.x=1"}), Contains("unknown key") || Contains("seed"));
   CHECK_THAT(error_of(kSmall, {"seed=[1"}), Contains("--set seed"));
@@ -176,9 +178,10 @@ TEST_CASE("--set overrides by dotted key", "[experiment]") {
   CHECK_THAT(error_of(kSmall, {"a..b=1"}), Contains("not a key"));
 }
 
-TEST_CASE("the shipped experiments are valid, and so is every slip of one character in them or it is "
-          "a plain mistake",
-          "[experiment]") {
+TEST_CASE(
+    "the shipped experiments are valid, and so is every slip of one character in them or it is "
+    "a plain mistake",
+    "[experiment]") {
   std::mt19937 random(20240607);
   size_t files = 0;
   for (const auto& entry :
@@ -216,14 +219,15 @@ TEST_CASE("of the misspellings of keys at distance 1, nearly all are put right",
   for (const std::string key : {"baseline", "models", "residual", "context_length", "max_windows",
                                 "protocol", "regime", "window"}) {
     const std::vector<std::string> known = {
-        "name",    "track",          "seed",        "models",   "baseline", "methods",
-        "limits",  "context_length", "max_windows", "protocol", "regime",   "window",
-        "residual"};
+        "name",           "track",       "seed",     "models", "baseline", "methods", "limits",
+        "context_length", "max_windows", "protocol", "regime", "window",   "residual"};
     for (int i = 0; i < 40; ++i) {
       std::string typo = key;
       const size_t at = random() % typo.size();
-      if (i % 2 == 0) typo.erase(at, 1);
-      else typo[at] = char('a' + random() % 26);
+      if (i % 2 == 0)
+        typo.erase(at, 1);
+      else
+        typo[at] = char('a' + random() % 26);
       ++all;
       right += nearest(typo, known) == key;
     }

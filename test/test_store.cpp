@@ -1,8 +1,7 @@
-#include <catch2/catch.hpp>
-
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <catch2/catch.hpp>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -127,8 +126,8 @@ TEST_CASE("a cell is published whole", "[store]") {
 TEST_CASE("an attempt without a sound record is never published", "[store]") {
   TemporaryFolder folder;
   const Store store(folder.path());
-  for (const std::string& bad :
-       {std::string(), std::string("{"), record(kOther), record(kId, "failed"), std::string("[]")}) {
+  for (const std::string& bad : {std::string(), std::string("{"), record(kOther),
+                                 record(kId, "failed"), std::string("[]")}) {
     CHECK_THROWS_AS(store.publish(attempt(store, kId, bad), "m__k__e", kId, false), Error);
     CHECK_FALSE(store.status("m__k__e", kId));
   }
@@ -243,8 +242,8 @@ TEST_CASE("limits end the whole group", "[supervise]") {
   // The grandchild would write the file after a second, if it lived.
   const std::string grandchild = "(sleep 1; touch " + (folder.path() / "alive").string() + ") & ";
   SECTION("wall clock, SIGTERM ignored") {
-    ChildCommand command = shell(folder, "trap '' TERM; " + grandchild +
-                                             "while :; do echo '0 x' >&3; sleep 0.05; done");
+    ChildCommand command = shell(
+        folder, "trap '' TERM; " + grandchild + "while :; do echo '0 x' >&3; sleep 0.05; done");
     command.wall_seconds = 0.2;
     Child child(command);
     CHECK(run(child).how == ChildEnd::How::too_long);

@@ -14,6 +14,7 @@
 
 #include "ptq/core/dtype.hpp"
 #include "ptq/core/error.hpp"
+#include "ptq/encoding/dense.hpp"
 #include "ptq/encoding/encoding.hpp"
 
 namespace ptq {
@@ -118,16 +119,36 @@ inline void pack_row(const uint8_t* codes, int64_t n, uint8_t* dst) {
   }
 }
 
-// Codes as floats. Reads whole 32-bit words: up to 3 bytes behind the row must be readable.
+template <class T, int Lanes>
+struct VectorOf {
+  typedef T type __attribute__((vector_size(Lanes * sizeof(T))));
+};
+
+// Codes as floats. Reads whole 32-bit words: up to 3 bytes behind the row must be readable. A word is
+// spread over the lanes of a vector, each of which shifts by its own distance.
 template <int Bits>
 inline void unpack_row(const uint8_t* src, int64_t n, float* out) {
+  if constexpr (Bits == 8) {
+    for (int64_t i = 0; i < n; ++i) out[i] = float(int(src[i]));
+    return;
+  }
   constexpr int per = Bits == 3 ? 8 : 32 / Bits, bytes = Bits == 3 ? 3 : 4;
+  constexpr int lanes = per < 16 ? per : 16;
   constexpr uint32_t mask = (1u << Bits) - 1;
+  using Words = typename VectorOf<uint32_t, lanes>::type;
+  using Codes = typename VectorOf<int32_t, lanes>::type;
+  using Floats = typename VectorOf<float, lanes>::type;
+  Words shift;
+  for (int j = 0; j < lanes; ++j) shift[j] = uint32_t(Bits * j);
   const int64_t full = n / per;
   for (int64_t i = 0; i < full; ++i) {
     uint32_t w;
     std::memcpy(&w, src + i * bytes, 4);
-    for (int j = 0; j < per; ++j) out[i * per + j] = float(int32_t((w >> (Bits * j)) & mask));
+    for (int part = 0; part < per / lanes; ++part) {
+      const Words codes = ((Words{} + (w >> (Bits * lanes * part))) >> shift) & mask;
+      const Floats x = __builtin_convertvector((Codes)codes, Floats);
+      std::memcpy(out + i * per + part * lanes, &x, sizeof x);
+    }
   }
   if (full * per < n) {
     uint32_t w;
@@ -281,13 +302,22 @@ class AffineRows {
   void decode(int64_t begin, int64_t end, float* out, int64_t stride) const {
     for (int64_t r = begin; r < end; ++r)
       unpack_row(codes_.data() + r * row_bytes_, columns_, format_.bits, out + (r - begin) * stride);
+    // Scales and offsets are read a chunk at a time.
+    constexpr int64_t kChunk = 128;
+    float scale[kChunk], offset[kChunk];
     if (format_.axis == 1) {
-      for (int64_t r = begin; r < end; ++r, out += stride) {
-        for (int64_t g = 0; g < groups_; ++g) {
-          const AffineParams p = param(r * groups_ + g);
-          const float offset = affine_offset(p, format_.grid);
+      int64_t r = begin, g = 0;
+      for (int64_t i = begin * groups_; i < end * groups_; i += kChunk) {
+        const int64_t n = std::min(kChunk, end * groups_ - i);
+        read_params(i, n, scale, offset);
+        for (int64_t k = 0; k < n; ++k) {
+          float* row = out + (r - begin) * stride;
           const int64_t last = std::min((g + 1) * group_, columns_);
-          for (int64_t c = g * group_; c < last; ++c) out[c] = out[c] * p.scale + offset;
+          for (int64_t c = g * group_; c < last; ++c) row[c] = row[c] * scale[k] + offset[k];
+          if (++g == groups_) {
+            g = 0;
+            ++r;
+          }
         }
       }
       return;
@@ -295,15 +325,9 @@ class AffineRows {
     for (int64_t r = begin; r < end;) {  // one row group at a time
       const int64_t group = group_of_row(r), rows = group_ == 0 ? rows_per_append_ : group_;
       const int64_t last = std::min((group + 1) * rows, end);
-      constexpr int64_t kChunk = 128;
-      float scale[kChunk], offset[kChunk];
       for (int64_t c = 0; c < columns_; c += kChunk) {
         const int64_t n = std::min(kChunk, columns_ - c);
-        for (int64_t i = 0; i < n; ++i) {
-          const AffineParams p = param(group * columns_ + c + i);
-          scale[i] = p.scale;
-          offset[i] = affine_offset(p, format_.grid);
-        }
+        read_params(group * columns_ + c, n, scale, offset);
         for (int64_t q = r; q < last; ++q) {
           float* row = out + (q - begin) * stride + c;
           for (int64_t i = 0; i < n; ++i) row[i] = row[i] * scale[i] + offset[i];
@@ -372,13 +396,23 @@ class AffineRows {
       }
     }
   }
-  AffineParams param(int64_t i) const {
-    const float scale = f16_to_float(scales_[i]);
-    if (format_.grid == Grid::min) return {scale, f16_to_float(zeros_f16_[i])};
-    if (!grid_has_zero(format_.grid)) return {scale, float(1 << (format_.bits - 1))};
-    const int64_t bit = i * format_.bits;
-    const unsigned v = zeros_int_[bit >> 3] | unsigned(zeros_int_[(bit >> 3) + 1]) << 8;
-    return {scale, float((v >> (bit & 7)) & ((1u << format_.bits) - 1))};
+  // Scale and offset (what is added to code * scale) of groups [first, first + n).
+  void read_params(int64_t first, int64_t n, float* scale, float* offset) const {
+    to_float(DType::f16, scales_.data() + first, n, scale);
+    if (format_.grid == Grid::min) {
+      to_float(DType::f16, zeros_f16_.data() + first, n, offset);
+      return;
+    }
+    const unsigned mask = (1u << format_.bits) - 1;
+    for (int64_t i = 0; i < n; ++i) {
+      float zero = float(1 << (format_.bits - 1));
+      if (grid_has_zero(format_.grid)) {
+        const int64_t bit = (first + i) * format_.bits;
+        const unsigned v = zeros_int_[bit >> 3] | unsigned(zeros_int_[(bit >> 3) + 1]) << 8;
+        zero = float((v >> (bit & 7)) & mask);
+      }
+      offset[i] = affine_offset({scale[i], zero}, format_.grid);
+    }
   }
 
   AffineFormat format_;

@@ -122,13 +122,11 @@ class Store {
       replace = true;  // what is there is damaged
     }
     // EXCHANGE leaves no moment without a result; the old one is then removed under our own name.
-    const bool exchanged =
-        replace && ::renameat2(AT_FDCWD, attempt.c_str(), AT_FDCWD, target.c_str(),
-                               RENAME_EXCHANGE) == 0;
+    const bool exchanged = replace && ::renameat2(AT_FDCWD, attempt.c_str(), AT_FDCWD,
+                                                  target.c_str(), RENAME_EXCHANGE) == 0;
     if (!exchanged) {
       if (replace) discard(target);
-      if (::rename(attempt.c_str(), target.c_str()) != 0 && errno != ENOTEMPTY &&
-          errno != EEXIST) {
+      if (::rename(attempt.c_str(), target.c_str()) != 0 && errno != ENOTEMPTY && errno != EEXIST) {
         throw file_error("cannot put the result in its place", target, errno);
       }
     }

@@ -38,9 +38,9 @@ struct CellJob {
 };
 
 inline Json to_json(const CellJob& job) {
-  return {{"record", to_json(job.record)},       {"model_folder", job.model_folder.string()},
-          {"attempt", job.attempt.string()},     {"data_file", job.data_file},
-          {"plugin_files", job.plugin_files},    {"threads", job.threads},
+  return {{"record", to_json(job.record)},    {"model_folder", job.model_folder.string()},
+          {"attempt", job.attempt.string()},  {"data_file", job.data_file},
+          {"plugin_files", job.plugin_files}, {"threads", job.threads},
           {"supervisor", job.supervisor}};
 }
 
@@ -113,8 +113,8 @@ inline std::unique_ptr<MethodInstance> make_instance(const Record::Part& part,
 inline Methods make_methods(const CellJob& job, const ModelConfig& config) {
   Methods methods;
   for (size_t i = 0; i < job.plugin_files.size(); ++i) {
-    methods.instances.push_back(make_instance(job.record.method.parts.at(i), job.plugin_files[i],
-                                              job.record.seed));
+    methods.instances.push_back(
+        make_instance(job.record.method.parts.at(i), job.plugin_files[i], job.record.seed));
     MethodInstance& instance = *methods.instances.back();
     if (KvMethod* kv = instance.kv(config)) methods.kv = kv;
     if (WeightMethod* weights = instance.weights()) methods.weights = weights;

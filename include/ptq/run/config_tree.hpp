@@ -49,9 +49,7 @@ inline nlohmann::ordered_json to_json(const ConfigNode& node) {
   return out;
 }
 
-inline std::string node_type_name(const ConfigNode& node) {
-  return value_type_name(to_json(node));
-}
+inline std::string node_type_name(const ConfigNode& node) { return value_type_name(to_json(node)); }
 
 // Reads the keys of one table. Every call names a key that is allowed, so that finish() knows what
 // is left over. Problems are collected, and the default is returned in their place.
@@ -150,8 +148,8 @@ class TableReader {
   void finish() {
     for (const auto& [name, member] : table_.members) {
       if (std::find(known_.begin(), known_.end(), name) != known_.end()) continue;
-      problems_.add(
-          usage_error("unknown key `" + full(name) + "`", member.where, did_you_mean(name, known_)));
+      problems_.add(usage_error("unknown key `" + full(name) + "`", member.where,
+                                did_you_mean(name, known_)));
     }
   }
 
@@ -159,9 +157,9 @@ class TableReader {
 
   void wrong_type(const std::string& key, const ConfigNode& n, const std::string& expected,
                   const std::string& example) {
-    problems_.add(usage_error(
-        "`" + full(key) + "`: expected " + expected + ", got " + node_type_name(n), n.where,
-        "for example " + key.substr(0, key.find('[')) + " = " + example));
+    problems_.add(
+        usage_error("`" + full(key) + "`: expected " + expected + ", got " + node_type_name(n),
+                    n.where, "for example " + key.substr(0, key.find('[')) + " = " + example));
   }
 
  private:

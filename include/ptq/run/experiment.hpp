@@ -367,9 +367,9 @@ inline Experiment read_experiment(const ConfigNode& tree, const std::filesystem:
   TableReader table(tree, "", problems);
 
   table.string("name", experiment.name);
-  const bool plain_name =
-      !experiment.name.empty() && experiment.name[0] != '.' && experiment.name.size() <= 100 &&
-      experiment.name.find_first_of("/\\\n") == std::string::npos;
+  const bool plain_name = !experiment.name.empty() && experiment.name[0] != '.' &&
+                          experiment.name.size() <= 100 &&
+                          experiment.name.find_first_of("/\\\n") == std::string::npos;
   if (!plain_name) {
     const ConfigNode* name = tree.find("name");
     problems.add(usage_error("`name` must be 1 to 100 characters long and usable as a folder name",
@@ -392,7 +392,8 @@ inline Experiment read_experiment(const ConfigNode& tree, const std::filesystem:
   }
 
   table.string("baseline", experiment.baseline);
-  if (const ConfigNode* baseline = tree.find("baseline")) experiment.baseline_where = baseline->where;
+  if (const ConfigNode* baseline = tree.find("baseline"))
+    experiment.baseline_where = baseline->where;
 
   const ConfigNode* methods = table.node("methods");
   experiment.methods_where = methods != nullptr ? methods->where : file.string();
@@ -406,22 +407,21 @@ inline Experiment read_experiment(const ConfigNode& tree, const std::filesystem:
       table.wrong_type("methods", *methods, "\"*\" or [[methods]] tables", "\"*\"");
     }
   } else {
-    experiment_detail::for_each_table(table, "methods", *methods,
-                           [&](const ConfigNode& node, const std::string& path) {
-                             experiment.methods.push_back(
-                                 experiment_detail::read_variant(node, path, problems));
-                           });
+    experiment_detail::for_each_table(
+        table, "methods", *methods, [&](const ConfigNode& node, const std::string& path) {
+          experiment.methods.push_back(experiment_detail::read_variant(node, path, problems));
+        });
     experiment_detail::require_unique(
         experiment.methods, [](const MethodVariant& m) { return m.label; }, "methods", "label",
         problems);
   }
 
   if (const ConfigNode* evaluations = table.node("evaluations")) {
-    experiment_detail::for_each_table(table, "evaluations", *evaluations,
-                           [&](const ConfigNode& node, const std::string& path) {
-                             experiment.evaluations.push_back(
-                                 experiment_detail::read_evaluation(node, path, problems));
-                           });
+    experiment_detail::for_each_table(
+        table, "evaluations", *evaluations, [&](const ConfigNode& node, const std::string& path) {
+          experiment.evaluations.push_back(
+              experiment_detail::read_evaluation(node, path, problems));
+        });
     experiment_detail::require_unique(
         experiment.evaluations, [](const Evaluation& e) { return e.name; }, "evaluations", "name",
         problems);

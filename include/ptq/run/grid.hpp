@@ -44,7 +44,7 @@ struct GridEvaluation {
 
 struct Cell {
   size_t model = 0, method = 0, evaluation = 0;  // positions in the grid
-  std::string id;     // 16 hex digits
+  std::string id;                                // 16 hex digits
   std::string place;  // <model>__<method>__<evaluation>, the folder's name without the id
 };
 
@@ -227,7 +227,8 @@ inline std::vector<GridEvaluation> resolve_evaluations(
 }
 
 // An evaluation must fit into the context that a model was made for.
-inline void check_contexts(const ExperimentGrid& grid, const Experiment& experiment, Problems& problems) {
+inline void check_contexts(const ExperimentGrid& grid, const Experiment& experiment,
+                           Problems& problems) {
   for (const GridModel& model : grid.models) {
     for (const GridEvaluation& evaluation : grid.evaluations) {
       const int64_t needed = longest_context(evaluation.settings);
@@ -237,7 +238,8 @@ inline void check_contexts(const ExperimentGrid& grid, const Experiment& experim
         if (e.name == evaluation.name) where = e.where;
       }
       problems.add(usage_error("`" + evaluation.name + "` feeds " + std::to_string(needed) +
-                                   " tokens, but the context of " + model.record.name + " ends at " +
+                                   " tokens, but the context of " + model.record.name +
+                                   " ends at " +
                                    std::to_string(model.config.max_position_embeddings),
                                where, "choose a shorter context for this evaluation"));
     }

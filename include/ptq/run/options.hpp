@@ -83,8 +83,8 @@ inline nlohmann::ordered_json checked_option(const OptionSpec& spec,
       throw usage_error("option `" + spec.name + "` is not a finite number", where);
     }
     if (spec.has_range && (x < spec.min || x > spec.max)) {
-      throw usage_error("option `" + spec.name + "` is " + value.dump() +
-                            ", outside its range " + option_range_text(spec),
+      throw usage_error("option `" + spec.name + "` is " + value.dump() + ", outside its range " +
+                            option_range_text(spec),
                         where);
     }
   }
@@ -120,9 +120,9 @@ inline nlohmann::ordered_json validate_options(const std::vector<OptionSpec>& sp
     bool known = false;
     for (const OptionSpec& spec : specs) known = known || spec.name == name;
     if (known) continue;
-    problems.add(usage_error("unknown option `" + name + "`", where,
-                             names.empty() ? "this method has no options"
-                                           : did_you_mean(name, names)));
+    problems.add(
+        usage_error("unknown option `" + name + "`", where,
+                    names.empty() ? "this method has no options" : did_you_mean(name, names)));
   }
   nlohmann::ordered_json complete = nlohmann::ordered_json::object();
   for (const OptionSpec& spec : specs) {
@@ -130,8 +130,9 @@ inline nlohmann::ordered_json validate_options(const std::vector<OptionSpec>& sp
       complete[spec.name] = spec.default_value;
       continue;
     }
-    problems.collect(
-        [&] { complete[spec.name] = options_detail::checked_option(spec, given.at(spec.name), where); });
+    problems.collect([&] {
+      complete[spec.name] = options_detail::checked_option(spec, given.at(spec.name), where);
+    });
   }
   problems.throw_if_any();
   return complete;

@@ -11,6 +11,8 @@
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <memory>
 #include <string>
 #include <vector>
@@ -346,12 +348,36 @@ class PluginSet {
     return {};
   }
 
+  // While a library is loaded, what it prints goes to stderr: stdout belongs to the host's own answer.
+  class StdoutToStderr {
+   public:
+    StdoutToStderr() : saved_((std::fflush(stdout), dup(1))) { dup2(2, 1); }
+    ~StdoutToStderr() {
+      std::fflush(stdout);
+      dup2(saved_, 1);
+      close(saved_);
+    }
+
+   private:
+    int saved_;
+  };
+
+  static bool same_content(const std::filesystem::path& a, const std::filesystem::path& b) {
+    std::error_code none;
+    if (std::filesystem::file_size(a, none) != std::filesystem::file_size(b, none)) return false;
+    std::ifstream fa(a, std::ios::binary), fb(b, std::ios::binary);
+    return std::equal(std::istreambuf_iterator<char>(fa), {}, std::istreambuf_iterator<char>(fb));
+  }
+
   void add(const std::filesystem::path& file) {
+    for (const MethodInfo& m : methods_)  // a copy in a second folder is nothing to speak of
+      if (same_content(m.plugin_file, file)) return;
     if (const std::string reason = crash_reason(file); !reason.empty()) {
       skipped_.push_back({file, reason});
       return;
     }
     try {
+      const StdoutToStderr quiet;
       for (MethodInfo& m : load(file)) {
         if (const MethodInfo* other = find(m.name)) {
           skipped_.push_back({file, "method " + m.name + " was already found in " +

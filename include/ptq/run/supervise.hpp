@@ -101,8 +101,10 @@ class Child {
     read_log();
     read_progress();
     if (!ending_) {
-      if (seconds() > command_.wall_seconds) begin_end(ChildEnd::How::too_long);
-      else if (since(last_progress_) > command_.hang_seconds) begin_end(ChildEnd::How::hung);
+      if (seconds() > command_.wall_seconds)
+        begin_end(ChildEnd::How::too_long);
+      else if (since(last_progress_) > command_.hang_seconds)
+        begin_end(ChildEnd::How::hung);
     } else if (since(asked_to_end_) > kGraceSeconds) {
       ::kill(-pid_, SIGKILL);
     }
@@ -166,13 +168,12 @@ class Child {
     ::posix_spawnattr_setsigmask(&attributes, &none);
     ::posix_spawnattr_setsigdefault(&attributes, &defaults);
     ::posix_spawnattr_setpgroup(&attributes, 0);
-    ::posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK |
-                                                POSIX_SPAWN_SETSIGDEF);
+    ::posix_spawnattr_setflags(
+        &attributes, POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
     std::vector<char*> argv;
     for (std::string& word : command_.argv) argv.push_back(word.data());
     argv.push_back(nullptr);
-    const int status =
-        ::posix_spawn(&pid_, argv[0], &actions, &attributes, argv.data(), environ);
+    const int status = ::posix_spawn(&pid_, argv[0], &actions, &attributes, argv.data(), environ);
     ::posix_spawn_file_actions_destroy(&actions);
     ::posix_spawnattr_destroy(&attributes);
     ::close(log_pipe[1]);
@@ -283,7 +284,7 @@ inline void end_with_parent(pid_t parent) {
 inline volatile std::sig_atomic_t stop_signal = 0;
 
 inline void install_stop_handlers() {
-  struct sigaction action{};
+  struct sigaction action {};
   action.sa_handler = [](int number) {
     if (stop_signal != 0 && number == SIGINT) ::_exit(130);
     stop_signal = number;
