@@ -43,19 +43,28 @@ inline Need need(const AttentionSide& side, int64_t begin, int64_t end, int64_t 
           begin < std::min(end, side.sink) || std::max(begin, low) < end};
 }
 
-// Reads the part of a tile that a source has into rows of `out` [kTile, stride]; the rest is zero.
+// Reads the part of a tile that a source has into rows of `out` [kTile, stride]; other rows become
+// zero. Columns behind head_dim are left alone.
 inline void read_tile(const AttentionSide& side, bool encoded, int64_t head, int64_t begin,
                       int64_t end, int64_t low, int64_t high, float* out, int64_t stride) {
-  std::fill(out, out + kTile * stride, 0.0f);
+  int64_t done = begin;  // rows of the tile that are written, as a position
+  const auto zero_until = [&](int64_t position) {
+    if (position > done) std::fill(out + (done - begin) * stride, out + (position - begin) * stride, 0.0f);
+    done = std::max(done, position);
+  };
+  const auto read = [&](const RowSource& source, int64_t from, int64_t to) {
+    if (from >= to) return;
+    zero_until(from);
+    source.read(head, from, to, out + (from - begin) * stride, stride);
+    done = to;
+  };
   if (encoded) {
-    const int64_t from = std::max(begin, side.sink), to = std::min(end, high);
-    if (from < to) side.encoded->read(head, from, to, out + (from - begin) * stride, stride);
-    return;
+    read(*side.encoded, std::max(begin, side.sink), std::min(end, high));
+  } else {
+    read(*side.dense, begin, std::min(end, side.sink));
+    read(*side.dense, std::max({begin, low, side.sink}), end);
   }
-  const int64_t sinks = std::min(end, side.sink);
-  if (begin < sinks) side.dense->read(head, begin, sinks, out, stride);
-  const int64_t from = std::max({begin, low, side.sink});
-  if (from < end) side.dense->read(head, from, end, out + (from - begin) * stride, stride);
+  zero_until(begin + kTile);
 }
 
 inline void transpose(const float* in, int64_t stride, int64_t columns, float* out) {
@@ -82,7 +91,7 @@ inline void attention(ThreadPool& pool, const AttentionShape& shape, const float
     const int64_t i0 = block * per_block, i1 = std::min(i0 + per_block, shape.queries);
     const int64_t rows = (i1 - i0) * group;  // row r: query i0 + r / group, head-in-group r % group
 
-    std::vector<float> buffer(size_t(rows * (dim + 2 * kTile + width + 2) + 3 * kTile * width));
+    std::vector<float> buffer(size_t(rows * (dim + 2 * kTile + width + 2) + 2 * kTile * width));
     float* qs = buffer.data();        // [rows, dim], scaled
     float* s = qs + rows * dim;       // [rows, kTile] scores, then probabilities
     float* s2 = s + rows * kTile;     // the same from the other source, in tiles that need both
@@ -90,7 +99,7 @@ inline void attention(ThreadPool& pool, const AttentionShape& shape, const float
     float* m = o + rows * width;      // [rows] running maximum
     float* l = m + rows;              // [rows] running sum
     float* tile = l + rows;           // [kTile, width]
-    float* tile_t = tile + kTile * width;   // [dim, kTile]
+    float* tile_t = tile + kTile * width;  // [dim, kTile]
     std::fill(o, o + rows * width, 0.0f);
     std::fill(m, m + rows, lowest);
     std::fill(l, l + rows, 0.0f);
@@ -137,17 +146,12 @@ inline void attention(ThreadPool& pool, const AttentionShape& shape, const float
           std::fill(p, p + kTile, 0.0f);
           continue;
         }
-        float top = m[r];
-        for (int64_t j = from; j < to; ++j) top = p[j] > top ? p[j] : top;
         for (int64_t j = 0; j < from; ++j) p[j] = lowest;
         for (int64_t j = to; j < kTile; ++j) p[j] = lowest;
+        const float top = std::max(m[r], largest(p, kTile));
         const float shrink = exp_nonpositive(m[r] - top);
         for (int64_t j = 0; j < kTile; ++j) p[j] = exp_nonpositive(p[j] - top);
-        VecF sum{};
-        for (int64_t j = 0; j < kTile; j += kLanes) sum += load(p + j);
-        float total = 0;
-        for (int v = 0; v < kLanes; ++v) total += sum[v];
-        l[r] = l[r] * shrink + total;
+        l[r] = l[r] * shrink + total(p, kTile);
         m[r] = top;
         if (shrink != 1.0f)
           for (int64_t d = 0; d < width; ++d) o[r * width + d] *= shrink;

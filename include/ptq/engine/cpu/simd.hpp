@@ -24,6 +24,29 @@ inline VecF load(const float* p) {
 }
 inline void store(float* p, VecF v) { std::memcpy(p, &v, sizeof v); }
 
+// Largest and sum of n numbers, n a multiple of kLanes.
+inline float largest(const float* p, int64_t n) {
+  VecF top = load(p);
+  for (int64_t i = kLanes; i < n; i += kLanes) {
+    const VecF x = load(p + i);
+    top = x > top ? x : top;
+  }
+  float lanes[kLanes];
+  store(lanes, top);
+  for (int w = kLanes / 2; w > 0; w /= 2)
+    for (int v = 0; v < w; ++v) lanes[v] = lanes[v + w] > lanes[v] ? lanes[v + w] : lanes[v];
+  return lanes[0];
+}
+inline float total(const float* p, int64_t n) {
+  VecF sum = load(p);
+  for (int64_t i = kLanes; i < n; i += kLanes) sum += load(p + i);
+  float lanes[kLanes];
+  store(lanes, sum);
+  for (int w = kLanes / 2; w > 0; w /= 2)
+    for (int v = 0; v < w; ++v) lanes[v] += lanes[v + w];
+  return lanes[0];
+}
+
 // exp(x) for x <= 88, relative error below 2e-7; 0 for x below -87.3 (and for -inf).
 // exp(x) = 2^k exp(r), r = x - k ln 2 in [-ln2/2, ln2/2], exp(r) by its series to degree 7.
 inline float exp_nonpositive(float x) {
