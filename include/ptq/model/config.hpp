@@ -366,6 +366,28 @@ inline int64_t parameter_count(const ModelConfig& c) {
   return (c.tie_word_embeddings ? 1 : 2) * embedding + c.num_hidden_layers * layer + c.hidden_size;
 }
 
+// Weights of the linear layers inside the decoder (q, k, v, o, gate, up, down): what is quantized.
+inline int64_t linear_parameter_count(const ModelConfig& c) {
+  const int64_t q = c.num_attention_heads * c.head_dim, kv = c.num_key_value_heads * c.head_dim;
+  return c.num_hidden_layers *
+         (c.hidden_size * (2 * q + 2 * kv) + 3 * c.hidden_size * c.intermediate_size);
+}
+
+// Bytes of the weights when those layers have `bits`-bit codes with one 16-bit scale per group of
+// `group_size` numbers along a row, and everything else 16 bits.
+inline uint64_t quantized_weight_bytes(const ModelConfig& c, int64_t bits, int64_t group_size) {
+  const int64_t h = c.hidden_size, q = c.num_attention_heads * c.head_dim,
+                kv = c.num_key_value_heads * c.head_dim, m = c.intermediate_size;
+  const auto groups = [&](int64_t out, int64_t in) {
+    return out * ((in + group_size - 1) / group_size);
+  };
+  const int64_t scales = c.num_hidden_layers *
+                         (groups(q + 2 * kv, h) + groups(h, q) + groups(2 * m, h) + groups(h, m));
+  const int64_t linear = linear_parameter_count(c);
+  return static_cast<uint64_t>((linear * bits + 7) / 8 + 2 * scales +
+                               2 * (parameter_count(c) - linear));
+}
+
 // Rotary frequencies, head_dim / 2 values in radians per position. Computed in fp32 in the order of
 // the reference implementation, because cos and sin of large positions depend on the last bit.
 inline std::vector<float> rope_inv_freq(const ModelConfig& c) {
