@@ -107,9 +107,13 @@ inline Architecture read_architecture(const JsonValue& root) {
   return *result;
 }
 
+// The numbers are used in fp32, where they must still be finite and above 0.
 inline double read_positive(const JsonValue& value) {
   const double x = value.as_number();
-  if (!(x > 0) || !std::isfinite(x)) throw value.error("a finite number above 0 is expected");
+  const float used = static_cast<float>(x);
+  if (!(used > 0) || !std::isfinite(used)) {
+    throw value.error("a finite number above 0 is expected");
+  }
   return x;
 }
 
@@ -136,7 +140,7 @@ inline std::optional<Llama3RopeScaling> read_rope_scaling(const JsonValue& node,
   s.original_max_position_embeddings =
       node.get("original_max_position_embeddings").as_integer(1, kMaxTokens);
   if (s.factor < 1) throw node.error("`factor` is below 1");
-  if (s.high_freq_factor <= s.low_freq_factor) {
+  if (static_cast<float>(s.high_freq_factor) <= static_cast<float>(s.low_freq_factor)) {
     throw node.error("`high_freq_factor` is not above `low_freq_factor`");
   }
   if (s.original_max_position_embeddings >= max_positions) {
@@ -152,6 +156,7 @@ inline void read_rope(const JsonValue& root, ModelConfig& c) {
     const auto value = node ? node->find("rope_theta") : std::nullopt;
     if (!value) continue;
     const double x = read_positive(*value);
+    if (x < 1) throw value->error("the base of the rotary frequencies is below 1");
     if (theta && *theta != x) throw value->error("contradicts another `rope_theta` of the file");
     theta = x;
   }
