@@ -20,7 +20,7 @@ for target in $targets; do
   mkdir -p "$build/corpus/$target" "$regress"
   find test/corpus/regress -name "$target-*" -exec cp {} "$regress" \;
   status=0
-  "$build/bin/fuzz_$target" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 \
+  "$build/bin/fuzz_$target" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -max_len=8192 \
     -print_final_stats=1 -dict="$dictionary" -artifact_prefix="$build/findings/$target-" \
     "$build/corpus/$target" "test/corpus/$target" "$regress" >"$log" 2>&1 || status=$?
   count=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log" | tail -n 1)

@@ -196,7 +196,7 @@ class Tokenizer {
 
   // Replacements of a hostile file can double a text again and again: bytes that `before` may grow
   // to.
-  static size_t growth_limit(size_t before) { return (size_t{1} << 20) + 64 * before; }
+  static size_t growth_limit(size_t before) { return (size_t{1} << 16) + 64 * before; }
 
   static std::string replaced(std::string_view text, std::string_view from, std::string_view to,
                               size_t limit = std::string::npos) {
