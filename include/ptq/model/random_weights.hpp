@@ -5,7 +5,7 @@
 // the result depends neither on the number of threads nor on the order of the tensors.
 #pragma once
 
-#include <array>
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <filesystem>
