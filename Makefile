@@ -1,9 +1,10 @@
 # Thin names for people over the CMake presets. `make help` lists them.
 .DEFAULT_GOAL := build
-.PHONY: help deps need-deps build demo test check format-check header-check asan bench format tidy \
-        install clean
+.PHONY: help deps need-deps build demo test check format-check header-check asan fuzz bench format \
+        tidy install clean
 MAKEFLAGS += --no-print-directory
 PREFIX ?= /usr/local
+FUZZ_SECONDS ?= 60
 
 # Every Debian package the build needs; `make deps` installs what is missing.
 PACKAGES := build-essential cmake ninja-build pkg-config git ca-certificates catch2 \
@@ -78,6 +79,16 @@ asan: need-deps
 	@[ -f build/asan/build.ninja ] || cmake --preset asan
 	@cmake --build --preset asan
 	@UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 PTQ_BUILD=build/asan bash test/run_all.sh
+
+# Installed by `make fuzz` only; `make deps` does not know them.
+fuzz: PACKAGES += clang libclang-rt-14-dev
+fuzz: need-deps ## Run every fuzz target for FUZZ_SECONDS=60 seconds, see docs/fuzzing.md
+	@mkdir -p build
+	@cmake -S . -B build/fuzz -G Ninja -DCMAKE_C_COMPILER=clang -DCMAKE_CXX_COMPILER=clang++ \
+	  -DCMAKE_BUILD_TYPE=RelWithDebInfo -DPTQ_CUDA=OFF -DPTQ_FUZZ=ON >build/fuzz.log 2>&1 \
+	  || { cat build/fuzz.log; exit 1; }
+	@cmake --build build/fuzz --target fuzzers
+	@bash test/fuzz/run.sh build/fuzz "$(FUZZ_SECONDS)"
 
 bench: build ## Measure tokens per second beside the limits of this machine
 	@build/bin/ptq-bench

@@ -1,22 +1,28 @@
 // ptq-host info: what a model folder holds and how much memory it needs.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <map>
+#include <string>
+#include <vector>
 
 #include "arguments.hpp"
+#include "bytes_text.hpp"
 #include "commands.hpp"
 #include "ptq/model/safetensors.hpp"
 #include "ptq/results/record.hpp"
 #include "ptq/run/fingerprint.hpp"
 #include "ptq/run/lookup.hpp"
+#include "ptq/run/random_model.hpp"
 
 namespace ptq {
 namespace {
 
 constexpr const char* kHelp =
-    R"(Shows architecture, sizes and memory of a model folder.
+    R"(Shows architecture, sizes and memory of a model folder. Without weights, config.json is enough.
 
   ptq-host info --model models/tiny-qwen2
+  ptq-host info --model models/configs/Qwen2.5-7B
   ptq-host info --model Qwen/Qwen2.5-7B --json
 
 usage: ptq-host info --model DIR [--json]
@@ -25,24 +31,50 @@ usage: ptq-host info --model DIR [--json]
   --json       one JSON object
 )";
 
+constexpr int64_t kGroup = 128;  // of the 4-bit weights in the memory plan
+
+// Bytes of weights and cache for planning: the lengths that the model allows, or its longest one.
+Json memory_json(const ModelConfig& c) {
+  Json cache = Json::object();
+  for (const int64_t tokens : {int64_t{2048}, int64_t{32768}}) {
+    const int64_t length = std::min(tokens, c.max_position_embeddings);
+    cache[std::to_string(length)] = uint64_t(length) * kv_bytes_per_token_fp16(c);
+  }
+  return {{"weights_16bit", 2 * uint64_t(parameter_count(c))},
+          {"weights_4bit_g128", quantized_weight_bytes(c, 4, kGroup)},
+          {"cache_16bit_at_tokens", cache}};
+}
+
 Json model_json(const std::filesystem::path& folder) {
   const ModelConfig c = load_config(folder);
-  WeightFiles weights(folder);
-  weights.check_tensors(c);
+  const auto random_seed = random_weights_seed(folder, false, 0);
   std::map<std::string, int64_t> dtypes;
+  std::vector<std::string> warnings;
   uint64_t bytes = 0;
   int64_t tensors = 0;
-  for (const std::string& name : weight_file_names(folder)) {
-    const SafetensorsFile file(folder / name);
-    for (const TensorInfo& tensor : file.tensors()) {
-      ++dtypes[std::string(dtype_name(tensor.dtype))];
-      bytes += tensor.bytes;
-      ++tensors;
+  if (random_seed) {
+    tensors = int64_t(expected_tensors(c).size());
+    bytes = 2 * uint64_t(parameter_count(c));
+    warnings.push_back(
+        "the folder has no weights: bytes are those of 16-bit ones, and a run uses " +
+        random_weights_note(*random_seed));
+  } else {
+    WeightFiles weights(folder);
+    weights.check_tensors(c);
+    warnings = weights.warnings();
+    for (const std::string& name : weight_file_names(folder)) {
+      const SafetensorsFile file(folder / name);
+      for (const TensorInfo& tensor : file.tensors()) {
+        ++dtypes[std::string(dtype_name(tensor.dtype))];
+        bytes += tensor.bytes;
+        ++tensors;
+      }
     }
   }
   return {{"folder", folder.string()},
           {"architecture", std::string(architecture_name(c.architecture))},
           {"parameters", parameter_count(c)},
+          {"linear_parameters", linear_parameter_count(c)},
           {"weight_bytes", bytes},
           {"tensors", tensors},
           {"dtypes", dtypes},
@@ -60,8 +92,33 @@ Json model_json(const std::filesystem::path& folder) {
           {"qkv_bias", c.qkv_bias},
           {"tie_word_embeddings", c.tie_word_embeddings},
           {"kv_bytes_per_token_fp16", kv_bytes_per_token_fp16(c)},
-          {"fingerprint", model_fingerprint(folder)},
-          {"warnings", weights.warnings()}};
+          {"memory", memory_json(c)},
+          {"fingerprint", model_fingerprint(folder, random_seed)},
+          {"warnings", warnings}};
+}
+
+// The memory plan as a table: weights down, cache lengths across.
+std::string memory_text(const Json& json) {
+  const Json& memory = json["memory"];
+  const Json& cache = memory["cache_16bit_at_tokens"];
+  const auto line = [](const std::string& name, double weights, const Json& lengths) {
+    std::string text = fmt::format("  {:34} {:>10}", name, bytes_text(weights, 3));
+    for (const auto& [tokens, bytes] : lengths.items()) {
+      text += fmt::format(" {:>20}", bytes_text(weights + bytes.get<double>(), 3));
+    }
+    return text + "\n";
+  };
+  std::string head = fmt::format("  {:34} {:>10}", "", "weights");
+  for (const auto& [tokens, bytes] : cache.items()) {
+    head += fmt::format(" {:>20}", "+ " + tokens + " tokens");
+  }
+  return fmt::format(
+             "memory, weights alone and with a 16-bit cache of one sequence ({} per token)\n",
+             bytes_text(json["kv_bytes_per_token_fp16"].get<double>(), 0)) +
+         head + "\n" + line("the cache alone", 0, cache) +
+         line("16 bit", memory["weights_16bit"].get<double>(), cache) +
+         line(fmt::format("4 bit, groups of {}, the rest 16", kGroup),
+              memory["weights_4bit_g128"].get<double>(), cache);
 }
 
 }  // namespace
@@ -83,8 +140,10 @@ int info_command(const std::vector<std::string>& args) {
     return 0;
   }
   for (const auto& [key, value] : json.items()) {
+    if (key == "memory") continue;
     fmt::print("{:24} {}\n", key, value.is_string() ? value.get<std::string>() : json_text(value));
   }
+  fmt::print("{}", memory_text(json));
   return 0;
 }
 

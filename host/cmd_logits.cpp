@@ -16,6 +16,7 @@
 #include "ptq/engine/engine.hpp"
 #include "ptq/model/safetensors.hpp"
 #include "ptq/model/tokenizer.hpp"
+#include "ptq/run/random_model.hpp"
 
 namespace ptq {
 namespace {
@@ -38,6 +39,8 @@ usage: ptq-host logits --model DIR (--ids 1,2,3 | --text FILE) --out FILE [optio
   --regime NAME    independent (default without --method): one pass without a cache;
                    streaming (default with --method): every token reads the cache;
                    prefill-exact: the tokens read each other in full precision
+  --compute NAME   fp32 (default), or bf16: rounded to bfloat16 where the reference
+                   implementation rounds when it runs in it
   --seed N         of the method; default 0
   --device NAME, --threads N, --plugins DIR: as in ptq-host run
 )";
@@ -87,7 +90,8 @@ int logits_command(const std::vector<std::string>& args) {
   namespace po = boost::program_options;
   Options options;
   auto add = options.add_options();
-  for (const char* name : {"model", "ids", "text", "out", "method", "regime", "seed", "threads"}) {
+  for (const char* name :
+       {"model", "ids", "text", "out", "method", "regime", "seed", "threads", "compute"}) {
     add(name, po::value<std::string>());
   }
   add("set", po::value<std::vector<std::string>>())("plugins",
@@ -110,13 +114,20 @@ int logits_command(const std::vector<std::string>& args) {
 
   const auto folder =
       find_model(text_of(arguments, "model"), {std::filesystem::current_path()}, "--model").folder;
-  const std::vector<int32_t> ids =
-      arguments.count("ids") > 0
-          ? ids_from_list(text_of(arguments, "ids"))
-          : Tokenizer::load(folder).encode(read_utf8_file(text_of(arguments, "text")));
+  EngineOptions engine_options;
+  engine_options.threads = int(integer_of(arguments, "threads", 0, 1, 4096));
+  if (const std::string compute = text_of(arguments, "compute"); !compute.empty()) {
+    engine_options.compute = compute_from_word(compute, "--compute");
+  }
+  const auto random_seed = random_weights_seed(folder, false, 0);
+  engine_options.random = make_random_weights(random_seed, engine_options.threads);
+  if (random_seed) fmt::print(stderr, "note: {}\n", random_weights_note(*random_seed));
+  const std::vector<int32_t> ids = arguments.count("ids") > 0
+                                       ? ids_from_list(text_of(arguments, "ids"))
+                                       : load_tokenizer(folder, random_seed.has_value())
+                                             .encode(read_utf8_file(text_of(arguments, "text")));
   if (ids.empty()) throw usage_error("there are no tokens", "--ids or --text");
-  const auto engine =
-      make_cpu_engine(folder.string(), int(integer_of(arguments, "threads", 0, 1, 4096)));
+  const auto engine = make_cpu_engine(folder.string(), engine_options);
   KvMethod* kv = method ? method->kv(engine->config()) : nullptr;
   if (WeightMethod* weights = method ? method->weights() : nullptr) {
     engine->encode_weights(*weights, {});
@@ -131,8 +142,9 @@ int logits_command(const std::vector<std::string>& args) {
   write_safetensors(text_of(arguments, "out"),
                     {{"logits", DType::f32, {tokens, vocab}, logits.data()},
                      {"ids", DType::i64, {tokens}, wide.data()}});
-  fmt::print("{} tokens x {} logits, regime {}, exposure {:.3f}: {}\n", tokens, vocab,
-             regime_word(regime), sequence->reads().exposure(), text_of(arguments, "out"));
+  fmt::print("{} tokens x {} logits, regime {}, compute {}, exposure {:.3f}: {}\n", tokens, vocab,
+             regime_word(regime), compute_word(engine_options.compute),
+             sequence->reads().exposure(), text_of(arguments, "out"));
   return 0;
 }
 

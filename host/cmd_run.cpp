@@ -84,6 +84,10 @@ void write_experiment(const Plan& plan, const Store& store) {
                      {"seed", plan.experiment.seed},
                      {"baseline", baseline},
                      {"models", models},
+                     {"model",
+                      {{"compute", compute_word(plan.experiment.model.compute)},
+                       {"random", plan.experiment.model.random},
+                       {"random_seed", plan.experiment.model.random_seed}}},
                      {"methods", methods},
                      {"evaluations", evaluations}};
   write_file_atomic(store.folder() / "experiment.json", json_text(json, 2) + "\n");

@@ -5,8 +5,9 @@
 
 namespace ptq {
 
-std::unique_ptr<Engine> make_cpu_engine(const std::string& folder, int threads) {
-  return std::make_unique<Transformer<cpu::Device>>(folder, cpu::Device(threads));
+std::unique_ptr<Engine> make_cpu_engine(const std::string& folder, const EngineOptions& options) {
+  return std::make_unique<Transformer<cpu::Device>>(
+      folder, cpu::Device(options.threads, options.compute), options.random);
 }
 
 }  // namespace ptq

@@ -144,6 +144,9 @@ ConfigNode read_toml_file(const std::filesystem::path& path) {
 }
 
 void apply_setting(ConfigNode& tree, const std::string& setting) {
+  if (utf8_error_offset(setting) != std::string::npos) {
+    throw usage_error("the setting is not valid UTF-8", "--set");
+  }
   const size_t equals = setting.find('=');
   if (equals == std::string::npos || equals == 0) {
     throw usage_error("`" + setting + "` is not of the form key=value", "--set",

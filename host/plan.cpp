@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "bytes_text.hpp"
 #include "experiment_toml.hpp"
 #include "plugin_folders.hpp"
 
@@ -52,16 +53,6 @@ constexpr KnownModel kKnownModels[] = {
     {"mistralai/Mistral-7B-v0.3", 7248023552, 131072},
     {"meta-llama/Llama-3.1-8B", 8030261248, 131072},
 };
-
-std::string bytes_text(double bytes) {
-  const char* units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
-  int unit = 0;
-  while (bytes >= 1024 && unit < 4) {
-    bytes /= 1024;
-    ++unit;
-  }
-  return unit == 0 ? fmt::format("{:.0f} B", bytes) : fmt::format("{:.1f} {}", bytes, units[unit]);
-}
 
 std::string memory_line(const std::string& model, int64_t parameters, uint64_t kv_bytes,
                         int64_t longest) {
@@ -170,6 +161,10 @@ std::string plan_text(const Plan& plan, const Store& store, const std::vector<Ce
   text += "memory:\n";
   for (const ModelReference& model : plan.experiment.models) {
     text += model_memory(model, plan, longest);
+  }
+  for (const GridModel& model : plan.grid.models) {
+    if (!model.random_seed) continue;
+    text += "note: " + model.record.name + " has " + random_weights_note(*model.random_seed) + "\n";
   }
   return text;
 }

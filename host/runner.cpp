@@ -86,11 +86,12 @@ class Runner {
   // What a result says about its cell before anything was measured.
   Record new_record(const Cell& cell) const {
     const GridEvaluation& evaluation = plan_.grid.evaluations[cell.evaluation];
+    const GridModel& model = plan_.grid.models[cell.model];
     Record record;
     record.experiment = plan_.experiment.name;
     record.track = plan_.experiment.track;
     record.cell = cell.id;
-    record.model = plan_.grid.models[cell.model].record;
+    record.model = model.record;
     record.method = plan_.grid.methods[cell.method].record;
     record.evaluation = {evaluation.name, evaluation.kind, settings_to_json(evaluation.settings)};
     if (!evaluation.data_file.empty()) {
@@ -99,6 +100,12 @@ class Runner {
     record.seed = plan_.experiment.seed;
     record.code = code_facts();
     record.environment = machine_facts();
+    record.environment["compute"] = compute_word(model.compute);
+    if (model.random_seed) {
+      record.environment["weights"] = "random";
+      record.environment["weights_seed"] = *model.random_seed;
+      record.warnings.push_back(random_weights_note(*model.random_seed));
+    }
     record.started_at = utc_time();
     return record;
   }
@@ -108,6 +115,8 @@ class Runner {
     CellJob job;
     job.record = new_record(cell);
     job.model_folder = fs::absolute(plan_.grid.models[cell.model].folder);
+    job.compute = plan_.grid.models[cell.model].compute;
+    job.random_seed = plan_.grid.models[cell.model].random_seed;
     job.attempt = fs::absolute(running.attempt);
     job.data_file = plan_.grid.evaluations[cell.evaluation].data_file;
     job.plugin_files = plan_.grid.methods[cell.method].plugin_files;

@@ -124,7 +124,11 @@ TEST_CASE("wrong types, ranges and words are named with what is allowed", "[expe
   CHECK_THAT(error_of(replaced(kSmall, "[\"models/tiny-qwen2\"]", "\"models/tiny-qwen2\"")),
              Contains("expected array of strings, got string"));
   CHECK_THAT(error_of(replaced(kSmall, "name = \"small\"", "name = \"a/b\"")), Contains("folder"));
-  CHECK_THAT(error_of(std::string(kSmall) + "[model.tiny]\nx = 1\n"), Contains("reserved"));
+  CHECK_THAT(error_of(std::string(kSmall) + "[model.tiny]\nx = 1\n"), Contains("`model.tiny`"));
+  CHECK_THAT(error_of(std::string(kSmall) + "[model]\ncompute = \"bf61\"\n"),
+             Contains("did you mean \"bf16\"?"));
+  CHECK_THAT(error_of(std::string(kSmall) + "[model]\nrandom = \"yes\"\n"),
+             Contains("`model.random`: expected true or false, got string"));
 }
 
 TEST_CASE("all problems come at once", "[experiment]") {

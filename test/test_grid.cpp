@@ -203,6 +203,9 @@ TEST_CASE("cells are the product, with ids that follow the content", "[grid]") {
   changed = grid;
   changed.models[0].record.fingerprint = "other";
   CHECK(id(changed, 0, "1.0", "cpu") != before);
+  changed = grid;
+  changed.models[0].compute = Compute::bf16;
+  CHECK(id(changed, 0, "1.0", "cpu") != before);
 
   grid.methods[1].record.label = "a ";  // would share a folder with "a-"
   grid.methods[0].record.label = "a-";
@@ -228,6 +231,7 @@ TEST_CASE("the fingerprint of a model follows what is read and nothing else", "[
   CHECK(model_fingerprint(folder.path() / "a") != a);
   fs::remove(folder.path() / "b/model.safetensors");
   CHECK_THROWS_AS(model_fingerprint(folder.path() / "b"), Error);
+  CHECK(model_fingerprint(folder.path() / "b", 0) != model_fingerprint(folder.path() / "b", 1));
   folder.write("b/model.safetensors.index.json",
                R"({"weight_map": {"x": "model-2.safetensors", "y": "model-1.safetensors"}})");
   CHECK(weight_file_names(folder.path() / "b") ==

@@ -40,11 +40,15 @@ inline size_t utf8_error_offset(std::string_view text) {
   return i;
 }
 
-// Foreign text for messages: shortened and without control characters.
+// Foreign text for messages: shortened between two characters, and without control characters.
 inline std::string printable(std::string_view text) {
   constexpr size_t kLongest = 80;
+  size_t end = std::min(text.size(), kLongest);
+  while (end > 0 && end < text.size() && (static_cast<unsigned char>(text[end]) & 0xC0) == 0x80) {
+    --end;
+  }
   std::string out;
-  for (const char c : text.substr(0, kLongest)) out += static_cast<unsigned char>(c) < 32 ? '?' : c;
+  for (const char c : text.substr(0, end)) out += static_cast<unsigned char>(c) < 32 ? '?' : c;
   return text.size() > kLongest ? out + "..." : out;
 }
 inline std::string shown(std::string_view text) { return "`" + printable(text) + "`"; }

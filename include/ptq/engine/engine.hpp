@@ -14,6 +14,21 @@
 
 namespace ptq {
 
+class RandomWeights;
+
+// The number format of activations.
+enum class Compute {
+  fp32,  // float32 throughout
+  bf16,  // rounded to bfloat16 at every place where the reference implementation rounds, float32
+         // inside matrix products, norms and softmax; the dense rows of a cache are bfloat16
+};
+
+struct EngineOptions {
+  int threads = 0;  // 0 = all cores
+  Compute compute = Compute::fp32;
+  std::shared_ptr<RandomWeights> random;  // instead of the weight files; nullptr: read the files
+};
+
 // What a query may read of its past. See docs/decisions.md and DESIGN: "The KV cache".
 enum class Regime {
   // Every query, the prompt's too, reads what the cache holds at its moment: rows below the
@@ -125,7 +140,7 @@ class Engine {
   virtual void encode_weights(WeightMethod& method,
                               const std::function<void(int, int)>& progress) = 0;
 
-  // An empty sequence. method == nullptr is the full-precision cache: every row dense float16.
+  // An empty sequence. method == nullptr is the full-precision cache: every row dense in 16 bits.
   // The method must outlive the sequence.
   virtual std::unique_ptr<Sequence> start(KvMethod* method) = 0;
 
@@ -137,7 +152,10 @@ class Engine {
 };
 
 // An engine on the CPU for a Hugging Face folder; weights are memory-mapped and stay in their
-// dtype. threads 0 = all cores. Defined in host/engine_cpu.cpp.
-std::unique_ptr<Engine> make_cpu_engine(const std::string& folder, int threads);
+// dtype. Defined in host/engine_cpu.cpp.
+std::unique_ptr<Engine> make_cpu_engine(const std::string& folder, const EngineOptions& options);
+inline std::unique_ptr<Engine> make_cpu_engine(const std::string& folder, int threads) {
+  return make_cpu_engine(folder, EngineOptions{threads, Compute::fp32, nullptr});
+}
 
 }  // namespace ptq

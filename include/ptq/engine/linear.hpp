@@ -27,6 +27,7 @@ class LinearWeight final : public RowSink {
   int64_t out() const { return out_; }
   int64_t in() const { return in_; }
   int64_t scalars() const { return out_ * in_; }
+  DType file_dtype() const { return file_dtype_; }  // until a method encodes it
 
   // Rows [begin, end) as float32 to w [end - begin, in].
   void decode(int64_t begin, int64_t end, float* w) const {

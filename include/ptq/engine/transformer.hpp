@@ -2,7 +2,7 @@
 //
 // Order of operations: Hugging Face transformers, modeling_llama / modeling_qwen2 /
 // modeling_mistral. `Device` supplies the operations (engine/cpu/device.hpp); activations are
-// float32 [tokens, width], row-major.
+// float32 [tokens, width], row-major; in the compute mode bf16 each operation rounds its result.
 #pragma once
 
 #include <algorithm>
@@ -18,6 +18,7 @@
 #include "ptq/engine/kv_cache.hpp"
 #include "ptq/engine/linear.hpp"
 #include "ptq/model/config.hpp"
+#include "ptq/model/random_weights.hpp"
 #include "ptq/model/safetensors.hpp"
 
 namespace ptq {
@@ -40,14 +41,16 @@ class FreshRows final : public RowSource {
 template <class Device>
 class Transformer final : public Engine {
  public:
-  // Opens a Hugging Face folder. Throws on everything that is missing, damaged or unsupported.
-  Transformer(const std::string& folder, Device device)
-      : device_(std::move(device)), config_(load_config(folder)), files_(folder) {
-    files_.check_tensors(config_);
+  // Opens a Hugging Face folder. Throws on everything that is missing, damaged or unsupported. With
+  // `random`, only its config.json is read.
+  Transformer(const std::string& folder, Device device,
+              std::shared_ptr<RandomWeights> random = nullptr)
+      : device_(std::move(device)), config_(load_config(folder)), random_(std::move(random)) {
+    if (!random_) files_.emplace(folder).check_tensors(config_);
     const ModelConfig& c = config_;
     const int64_t h = c.hidden_size, q = c.num_attention_heads * c.head_dim,
                   kv = c.num_key_value_heads * c.head_dim, f = c.intermediate_size;
-    embedding_ = &files_.get("model.embed_tokens.weight", {c.vocab_size, h});
+    embedding_ = &tensor("model.embed_tokens.weight", {c.vocab_size, h});
     for (int64_t l = 0; l < c.num_hidden_layers; ++l) {
       const std::string base = "model.layers." + std::to_string(l) + ".";
       Layer layer;
@@ -116,7 +119,8 @@ class Transformer final : public Engine {
   }
 
   std::unique_ptr<Sequence> start(KvMethod* method) override {
-    return std::make_unique<CachedSequence>(config_, method, hooks_.dense);
+    return std::make_unique<CachedSequence>(config_, method,
+                                            hooks_.dense.value_or(device_.cache_dtype()));
   }
 
   void forward(Sequence& sequence, std::span<const int32_t> tokens, Regime regime,
@@ -148,11 +152,11 @@ class Transformer final : public Engine {
   static KvCache& cache(Sequence& sequence) { return static_cast<CachedSequence&>(sequence).cache; }
 
   // For tests of the mechanism. poison: overwrite the pass's own keys and values with NaN as soon as
-  // they are in the cache. dense: dtype of unencoded rows, where float16's rounding would hide what
-  // is compared.
+  // they are in the cache. dense: dtype of unencoded rows, where 16-bit rounding would hide what is
+  // compared.
   struct TestHooks {
     bool poison = false;
-    DType dense = DType::f16;
+    std::optional<DType> dense;
   };
   void set_test_hooks(TestHooks hooks) { hooks_ = hooks; }
 
@@ -257,7 +261,7 @@ class Transformer final : public Engine {
   }
 
   // cos and sin of the rotary angles of positions [first, first + n): the angle is the float32
-  // product position * frequency, as the reference computes it.
+  // product position * frequency, as the reference computes it; it rounds cos and sin afterwards.
   struct Rotation {
     std::vector<float> cosine, sine;  // [n, head_dim / 2]
   };
@@ -270,6 +274,8 @@ class Transformer final : public Engine {
         r.cosine[i * half + d] = std::cos(angle);
         r.sine[i * half + d] = std::sin(angle);
       }
+    device_.round(r.cosine.data(), int64_t(r.cosine.size()));
+    device_.round(r.sine.data(), int64_t(r.sine.size()));
     return r;
   }
 
@@ -288,21 +294,27 @@ class Transformer final : public Engine {
 
   static const float* bias(const std::vector<float>& b) { return b.empty() ? nullptr : b.data(); }
 
+  const TensorInfo& tensor(const std::string& name, const std::vector<int64_t>& shape) {
+    return random_ ? random_->get(name, shape) : files_->get(name, shape);
+  }
   LinearWeight matrix(const std::string& name, int64_t out, int64_t in) {
-    return LinearWeight(name, files_.get(name + ".weight", {out, in}));
+    return LinearWeight(name, tensor(name + ".weight", {out, in}));
   }
   std::vector<float> vector(const std::string& name, int64_t n) {
-    const TensorInfo& tensor = files_.get(name, {n});
+    const TensorInfo& stored = tensor(name, {n});
     std::vector<float> result(static_cast<size_t>(n));
-    to_float(tensor.dtype, tensor.data, n, result.data());
-    small_bytes_ += tensor.bytes;
+    to_float(stored.dtype, stored.data, n, result.data());
+    device_.round(result.data(), n);
+    small_bytes_ += stored.bytes;
     small_scalars_ += n;
     return result;
   }
 
   Device device_;
   ModelConfig config_;
-  WeightFiles files_;  // memory-mapped; the weights are views into it
+  // One of the two; the weights are views into it.
+  std::optional<WeightFiles> files_;  // memory-mapped
+  std::shared_ptr<RandomWeights> random_;
   const TensorInfo* embedding_ = nullptr;
   std::vector<Layer> layers_;
   std::vector<float> final_norm_, inv_freq_;

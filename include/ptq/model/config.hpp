@@ -107,9 +107,13 @@ inline Architecture read_architecture(const JsonValue& root) {
   return *result;
 }
 
+// The numbers are used in fp32, where they must still be finite and above 0.
 inline double read_positive(const JsonValue& value) {
   const double x = value.as_number();
-  if (!(x > 0) || !std::isfinite(x)) throw value.error("a finite number above 0 is expected");
+  const float used = static_cast<float>(x);
+  if (!(used > 0) || !std::isfinite(used)) {
+    throw value.error("a finite number above 0 is expected");
+  }
   return x;
 }
 
@@ -136,7 +140,7 @@ inline std::optional<Llama3RopeScaling> read_rope_scaling(const JsonValue& node,
   s.original_max_position_embeddings =
       node.get("original_max_position_embeddings").as_integer(1, kMaxTokens);
   if (s.factor < 1) throw node.error("`factor` is below 1");
-  if (s.high_freq_factor <= s.low_freq_factor) {
+  if (static_cast<float>(s.high_freq_factor) <= static_cast<float>(s.low_freq_factor)) {
     throw node.error("`high_freq_factor` is not above `low_freq_factor`");
   }
   if (s.original_max_position_embeddings >= max_positions) {
@@ -152,6 +156,7 @@ inline void read_rope(const JsonValue& root, ModelConfig& c) {
     const auto value = node ? node->find("rope_theta") : std::nullopt;
     if (!value) continue;
     const double x = read_positive(*value);
+    if (x < 1) throw value->error("the base of the rotary frequencies is below 1");
     if (theta && *theta != x) throw value->error("contradicts another `rope_theta` of the file");
     theta = x;
   }
@@ -364,6 +369,28 @@ inline int64_t parameter_count(const ModelConfig& c) {
   if (c.o_bias) layer += c.hidden_size;
   const int64_t embedding = c.vocab_size * c.hidden_size;
   return (c.tie_word_embeddings ? 1 : 2) * embedding + c.num_hidden_layers * layer + c.hidden_size;
+}
+
+// Weights of the linear layers inside the decoder (q, k, v, o, gate, up, down): what is quantized.
+inline int64_t linear_parameter_count(const ModelConfig& c) {
+  const int64_t q = c.num_attention_heads * c.head_dim, kv = c.num_key_value_heads * c.head_dim;
+  return c.num_hidden_layers *
+         (c.hidden_size * (2 * q + 2 * kv) + 3 * c.hidden_size * c.intermediate_size);
+}
+
+// Bytes of the weights when those layers have `bits`-bit codes with one 16-bit scale per group of
+// `group_size` numbers along a row, and everything else 16 bits.
+inline uint64_t quantized_weight_bytes(const ModelConfig& c, int64_t bits, int64_t group_size) {
+  const int64_t h = c.hidden_size, q = c.num_attention_heads * c.head_dim,
+                kv = c.num_key_value_heads * c.head_dim, m = c.intermediate_size;
+  const auto groups = [&](int64_t out, int64_t in) {
+    return out * ((in + group_size - 1) / group_size);
+  };
+  const int64_t scales = c.num_hidden_layers *
+                         (groups(q + 2 * kv, h) + groups(h, q) + groups(2 * m, h) + groups(h, m));
+  const int64_t linear = linear_parameter_count(c);
+  return static_cast<uint64_t>((linear * bits + 7) / 8 + 2 * scales +
+                               2 * (parameter_count(c) - linear));
 }
 
 // Rotary frequencies, head_dim / 2 values in radians per position. Computed in fp32 in the order of

@@ -8,11 +8,13 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <cstdio>
 #include <filesystem>
 #include <map>
 #include <memory>
 #include <optional>
 #include <set>
+#include <span>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -103,63 +105,57 @@ inline void check_name(std::string_view name, const std::string& where) {
 
 }  // namespace safetensors_detail
 
-// One mapped file. The tensors point into the mapping and live as long as this object.
-class SafetensorsFile {
+// The bytes of one safetensors file, checked as a whole. The tensors point into `bytes`, which must
+// outlive this object; `name` is what error messages call the file.
+class SafetensorsContent {
  public:
-  explicit SafetensorsFile(const std::filesystem::path& path) : file_(path) {
+  SafetensorsContent(std::span<const uint8_t> bytes, std::string name)
+      : bytes_(bytes), name_(std::move(name)) {
     using namespace safetensors_detail;
-    const std::string name = path.string();
-    if (is_git_lfs_pointer(file_.text())) {
-      throw environment_error("this is a Git LFS pointer, the weights were not downloaded", name,
+    const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+    if (is_git_lfs_pointer(text)) {
+      throw environment_error("this is a Git LFS pointer, the weights were not downloaded", name_,
                               "run `git lfs pull` in the model folder");
     }
-    if (file_.size() < 8) {
-      throw environment_error("the file has " + std::to_string(file_.size()) +
+    if (bytes.size() < 8) {
+      throw environment_error("the file has " + std::to_string(bytes.size()) +
                                   " bytes, shorter than the 8 bytes of the header length",
-                              name + ": byte 0", kDownloadHint);
+                              name_ + ": byte 0", kDownloadHint);
     }
     uint64_t header_bytes = 0;
-    for (int i = 7; i >= 0; --i) header_bytes = header_bytes << 8 | file_.data()[i];
+    for (size_t i = 8; i-- > 0;) header_bytes = header_bytes << 8 | bytes[i];
     if (header_bytes > kMaxHeaderBytes) {
       throw environment_error("the header length " + std::to_string(header_bytes) +
                                   " is above the limit of " + std::to_string(kMaxHeaderBytes),
-                              name + ": byte 0", "is this a safetensors file?");
+                              name_ + ": byte 0", "is this a safetensors file?");
     }
-    if (header_bytes > file_.size() - 8) {
+    if (header_bytes > bytes.size() - 8) {
       throw environment_error("the header length " + std::to_string(header_bytes) +
-                                  " exceeds the file of " + std::to_string(file_.size()) + " bytes",
-                              name + ": byte 0", kDownloadHint);
+                                  " exceeds the file of " + std::to_string(bytes.size()) + " bytes",
+                              name_ + ": byte 0", kDownloadHint);
     }
     data_begin_ = 8 + header_bytes;
     // The format demands '{' first. The reference reader also lets JSON whitespace pass there; we
     // follow the format.
-    if (header_bytes == 0 || file_.data()[8] != '{') {
-      throw environment_error("the header does not start with `{`", name + ": byte 8");
+    if (header_bytes == 0 || bytes[8] != '{') {
+      throw environment_error("the header does not start with `{`", name_ + ": byte 8");
     }
     const auto document = JsonDocument::parse(
-        file_.text().substr(8, header_bytes), name + ": header at byte 8",
+        text.substr(8, header_bytes), name_ + ": header at byte 8",
         {.max_bytes = kMaxHeaderBytes, .max_depth = kMaxDepth, .allow_duplicate_keys = false});
     read_header(document.root());
     check_layout();
   }
 
-  const std::filesystem::path& path() const { return file_.path(); }
   const std::vector<TensorInfo>& tensors() const { return tensors_; }  // in the order of the data
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
-
-  const TensorInfo* find(std::string_view name) const {
-    for (const TensorInfo& tensor : tensors_) {
-      if (tensor.name == name) return &tensor;
-    }
-    return nullptr;
-  }
 
  private:
   static constexpr const char* kDownloadHint = "the download may be incomplete, fetch it again";
 
   std::string where(const TensorInfo& tensor) const {
-    const uint64_t begin = static_cast<uint64_t>(tensor.data - file_.data());
-    return path().string() + ": tensor `" + tensor.name + "` at byte " + std::to_string(begin);
+    const uint64_t begin = static_cast<uint64_t>(tensor.data - bytes_.data());
+    return name_ + ": tensor `" + tensor.name + "` at byte " + std::to_string(begin);
   }
 
   void read_header(const JsonValue& root) {
@@ -171,7 +167,7 @@ class SafetensorsFile {
         });
         return;
       }
-      check_name(name, path().string() + ": header at byte 8");
+      check_name(name, name_ + ": header at byte 8");
       if (tensors_.size() == kMaxTensors) {
         throw entry.error("more than " + std::to_string(kMaxTensors) + " tensors");
       }
@@ -205,7 +201,7 @@ class SafetensorsFile {
       throw offsets.error("the end " + std::to_string(range[1]) + " is before the begin " +
                           std::to_string(range[0]));
     }
-    const uint64_t available = file_.size() - data_begin_;
+    const uint64_t available = bytes_.size() - data_begin_;
     if (range[1] > available) {
       throw offsets.error("the end " + std::to_string(range[1]) + " is behind the " +
                               std::to_string(available) + " bytes of data in the file",
@@ -216,7 +212,7 @@ class SafetensorsFile {
       throw entry.error("the size of shape " + shape_text(tensor.shape) + " overflows 64 bits");
     }
     tensor.bytes = range[1] - range[0];
-    tensor.data = file_.data() + data_begin_ + range[0];
+    tensor.data = bytes_.data() + data_begin_ + range[0];
     if (*bytes != tensor.bytes) {
       throw environment_error("shape " + shape_text(tensor.shape) + " of " +
                                   stored_name(tensor.dtype) + " takes " + std::to_string(*bytes) +
@@ -233,7 +229,7 @@ class SafetensorsFile {
     std::sort(tensors_.begin(), tensors_.end(), [](const TensorInfo& a, const TensorInfo& b) {
       return a.data != b.data ? a.data < b.data : a.bytes < b.bytes;
     });
-    const uint8_t* expected = file_.data() + data_begin_;
+    const uint8_t* expected = bytes_.data() + data_begin_;
     for (const TensorInfo& tensor : tensors_) {
       if (tensor.data != expected) {
         throw environment_error(tensor.data < expected
@@ -243,19 +239,84 @@ class SafetensorsFile {
       }
       expected += tensor.bytes;
     }
-    const uint64_t used = static_cast<uint64_t>(expected - file_.data());
-    if (used != file_.size()) {
+    const uint64_t used = static_cast<uint64_t>(expected - bytes_.data());
+    if (used != bytes_.size()) {
       throw environment_error(
-          "there are " + std::to_string(file_.size() - used) + " bytes behind the last tensor",
-          path().string() + ": byte " + std::to_string(used));
+          "there are " + std::to_string(bytes_.size() - used) + " bytes behind the last tensor",
+          name_ + ": byte " + std::to_string(used));
     }
   }
 
-  MappedFile file_;
+  std::span<const uint8_t> bytes_;
+  std::string name_;
   uint64_t data_begin_ = 0;
   std::vector<TensorInfo> tensors_;
   std::map<std::string, std::string> metadata_;
 };
+
+// One mapped file. The tensors point into the mapping and live as long as this object.
+class SafetensorsFile {
+ public:
+  explicit SafetensorsFile(const std::filesystem::path& path)
+      : file_(path), content_({file_.data(), file_.size()}, path.string()) {}
+
+  const std::filesystem::path& path() const { return file_.path(); }
+  const std::vector<TensorInfo>& tensors() const { return content_.tensors(); }
+  const std::map<std::string, std::string>& metadata() const { return content_.metadata(); }
+
+  const TensorInfo* find(std::string_view name) const {
+    for (const TensorInfo& tensor : tensors()) {
+      if (tensor.name == name) return &tensor;
+    }
+    return nullptr;
+  }
+
+ private:
+  MappedFile file_;
+  SafetensorsContent content_;
+};
+
+// model.safetensors.index.json: which file of the folder holds which tensor.
+struct SafetensorsIndex {
+  std::map<std::string, std::vector<std::string>> tensors_of_file;  // plain file names
+  std::optional<double> total_size;  // bytes as declared by the writer, informative
+};
+
+// Reads the text of an index; `name` is what error messages call it.
+inline SafetensorsIndex parse_safetensors_index(std::string_view json, const std::string& name) {
+  const auto document = JsonDocument::parse(json, name,
+                                            {.max_bytes = safetensors_detail::kMaxHeaderBytes,
+                                             .max_depth = safetensors_detail::kMaxDepth,
+                                             .allow_duplicate_keys = false});
+  const JsonValue root = document.root(), map = root.get("weight_map");
+  SafetensorsIndex index;
+  map.for_each_member([&](std::string_view tensor, const JsonValue& file) {
+    const std::string_view plain = file.as_string();
+    if (plain.empty() || plain == "." || plain == ".." ||
+        plain.find_first_of(std::string_view("/\\\0", 3)) != std::string_view::npos) {
+      throw file.error(shown(plain) + " is not a plain file name");
+    }
+    index.tensors_of_file[std::string(plain)].emplace_back(tensor);
+  });
+  if (index.tensors_of_file.empty()) throw map.error("the index names no files");
+  const auto metadata = root.find("metadata");
+  // Some writers store the size as a float.
+  if (const auto declared = metadata ? metadata->find("total_size") : std::nullopt) {
+    index.total_size = declared->as_number();
+  }
+  return index;
+}
+
+// One sentence when the size declared by the index is not the `total` bytes of the files.
+inline std::optional<std::string> total_size_warning(const SafetensorsIndex& index,
+                                                     uint64_t total) {
+  if (!index.total_size || *index.total_size == static_cast<double>(total)) return {};
+  // Nothing keeps the writer from a negative or huge number, which no integer type can hold.
+  char declared[32];
+  std::snprintf(declared, sizeof declared, "%.15g", *index.total_size);
+  return std::string("the index declares a total size of ") + declared + " bytes, the files hold " +
+         std::to_string(total);
+}
 
 // A tensor every model of this configuration must have.
 struct ExpectedTensor {
@@ -400,24 +461,10 @@ class WeightFiles {
   }
 
   void open_index(const std::filesystem::path& index) {
-    const auto document =
-        JsonDocument::load(index, {.max_bytes = safetensors_detail::kMaxHeaderBytes,
-                                   .max_depth = safetensors_detail::kMaxDepth,
-                                   .allow_duplicate_keys = false});
-    const JsonValue root = document.root(), map = root.get("weight_map");
-    std::map<std::string, std::vector<std::string>> tensors_of_file;
-    map.for_each_member([&](std::string_view tensor, const JsonValue& file) {
-      const std::string_view name = file.as_string();
-      if (name.empty() || name == "." || name == ".." ||
-          name.find_first_of(std::string_view("/\\\0", 3)) != std::string_view::npos) {
-        throw file.error(shown(name) + " is not a plain file name");
-      }
-      tensors_of_file[std::string(name)].emplace_back(tensor);
-    });
-    if (tensors_of_file.empty()) throw map.error("the index names no files");
-
+    const SafetensorsIndex content = parse_safetensors_index(
+        read_text_file(index, safetensors_detail::kMaxHeaderBytes), index.string());
     uint64_t total = 0;
-    for (const auto& [name, tensors] : tensors_of_file) {
+    for (const auto& [name, tensors] : content.tensors_of_file) {
       std::error_code ignored;
       if (!std::filesystem::exists(folder_ / name, ignored)) {
         throw environment_error("the weight file `" + name + "` named by the index is missing",
@@ -441,14 +488,7 @@ class WeightFiles {
         }
       }
     }
-    const auto metadata = root.find("metadata");
-    const auto declared = metadata ? metadata->find("total_size") : std::nullopt;
-    // Some writers store the size as a float; it is informative only.
-    if (declared && declared->as_number() != static_cast<double>(total)) {
-      warnings_.push_back("the index declares a total size of " +
-                          std::to_string(static_cast<uint64_t>(declared->as_number())) +
-                          " bytes, the files hold " + std::to_string(total));
-    }
+    if (auto warning = total_size_warning(content, total)) warnings_.push_back(*warning);
   }
 
   [[noreturn]] void fail_without_weights() const {

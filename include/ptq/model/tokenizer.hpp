@@ -131,7 +131,9 @@ class Tokenizer {
       const std::string& spelling = token(id);
       if (!skip_special || !special_[static_cast<size_t>(id)]) tokens.push_back(spelling);
     }
-    for (const DecoderStep& step : parts_.decoder) apply(step, tokens);
+    size_t bytes = 0;
+    for (const std::string& token : tokens) bytes += token.size();
+    for (const DecoderStep& step : parts_.decoder) apply(step, growth_limit(bytes), tokens);
     std::string text;
     for (const std::string& token : tokens) text += token;
     return text;
@@ -192,14 +194,28 @@ class Tokenizer {
     if (piece < text.size()) visit(text.substr(piece), piece == 0);
   }
 
-  static std::string replaced(std::string_view text, std::string_view from, std::string_view to) {
+  // Replacements of a hostile file can double a text again and again: bytes that `before` may grow
+  // to.
+  static size_t growth_limit(size_t before) { return (size_t{1} << 16) + 64 * before; }
+
+  static std::string replaced(std::string_view text, std::string_view from, std::string_view to,
+                              size_t limit = std::string::npos) {
     std::string result;
     result.reserve(text.size() + text.size() / 4);
+    const auto check = [&](size_t more) {
+      if (more > limit - result.size()) {
+        throw usage_error(
+            "the replacements of tokenizer.json make the text more than 64 times "
+            "longer");
+      }
+    };
     size_t begin = 0;
     for (size_t at; (at = text.find(from, begin)) != std::string_view::npos;) {
+      check(at - begin + to.size());
       result.append(text.substr(begin, at - begin)).append(to);
       begin = at + from.size();
     }
+    check(text.size() - begin);
     return result.append(text.substr(begin));
   }
 
@@ -212,7 +228,7 @@ class Tokenizer {
           if (!text.empty()) text.insert(0, step.content);
           break;
         case NormalizerStep::Kind::replace:
-          text = replaced(text, step.pattern, step.content);
+          text = replaced(text, step.pattern, step.content, growth_limit(piece.size()));
           break;
       }
     }
@@ -269,11 +285,14 @@ class Tokenizer {
     cache_->insert(word, ids.data() + before, ids.data() + ids.size());
   }
 
-  static void apply(const DecoderStep& step, std::vector<std::string>& tokens) {
+  static void apply(const DecoderStep& step, size_t limit, std::vector<std::string>& tokens) {
     switch (step.kind) {
       case DecoderStep::Kind::byte_level: return join_bytes(tokens);
       case DecoderStep::Kind::replace:
-        for (std::string& token : tokens) token = replaced(token, step.pattern, step.content);
+        for (std::string& token : tokens) {
+          token = replaced(token, step.pattern, step.content, limit);
+          limit -= token.size();
+        }
         return;
       case DecoderStep::Kind::byte_fallback: return join_byte_tokens(tokens);
       case DecoderStep::Kind::fuse: {
@@ -370,12 +389,14 @@ class Tokenizer {
   }
 
   static void strip(const DecoderStep& step, std::string& token) {
-    for (size_t i = 0; i < step.start && token.starts_with(step.content); ++i) {
-      token.erase(0, step.content.size());
+    std::string_view rest = token;
+    for (size_t i = 0; i < step.start && rest.starts_with(step.content); ++i) {
+      rest.remove_prefix(step.content.size());
     }
-    for (size_t i = 0; i < step.stop && token.ends_with(step.content); ++i) {
-      token.erase(token.size() - step.content.size());
+    for (size_t i = 0; i < step.stop && rest.ends_with(step.content); ++i) {
+      rest.remove_suffix(step.content.size());
     }
+    if (rest.size() < token.size()) token = std::string(rest);
   }
 
   TokenizerParts parts_;

@@ -107,6 +107,11 @@ namespace tokenizer_detail {
 
 constexpr uint64_t kMaxFileBytes = uint64_t{256} << 20;
 constexpr int64_t kMaxId = (1 << 22) - 1;
+// Ids may have holes, but not so many that a small file asks for much memory.
+constexpr int64_t largest_id(size_t tokens) {
+  return std::min(kMaxId, 4 * static_cast<int64_t>(tokens) + (1 << 16));
+}
+constexpr size_t kLongestAddedToken = 1024;  // bytes; each place of a text may be compared with it
 constexpr size_t kMaxMerges = 10'000'000;
 
 inline void allow_keys(const JsonValue& node, std::initializer_list<std::string_view> keys) {
@@ -308,6 +313,10 @@ inline std::vector<AddedToken> read_added_tokens(const JsonValue& root) {
     AddedToken token;
     token.id = static_cast<int32_t>(node.get("id").as_integer(0, kMaxId));
     token.content = non_empty(node.get("content"));
+    if (token.content.size() > kLongestAddedToken) {
+      throw node.error("the added token has " + std::to_string(token.content.size()) +
+                       " bytes, more than the limit of " + std::to_string(kLongestAddedToken));
+    }
     token.special = flag(node, "special", false);
     token.normalized = flag(node, "normalized", !token.special);
     if (!contents.insert(token.content).second) {
@@ -333,10 +342,11 @@ inline void set_spelling(std::vector<std::string>& spelling, int32_t id, std::st
 inline void read_vocab(const JsonValue& node, const TokenMap& added, TokenizerParts& parts,
                        TokenMap& ids) {
   std::string bytes;
+  const int64_t largest = largest_id(node.size() + added.size());
   ids.reserve(node.size());
   parts.model.vocab.reserve(node.size());
   node.for_each_member([&](std::string_view token, const JsonValue& value) {
-    const int32_t id = static_cast<int32_t>(value.as_integer(0, kMaxId));
+    const int32_t id = static_cast<int32_t>(value.as_integer(0, largest));
     if (token.empty()) throw value.error("the token is empty");
     set_spelling(parts.spelling, id, token, value);
     ids.emplace(token, id);
@@ -564,7 +574,13 @@ inline TokenizerParts read_tokenizer_parts(const JsonValue& root) {
   if (const auto node = root.find("pre_tokenizer")) read_pre_tokenizer(*node, parts.pre_tokenizer);
   read_model(root.get("model"), added, parts);
   // An added token either repeats an entry of the vocabulary or brings its own id.
+  const int64_t largest = largest_id(parts.model.vocab.size() + parts.added.size());
   for (const AddedToken& token : parts.added) {
+    if (token.id > largest) {
+      throw root.get("added_tokens")
+          .error("the id " + std::to_string(token.id) + " of " + shown(token.content) +
+                 " is far above the number of tokens");
+    }
     set_spelling(parts.spelling, token.id, token.content, root.get("added_tokens"));
   }
   std::unordered_set<std::string_view> spellings;

@@ -7,8 +7,10 @@
 
 #include <utf8proc.h>
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
-#include <cstdlib>
+#include <iterator>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -54,9 +56,26 @@ inline void append_utf8(std::string& text, uint32_t c) {
 
 inline constexpr std::string_view kReplacementCharacter = "\xEF\xBF\xBD";  // U+FFFD
 
+struct CodePointRange {
+  uint32_t first, last;
+};
+
 // The classes the patterns tell apart. Marks, punctuation, symbols and unassigned code points are
 // `other`.
 enum class CharClass : uint8_t { other, letter, number, space };
+
+// Letters and numbers that Unicode 15.1 and 16 added: the reference (tokenizers 0.23) knows them,
+// utf8proc 2.8 has the tables of Unicode 15.0.
+inline constexpr CodePointRange kNewLetters[] = {
+    {0x1C89, 0x1C8A},   {0xA7CB, 0xA7CD},   {0xA7DA, 0xA7DC},   {0x105C0, 0x105F3},
+    {0x10D4A, 0x10D65}, {0x10D6F, 0x10D85}, {0x10EC2, 0x10EC4}, {0x11380, 0x11389},
+    {0x1138B, 0x1138B}, {0x1138E, 0x1138E}, {0x11390, 0x113B5}, {0x113B7, 0x113B7},
+    {0x113D1, 0x113D1}, {0x113D3, 0x113D3}, {0x11BC0, 0x11BE0}, {0x13460, 0x143FA},
+    {0x16100, 0x1611D}, {0x16D40, 0x16D6C}, {0x18CFF, 0x18CFF}, {0x1E5D0, 0x1E5ED},
+    {0x1E5F0, 0x1E5F0}, {0x2EBF0, 0x2EE5D}};
+inline constexpr CodePointRange kNewNumbers[] = {
+    {0x10D40, 0x10D49}, {0x116D0, 0x116E3}, {0x11BF0, 0x11BF9}, {0x16130, 0x16139},
+    {0x16D70, 0x16D79}, {0x1CCF0, 0x1CCF9}, {0x1E5F1, 0x1E5FA}};
 
 // One class per code point. Letters and numbers are the general categories L* and N*, spaces the 25
 // code points with the property White_Space (\s of the reference engine; U+180E is not one).
@@ -76,6 +95,11 @@ inline const std::vector<CharClass>& char_classes() {
         default: break;
       }
     }
+    const auto set = [&](const CodePointRange& range, CharClass value) {
+      for (uint32_t c = range.first; c <= range.last; ++c) table[c] = value;
+    };
+    for (const CodePointRange& range : kNewLetters) set(range, CharClass::letter);
+    for (const CodePointRange& range : kNewNumbers) set(range, CharClass::number);
     for (const uint32_t c : {0x20, 0x85, 0xA0, 0x1680, 0x2028, 0x2029, 0x202F, 0x205F, 0x3000}) {
       table[c] = CharClass::space;
     }
@@ -86,23 +110,89 @@ inline const std::vector<CharClass>& char_classes() {
   return classes;
 }
 
-// Normalization form C (canonical composition). The reference has older Unicode tables than
-// utf8proc: next to combining marks added since Unicode 13 the order of marks can differ.
+// Code points that normalization leaves where and what they are, although Unicode 15 does not: the
+// reference normalizes by Unicode 9, to which marks assigned later are plain characters. U+11A7, in
+// front of the trailing consonants of Hangul, is here because utf8proc 2.8 takes it for one of them
+// and drops it.
+inline constexpr CodePointRange kNotNormalized[] = {
+    {0x7FD, 0x7FD},     {0x898, 0x89F},     {0x8CA, 0x8D3},     {0x9FE, 0x9FE},
+    {0xC3C, 0xC3C},     {0xD3B, 0xD3C},     {0xEBA, 0xEBA},     {0x11A7, 0x11A7},
+    {0x1715, 0x1715},   {0x1ABF, 0x1ACE},   {0x1DF6, 0x1DFA},   {0xA82C, 0xA82C},
+    {0x10D24, 0x10D27}, {0x10EAB, 0x10EAC}, {0x10EFD, 0x10EFF}, {0x10F46, 0x10F50},
+    {0x10F82, 0x10F85}, {0x11070, 0x11070}, {0x1133B, 0x1133B}, {0x1145E, 0x1145E},
+    {0x11839, 0x1183A}, {0x11935, 0x11935}, {0x11938, 0x11938}, {0x1193D, 0x1193E},
+    {0x11943, 0x11943}, {0x119E0, 0x119E0}, {0x11A34, 0x11A34}, {0x11A47, 0x11A47},
+    {0x11A99, 0x11A99}, {0x11D42, 0x11D42}, {0x11D44, 0x11D45}, {0x11D97, 0x11D97},
+    {0x11F41, 0x11F42}, {0x16FF0, 0x16FF1}, {0x1E08F, 0x1E08F}, {0x1E130, 0x1E136},
+    {0x1E2AE, 0x1E2AE}, {0x1E2EC, 0x1E2EF}, {0x1E4EC, 0x1E4EF}};
+
+inline bool is_normalized(uint32_t c) {
+  if (c < kNotNormalized[0].first) return true;
+  const auto range =
+      std::upper_bound(std::begin(kNotNormalized), std::end(kNotNormalized), c,
+                       [](uint32_t point, const CodePointRange& r) { return point < r.first; });
+  return c > std::prev(range)->last;
+}
+
+// Normalization form C (canonical composition) as the reference does it, see above.
 inline std::string to_nfc(std::string_view text) {
   // All code points below U+0300, whose first byte is below 0xCC, are in form C already.
   bool changes = false;
   for (const char c : text) changes |= static_cast<uint8_t>(c) >= 0xCC;
   if (!changes) return std::string(text);
-  utf8proc_uint8_t* composed = nullptr;
-  const utf8proc_ssize_t length =
-      utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()),
-                   static_cast<utf8proc_ssize_t>(text.size()), &composed,
-                   static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
-  if (length < 0) {
-    throw usage_error(std::string("Unicode normalization failed: ") + utf8proc_errmsg(length));
+  // utf8proc_map() would order marks in quadratic time: minutes for a megabyte of marks.
+  const auto option = static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE);
+  const auto decompose = static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_DECOMPOSE);
+  const auto check = [](utf8proc_ssize_t length) {
+    if (length < 0) {
+      throw usage_error(std::string("Unicode normalization failed: ") + utf8proc_errmsg(length));
+    }
+    return static_cast<size_t>(length);
+  };
+  std::vector<utf8proc_int32_t> points;
+  points.reserve(text.size());
+  size_t marks = 0;  // begin of the run of marks at the end of `points`
+  const auto mark_class = [](utf8proc_int32_t c) {
+    return utf8proc_get_property(c)->combining_class;
+  };
+  const auto sort_marks = [&] {
+    if (points.size() - marks < 2) return;
+    std::stable_sort(
+        points.begin() + static_cast<std::ptrdiff_t>(marks), points.end(),
+        [&](utf8proc_int32_t a, utf8proc_int32_t b) { return mark_class(a) < mark_class(b); });
+  };
+  for (size_t i = 0; i < text.size();) {
+    const uint32_t c = next_code_point(text, i);
+    const bool normalized = is_normalized(c);
+    utf8proc_int32_t parts[8] = {static_cast<utf8proc_int32_t>(c)};
+    const size_t n =
+        normalized ? check(utf8proc_decompose_char(parts[0], parts, 8, decompose, nullptr)) : 1;
+    for (size_t k = 0; k < n; ++k) {
+      if (!normalized || mark_class(parts[k]) == 0) {
+        sort_marks();
+        marks = points.size() + 1;
+      }
+      points.push_back(parts[k]);
+    }
   }
-  std::string result(reinterpret_cast<const char*>(composed), static_cast<size_t>(length));
-  std::free(composed);
+  sort_marks();
+  std::string result;
+  result.reserve(text.size());
+  // What is not normalized composes with nothing: the text is composed in front of it and behind
+  // it.
+  for (auto begin = points.begin(); begin != points.end();) {
+    const auto end = std::find_if(begin, points.end(), [](utf8proc_int32_t c) {
+      return !is_normalized(static_cast<uint32_t>(c));
+    });
+    const size_t length = check(
+        utf8proc_normalize_utf32(&*begin, static_cast<utf8proc_ssize_t>(end - begin), option));
+    for (size_t k = 0; k < length; ++k) {
+      append_utf8(result, static_cast<uint32_t>(begin[static_cast<std::ptrdiff_t>(k)]));
+    }
+    if (end == points.end()) break;
+    append_utf8(result, static_cast<uint32_t>(*end));
+    begin = end + 1;
+  }
   return result;
 }
 

@@ -10,6 +10,7 @@
 #include <fstream>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -25,12 +26,15 @@
 #include "ptq/results/record.hpp"
 #include "ptq/run/experiment.hpp"
 #include "ptq/run/plugins.hpp"
+#include "ptq/run/random_model.hpp"
 
 namespace ptq {
 
 struct CellJob {
   Record record;  // complete but for what is measured
   std::filesystem::path model_folder, attempt;
+  Compute compute = Compute::fp32;
+  std::optional<uint64_t> random_seed;    // of random weights; nothing: the folder's weights
   std::string data_file;                  // empty: the evaluation reads none
   std::vector<std::string> plugin_files;  // of each part of the method
   int threads = 0;                        // 0 = all cores
@@ -38,10 +42,12 @@ struct CellJob {
 };
 
 inline Json to_json(const CellJob& job) {
-  return {{"record", to_json(job.record)},    {"model_folder", job.model_folder.string()},
-          {"attempt", job.attempt.string()},  {"data_file", job.data_file},
-          {"plugin_files", job.plugin_files}, {"threads", job.threads},
-          {"supervisor", job.supervisor}};
+  Json json = {{"record", to_json(job.record)},   {"model_folder", job.model_folder.string()},
+               {"attempt", job.attempt.string()}, {"compute", compute_word(job.compute)},
+               {"data_file", job.data_file},      {"plugin_files", job.plugin_files},
+               {"threads", job.threads},          {"supervisor", job.supervisor}};
+  if (job.random_seed) json["random_seed"] = *job.random_seed;
+  return json;
 }
 
 inline CellJob job_from_json(const Json& json, const std::string& where) {
@@ -49,6 +55,8 @@ inline CellJob job_from_json(const Json& json, const std::string& where) {
   job.record = record_from_json(json.at("record"), where);
   job.model_folder = json.at("model_folder").get<std::string>();
   job.attempt = json.at("attempt").get<std::string>();
+  job.compute = compute_from_word(json.at("compute").get<std::string>(), where);
+  if (json.contains("random_seed")) job.random_seed = json.at("random_seed").get<uint64_t>();
   job.data_file = json.at("data_file").get<std::string>();
   job.plugin_files = json.at("plugin_files").get<std::vector<std::string>>();
   job.threads = json.at("threads").get<int>();
@@ -164,15 +172,17 @@ inline void run_cell(const CellJob& job,
   const Stopwatch whole;
 
   progress(0, "loading");
-  const Tokenizer tokenizer = Tokenizer::load(job.model_folder);
-  const auto engine = make_cpu_engine(job.model_folder.string(), job.threads);
+  const Tokenizer tokenizer = load_tokenizer(job.model_folder, job.random_seed.has_value());
+  const EngineOptions options{job.threads, job.compute,
+                              make_random_weights(job.random_seed, job.threads)};
+  const auto engine = make_cpu_engine(job.model_folder.string(), options);
   record.environment["device"] = engine->device();
   cell_detail::Methods methods = cell_detail::make_methods(job, engine->config());
   // Divergence is measured against full precision in lock step. Where the method leaves the weights
   // alone, the same engine with a full-precision cache is that reference.
   std::unique_ptr<Engine> second;
   if (methods.weights != nullptr && !record.method.lossless) {
-    second = make_cpu_engine(job.model_folder.string(), job.threads);
+    second = make_cpu_engine(job.model_folder.string(), options);
   }
   const double load_seconds = whole.seconds();
 

@@ -74,6 +74,16 @@ class TableReader {
     }
   }
 
+  void boolean(const std::string& key, bool& value) {
+    const ConfigNode* n = scalar(key, "true or false", value ? "true" : "false");
+    if (n == nullptr) return;
+    if (n->scalar.is_boolean()) {
+      value = n->scalar.get<bool>();
+    } else {
+      wrong_type(key, *n, "true or false", "true");
+    }
+  }
+
   void choice(const std::string& key, std::string& value, const std::vector<std::string>& allowed) {
     std::string text = value;
     string(key, text);

@@ -20,6 +20,13 @@ struct ModelReference {
   std::string where;  // in the experiment file
 };
 
+// How all models of the experiment are loaded and computed.
+struct ModelSettings {
+  Compute compute = Compute::fp32;
+  bool random = false;       // random weights instead of the folder's
+  uint64_t random_seed = 0;  // of them; also for folders that have no weights
+};
+
 // One method of a variant, as written; run/grid.hpp finds it among the installed ones.
 struct MethodPart {
   std::string method;
@@ -53,6 +60,7 @@ struct Experiment {
   std::string track = "C";  // A, B, C or pruning
   uint64_t seed = 0;
   std::vector<ModelReference> models;
+  ModelSettings model;
   std::string baseline;  // label; empty: the first lossless method
   std::string baseline_where;
   bool all_methods = false;  // methods = "*"
@@ -89,6 +97,23 @@ inline Regime regime_from_word(const std::string& word, const std::string& where
     names.push_back(name);
   }
   throw usage_error("unknown regime `" + word + "`", where, did_you_mean(word, names));
+}
+
+inline const std::vector<std::string>& compute_words() {
+  static const std::vector<std::string> words = {"fp32", "bf16"};
+  return words;
+}
+
+inline std::string compute_word(Compute compute) {
+  return compute_words()[compute == Compute::bf16 ? 1 : 0];
+}
+
+inline Compute compute_from_word(const std::string& word, const std::string& where) {
+  for (const Compute compute : {Compute::fp32, Compute::bf16}) {
+    if (word == compute_word(compute)) return compute;
+  }
+  throw usage_error("unknown compute mode `" + word + "`", where,
+                    did_you_mean(word, compute_words()));
 }
 
 // The fields of each settings struct, listed once for everything that reads or writes them. A
@@ -387,8 +412,18 @@ inline Experiment read_experiment(const ConfigNode& tree, const std::filesystem:
                              "models = [\"models/tiny-qwen2\"]"));
   }
   if (const ConfigNode* model = table.node("model")) {
-    problems.add(usage_error("`model` is reserved: settings for single models do not exist yet",
-                             model->where, "list the folders in models = [\"...\"]"));
+    if (model->kind == ConfigNode::Kind::table) {
+      TableReader model_table(*model, "model", problems);
+      std::string compute = compute_word(experiment.model.compute);
+      model_table.choice("compute", compute, compute_words());
+      experiment.model.compute = compute_from_word(compute, model->where);
+      model_table.boolean("random", experiment.model.random);
+      model_table.integer("random_seed", experiment.model.random_seed, 0,
+                          std::numeric_limits<int64_t>::max());
+      model_table.finish();
+    } else {
+      table.wrong_type("model", *model, "table", "{ compute = \"bf16\" }");
+    }
   }
 
   table.string("baseline", experiment.baseline);

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <set>
 #include <string>
 
@@ -43,13 +44,19 @@ inline std::string weight_file_fingerprint(const std::filesystem::path& path) {
   return std::to_string(file.size()) + " " + sha256_hex(file.text().substr(0, header));
 }
 
-// SHA-256 over configuration, tokenizer and weights, independent of where the folder lies.
-inline std::string model_fingerprint(const std::filesystem::path& folder) {
+// SHA-256 over configuration, tokenizer and weights, independent of where the folder lies. Random
+// weights enter by their seed.
+inline std::string model_fingerprint(const std::filesystem::path& folder,
+                                     std::optional<uint64_t> random_seed = {}) {
   Sha256 hash;
   for (const char* name : {"config.json", "tokenizer.json"}) {
     std::error_code ignored;
     const bool exists = std::filesystem::exists(folder / name, ignored);
     hash.update(std::string(name) + " " + (exists ? sha256_file(folder / name) : "absent") + "\n");
+  }
+  if (random_seed) {
+    hash.update("random weights 1, seed " + std::to_string(*random_seed) + "\n");
+    return hash.hex();
   }
   for (const std::string& name : weight_file_names(folder)) {
     hash.update(name + " " + weight_file_fingerprint(folder / name) + "\n");

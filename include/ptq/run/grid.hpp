@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -21,6 +22,7 @@
 #include "ptq/run/lookup.hpp"
 #include "ptq/run/plugins.hpp"
 #include "ptq/run/problems.hpp"
+#include "ptq/run/random_model.hpp"
 
 namespace ptq {
 
@@ -28,6 +30,8 @@ struct GridModel {
   Record::Model record;  // what results say about it
   std::filesystem::path folder;
   ModelConfig config;
+  Compute compute = Compute::fp32;
+  std::optional<uint64_t> random_seed;  // of random weights; nothing: the folder's weights
 };
 
 struct GridMethod {
@@ -90,11 +94,13 @@ inline const MethodInfo& find_method(const std::vector<MethodInfo>& installed,
                     hint + searched);
 }
 
-inline void check_model_folder(const std::filesystem::path& folder, ModelConfig& config) {
+inline void check_model_folder(const std::filesystem::path& folder, bool random_weights,
+                               ModelConfig& config) {
   config = load_config(folder);
-  WeightFiles(folder).check_tensors(config);
+  if (!random_weights) WeightFiles(folder).check_tensors(config);
   std::error_code ignored;
-  if (!std::filesystem::exists(folder / "tokenizer.json", ignored)) {
+  const bool bytes_will_do = random_weights && config.vocab_size >= kByteTokens;
+  if (!bytes_will_do && !std::filesystem::exists(folder / "tokenizer.json", ignored)) {
     throw environment_error("the model folder has no tokenizer.json", folder.string(),
                             "fetch tokenizer.json of the same model");
   }
@@ -182,14 +188,18 @@ inline std::vector<GridModel> resolve_models(const Experiment& experiment,
       const ModelFolder found = find_model(reference.text, bases, reference.where);
       GridModel model;
       model.folder = found.folder;
+      model.compute = experiment.model.compute;
+      model.random_seed =
+          random_weights_seed(found.folder, experiment.model.random, experiment.model.random_seed);
       try {
-        grid_detail::check_model_folder(found.folder, model.config);
+        grid_detail::check_model_folder(found.folder, model.random_seed.has_value(), model.config);
       } catch (const Error& error) {
         // A download that did not finish: the command that began it also completes it.
         if (!lookup_detail::looks_like_hub_id(reference.text, bases)) throw;
         throw Error(error.code(), error.message(), error.where(), download_command(reference.text));
       }
-      model.record = {found.name, reference.text, model_fingerprint(found.folder),
+      model.record = {found.name, reference.text,
+                      model_fingerprint(found.folder, model.random_seed),
                       parameter_count(model.config)};
       for (const GridModel& other : models) {
         if (other.record.name != found.name) continue;
@@ -264,6 +274,7 @@ inline nlohmann::ordered_json cell_identity(const GridModel& model, const GridMe
   return {{"host", version},
           {"abi", std::to_string(PTQ_ABI_MAJOR) + "." + std::to_string(PTQ_ABI_MINOR)},
           {"model", model.record.fingerprint},
+          {"compute", compute_word(model.compute)},
           {"parts", parts},
           {"evaluation", {{"kind", evaluation.kind}, {"settings", settings}}},
           {"seed", seed},

@@ -28,6 +28,9 @@ struct AttentionShape {
   int64_t queries, first;  // query i stands at absolute position first + i
   int64_t heads, kv_heads, head_dim;
   int64_t window;  // keys visible to a query, itself included; 0 = all
+  // Rounds exp(score - maximum) to bfloat16 before the product with the values, as the fused
+  // attention of the reference does for bfloat16 inputs; their sum is taken before.
+  bool bf16 = false;
 };
 
 namespace attention_detail {
@@ -153,6 +156,8 @@ inline void attention(ThreadPool& pool, const AttentionShape& shape, const float
         for (int64_t j = 0; j < kTile; ++j) p[j] = exp_nonpositive(p[j] - top);
         l[r] = l[r] * shrink + total(p, kTile);
         m[r] = top;
+        if (shape.bf16)
+          for (int64_t j = 0; j < kTile; ++j) p[j] = bf16_to_float(float_to_bf16(p[j]));
         if (shrink != 1.0f)
           for (int64_t d = 0; d < width; ++d) o[r * width + d] *= shrink;
       }

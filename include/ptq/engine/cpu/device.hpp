@@ -1,6 +1,8 @@
 // The CPU as a device of the transformer: the functions that the forward pass calls.
 //
-// All activations are float32, row-major [tokens, width]. Matrix products go to the BLAS, one
+// All activations are float32, row-major [tokens, width]. In the compute mode bf16 every function
+// leaves numbers that are exact in bfloat16, rounded where the reference implementation (Hugging Face
+// transformers, modeling_llama and its siblings, attention "sdpa") rounds when it runs in it. Matrix products go to the BLAS, one
 // single-threaded call per slice of output columns (one pool of threads, see core/threads.hpp);
 // weights stay in their stored form and are decoded slice by slice.
 #pragma once
@@ -40,11 +42,19 @@ class Device {
   using Shape = AttentionShape;
   using Side = AttentionSide;
 
-  explicit Device(int threads) : pool_(std::make_unique<ThreadPool>(threads)) {
+  explicit Device(int threads, Compute compute = Compute::fp32)
+      : pool_(std::make_unique<ThreadPool>(threads)), bf16_(compute == Compute::bf16) {
     openblas_set_num_threads(1);
   }
 
   ThreadPool& pool() { return *pool_; }
+  // The dtype in which unencoded rows of a cache are kept.
+  DType cache_dtype() const { return bf16_ ? DType::bf16 : DType::f16; }
+  // Rounds n numbers to the format of activations; nothing to do in fp32.
+  void round(float* x, int64_t n) const {
+    if (!bf16_) return;
+    for (int64_t i = 0; i < n; ++i) x[i] = round_bf16(x[i]);
+  }
   std::string name() const {
     return "cpu (" + std::to_string(pool_->size()) + (pool_->size() == 1 ? " thread)" : " threads)");
   }
@@ -58,10 +68,12 @@ class Device {
     const auto work = [&](int64_t task) {
       const int64_t r0 = task * slice, r1 = std::min(r0 + slice, out);
       thread_local std::vector<float> decoded;
-      const float* rows = w.in_place(r0);
+      const bool round_weights = bf16_ && !w.encoded() && w.file_dtype() != DType::bf16;
+      const float* rows = round_weights ? nullptr : w.in_place(r0);
       if (!rows) {
         decoded.resize(size_t((r1 - r0) * in));
         w.decode(r0, r1, decoded.data());
+        if (round_weights) round(decoded.data(), (r1 - r0) * in);
         rows = decoded.data();
       }
       if (n < 8) {
@@ -75,6 +87,7 @@ class Device {
       if (bias)
         for (int64_t i = 0; i < n; ++i)
           for (int64_t r = r0; r < r1; ++r) y[i * out + r] += bias[r];
+      for (int64_t i = 0; i < n; ++i) round(y + i * out + r0, r1 - r0);
     };
     run((out + slice - 1) / slice, n * in * out, work);
   }
@@ -85,15 +98,20 @@ class Device {
     for (int64_t i = 0; i < n; ++i)
       to_float(table.dtype, table.data + ids[i] * width * dtype_bytes(table.dtype), width,
                x + i * width);
+    round(x, n * width);
   }
 
-  // y = w * x / sqrt(mean(x^2) + eps), per row (RMSNorm, arXiv 1910.07467).
+  // y = w * x / sqrt(mean(x^2) + eps), per row (RMSNorm, arXiv 1910.07467). The reference rounds
+  // before the product with w and after it.
   void rms_norm(const float* x, const float* w, float eps, int64_t n, int64_t width, float* y) {
     rows(n, width, [&](int64_t i) {
       const float* xi = x + i * width;
       float* yi = y + i * width;
       const float r = 1.0f / std::sqrt(dot(xi, xi, width) / float(width) + eps);
-      for (int64_t c = 0; c < width; ++c) yi[c] = w[c] * (xi[c] * r);
+      for (int64_t c = 0; c < width; ++c) yi[c] = xi[c] * r;
+      round(yi, width);
+      for (int64_t c = 0; c < width; ++c) yi[c] *= w[c];
+      round(yi, width);
     });
   }
 
@@ -108,8 +126,13 @@ class Device {
         float* p = x + (i * heads + h) * dim;
         for (int64_t d = 0; d < half; ++d) {
           const float a = p[d], b = p[d + half];
-          p[d] = a * c[d] - b * s[d];
-          p[d + half] = b * c[d] + a * s[d];
+          if (bf16_) {  // products and sum are separate operations of the reference
+            p[d] = round_bf16(round_bf16(a * c[d]) - round_bf16(b * s[d]));
+            p[d + half] = round_bf16(round_bf16(b * c[d]) + round_bf16(a * s[d]));
+          } else {
+            p[d] = a * c[d] - b * s[d];
+            p[d + half] = b * c[d] + a * s[d];
+          }
         }
       }
     });
@@ -124,8 +147,11 @@ class Device {
         // 1 / (1 + exp(-g)) from exp(-|g|), which cannot overflow.
         const float e = exp_nonpositive(g[c] < 0 ? g[c] : -g[c]);
         const float sigmoid = (g[c] < 0 ? e : 1.0f) / (1.0f + e);
-        g[c] = g[c] * sigmoid * u[c];
+        g[c] *= sigmoid;
       }
+      round(g, width);
+      for (int64_t c = 0; c < width; ++c) g[c] *= u[c];
+      round(g, width);
     });
   }
 
@@ -133,15 +159,20 @@ class Device {
   void add(float* x, const float* y, int64_t n, int64_t width) {
     rows(n, width, [&](int64_t i) {
       for (int64_t c = 0; c < width; ++c) x[i * width + c] += y[i * width + c];
+      round(x + i * width, width);
     });
   }
 
-  void attention(const AttentionShape& shape, const float* q, const AttentionSide& keys,
+  void attention(AttentionShape shape, const float* q, const AttentionSide& keys,
                  const AttentionSide& values, float* out) {
+    shape.bf16 = bf16_;
     cpu::attention(*pool_, shape, q, keys, values, out);
+    round(out, shape.queries * shape.heads * shape.head_dim);
   }
 
  private:
+  static float round_bf16(float x) { return bf16_to_float(float_to_bf16(x)); }
+
   // Small jobs run on the calling thread: waking the others would cost more.
   static constexpr int64_t kSmall = 200'000;
 
@@ -162,6 +193,7 @@ class Device {
   }
 
   std::unique_ptr<ThreadPool> pool_;
+  bool bf16_;
 };
 
 }  // namespace ptq::cpu
