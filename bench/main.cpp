@@ -102,8 +102,8 @@ double read_bandwidth(ThreadPool& pool) {
   return rate;
 }
 
-// Floating-point operations of a pass over n tokens: every linear layer, the head for `logits` rows,
-// and causal attention (scores and output) over everything before each token.
+// Floating-point operations of a pass over n tokens: every linear layer, the head for `logits`
+// rows, and causal attention (scores and output) over everything before each token.
 double pass_flops(const ModelConfig& c, double n, double logits) {
   const double q = double(c.num_attention_heads * c.head_dim), h = double(c.hidden_size),
                kv = double(c.num_key_value_heads * c.head_dim), f = double(c.intermediate_size);
@@ -174,8 +174,8 @@ int bench(const std::string& model, const std::string& plugins, int threads, int
   }
   for (const int bits : {4, 2, 1}) {
     const auto method = set.create(
-        *kivi,
-        validate_options(kivi->options, {{"bits", bits}, {"residual_length", 32}}, "bench"), 0);
+        *kivi, validate_options(kivi->options, {{"bits", bits}, {"residual_length", 32}}, "bench"),
+        0);
     KvMethod* kv = method->kv(c);
     const Timing t = measure([&] { pass(kv, Regime::streaming, context); });
     row(fmt::format("streaming perplexity, kivi {}-bit", bits), double(context) / t.median,

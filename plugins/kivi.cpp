@@ -1,8 +1,8 @@
 // KIVI: tuning-free asymmetric quantization of the KV cache (arXiv 2402.02750).
 //
-// Keys have outliers in fixed channels, so they are grouped along the tokens of a channel; values do
-// not, so they are grouped along the channels of a token. Scale and minimum are float16; a tail of
-// keys and the last values stay in full precision. Written after the paper and the behaviour of
+// Keys have outliers in fixed channels, so they are grouped along the tokens of a channel; values
+// do not, so they are grouped along the channels of a token. Scale and minimum are float16; a tail
+// of keys and the last values stay in full precision. Written after the paper and the behaviour of
 // jy-yuan/KIVI (models/llama_kivi.py, quant/new_pack.py):
 //   keys    are encoded residual_length at a time, when the tail is full        {0, 0, R}
 //   values  are encoded one token at a time, when R newer ones exist             {0, R, 1}
@@ -18,8 +18,10 @@ using ptq::plugin::Options;
 const char* const kBits[] = {"1", "2", "4", "8", nullptr};
 const char* const kSideBits[] = {"0", "1", "2", "4", "8", nullptr};
 const ptq_option kOptions[] = {
-    {sizeof(ptq_option), PTQ_OPTION_INT, "bits", "2", "bits per code, keys and values", 0, 0, kBits},
-    {sizeof(ptq_option), PTQ_OPTION_INT, "key_bits", "0", "bits of keys; 0 = bits", 0, 0, kSideBits},
+    {sizeof(ptq_option), PTQ_OPTION_INT, "bits", "2", "bits per code, keys and values", 0, 0,
+     kBits},
+    {sizeof(ptq_option), PTQ_OPTION_INT, "key_bits", "0", "bits of keys; 0 = bits", 0, 0,
+     kSideBits},
     {sizeof(ptq_option), PTQ_OPTION_INT, "value_bits", "0", "bits of values; 0 = bits", 0, 0,
      kSideBits},
     {sizeof(ptq_option), PTQ_OPTION_INT, "group_size", "32",

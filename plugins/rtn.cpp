@@ -34,9 +34,9 @@ class Rtn {
         group_size_(o.integer("group_size")),
         include_lm_head_(o.boolean("include_lm_head")) {
     const std::string grid = o.text("grid");
-    grid_ = grid == "asym_awq"   ? PTQ_GRID_ASYM_AWQ
-            : grid == "sym_gptq" ? PTQ_GRID_SYM_GPTQ
-            : grid == "sym_full" ? PTQ_GRID_SYM_FULL
+    grid_ = grid == "asym_awq"     ? PTQ_GRID_ASYM_AWQ
+            : grid == "sym_gptq"   ? PTQ_GRID_SYM_GPTQ
+            : grid == "sym_full"   ? PTQ_GRID_SYM_FULL
             : grid == "sym_narrow" ? PTQ_GRID_SYM_NARROW
                                    : PTQ_GRID_ASYM_GPTQ;
   }

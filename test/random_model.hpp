@@ -35,8 +35,7 @@ inline std::string write_random_model(const RandomModel& m, const std::string& n
       << ", \"head_dim\": " << m.head_dim << ", \"intermediate_size\": " << m.intermediate
       << ", \"vocab_size\": " << m.vocab << ", \"max_position_embeddings\": " << m.max_positions
       << ", \"rms_norm_eps\": 1e-5, \"rope_theta\": 10000.0, \"hidden_act\": \"silu\""
-      << ", \"sliding_window\": "
-      << (m.sliding_window ? std::to_string(m.sliding_window) : "null")
+      << ", \"sliding_window\": " << (m.sliding_window ? std::to_string(m.sliding_window) : "null")
       << ", \"tie_word_embeddings\": " << (m.tied ? "true" : "false")
       << ", \"torch_dtype\": \"float32\", \"bos_token_id\": 0, \"eos_token_id\": 1}";
 

@@ -107,13 +107,13 @@ TEST_CASE("affine: every grid stays within half a step of a float64 reference") 
             }
             // Half a step, a whole one where the zero point's rounding or sym_gptq's missing top
             // code costs another half; plus the rounding of scale and zero to float16.
-            const bool whole = grid == Grid::asym_gptq || grid == Grid::asym_awq ||
-                               grid == Grid::sym_gptq;
+            const bool whole =
+                grid == Grid::asym_gptq || grid == Grid::asym_awq || grid == Grid::sym_gptq;
             // Groups that do not straddle zero fall into the known holes of two grids.
             if ((grid == Grid::asym_awq || grid == Grid::sym_gptq) && lo * hi >= 0) continue;
             const double bound = step * (whole ? 1.0 : 0.5) + 2e-3 * top;
-            const double error = std::abs(double(y[size_t(r * columns + c)]) -
-                                          double(x[size_t(r * columns + c)]));
+            const double error =
+                std::abs(double(y[size_t(r * columns + c)]) - double(x[size_t(r * columns + c)]));
             INFO("grid " << int(grid) << " bits " << bits << " group " << group);
             REQUIRE(!(error > bound));
           }

@@ -41,8 +41,10 @@ struct Case {
 
 void check(const Case& c, int threads) {
   const int64_t rows = c.first + c.queries;
-  Rows k_dense = random_rows(rows, c.kv_heads, c.dim, 1), v_dense = random_rows(rows, c.kv_heads, c.dim, 2);
-  Rows k_enc = random_rows(rows, c.kv_heads, c.dim, 3), v_enc = random_rows(rows, c.kv_heads, c.dim, 4);
+  Rows k_dense = random_rows(rows, c.kv_heads, c.dim, 1),
+       v_dense = random_rows(rows, c.kv_heads, c.dim, 2);
+  Rows k_enc = random_rows(rows, c.kv_heads, c.dim, 3),
+       v_enc = random_rows(rows, c.kv_heads, c.dim, 4);
   const KvPolicy kp{c.sink, c.k_window, c.k_block}, vp{c.sink, c.v_window, c.v_block};
   cpu::AttentionSide keys{&k_enc, &k_dense, c.sink, {}}, values{&v_enc, &v_dense, c.sink, {}};
   for (int64_t i = 0; i < c.queries; ++i) {
@@ -62,9 +64,9 @@ void check(const Case& c, int threads) {
           return s >= c.sink && s < b ? enc.row(kvh, s) : dense.row(kvh, s);
         };
       };
-      const auto want = ptq_test::reference_attention(
-          q.row(h, i).data(), c.dim, c.first + i, c.window, pick(keys, k_enc, k_dense),
-          pick(values, v_enc, v_dense));
+      const auto want =
+          ptq_test::reference_attention(q.row(h, i).data(), c.dim, c.first + i, c.window,
+                                        pick(keys, k_enc, k_dense), pick(values, v_enc, v_dense));
       for (int64_t d = 0; d < c.dim; ++d)
         REQUIRE(!(std::abs(double(out[size_t((i * c.heads + h) * c.dim + d)]) - want[size_t(d)]) >
                   2e-6 * 4));  // a few float32 roundings of numbers below 2
@@ -75,15 +77,15 @@ void check(const Case& c, int threads) {
 
 TEST_CASE("attention: equals the float64 reference") {
   //     queries first heads kv dim win sink kb kw vb vw
-  check({1, 0, 4, 2, 16, 0, 0, 1, 1 << 20, 1, 1 << 20}, 1);    // one token, nothing before it
-  check({200, 0, 6, 2, 24, 0, 0, 1, 1 << 20, 1, 1 << 20}, 2);  // all dense, odd head_dim
-  check({200, 0, 8, 4, 8, 0, 0, 32, 0, 1, 32}, 2);             // KIVI's two policies
-  check({150, 77, 7, 1, 64, 0, 0, 32, 0, 1, 32}, 2);           // group of seven, later pass
-  check({130, 70, 4, 4, 16, 0, 5, 8, 3, 16, 10}, 2);           // sinks, no groups
+  check({1, 0, 4, 2, 16, 0, 0, 1, 1 << 20, 1, 1 << 20}, 1);      // one token, nothing before it
+  check({200, 0, 6, 2, 24, 0, 0, 1, 1 << 20, 1, 1 << 20}, 2);    // all dense, odd head_dim
+  check({200, 0, 8, 4, 8, 0, 0, 32, 0, 1, 32}, 2);               // KIVI's two policies
+  check({150, 77, 7, 1, 64, 0, 0, 32, 0, 1, 32}, 2);             // group of seven, later pass
+  check({130, 70, 4, 4, 16, 0, 5, 8, 3, 16, 10}, 2);             // sinks, no groups
   check({150, 50, 4, 2, 16, 40, 0, 1, 1 << 20, 1, 1 << 20}, 2);  // sliding window
   check({150, 50, 4, 2, 16, 40, 3, 16, 8, 1, 12}, 2);            // sliding window over encoded rows
   check({1, 300, 4, 2, 128, 0, 4, 32, 0, 1, 32}, 2);             // decoding
-  check({65, 0, 2, 2, 80, 0, 0, 1, 0, 1, 0}, 2);                 // all but the current token encoded
+  check({65, 0, 2, 2, 80, 0, 0, 1, 0, 1, 0}, 2);  // all but the current token encoded
 }
 
 TEST_CASE("attention: the exponential stays within 2e-7 of the exact one") {

@@ -52,9 +52,10 @@ std::vector<float> run(Engine& engine, Sequence& s, const std::vector<int32_t>& 
   if (cut == 0) cut = int64_t(ids.size());
   for (size_t at = 0; at < ids.size(); at += size_t(cut)) {
     const size_t n = std::min(size_t(cut), ids.size() - at);
-    engine.forward(s, {ids.data() + at, n}, regime, 0, [&](int64_t row, int64_t rows, const float* p) {
-      std::copy_n(p, size_t(rows) * vocab, out.begin() + int64_t((at + size_t(row)) * vocab));
-    });
+    engine.forward(
+        s, {ids.data() + at, n}, regime, 0, [&](int64_t row, int64_t rows, const float* p) {
+          std::copy_n(p, size_t(rows) * vocab, out.begin() + int64_t((at + size_t(row)) * vocab));
+        });
   }
   return out;
 }
@@ -82,10 +83,11 @@ struct Folder {
 
 }  // namespace
 
-// Compares two ways of feeding the same tokens. While all codes agree, logits agree to 1e-4. A matrix
-// product sums in another order for one row than for many, so a number that lies on the border
-// between two codes (or two float16 scales) may get the other one, and rows behind it follow: such
-// flips must be rare, and what they change must stay far below what the method changes.
+// Compares two ways of feeding the same tokens. While all codes agree, logits agree to 1e-4. A
+// matrix product sums in another order for one row than for many, so a number that lies on the
+// border between two codes (or two float16 scales) may get the other one, and rows behind it
+// follow: such flips must be rare, and what they change must stay far below what the method
+// changes.
 //
 // The window is float32 here: with float16 a last bit that rounds the other way would hide this.
 void check_same_decoding(CpuTransformer& engine, KvMethod& kivi, const std::vector<int32_t>& ids,
@@ -100,7 +102,8 @@ void check_same_decoding(CpuTransformer& engine, KvMethod& kivi, const std::vect
   int64_t first_flip = int64_t(ids.size()), flips = 0, numbers = 0;
   for (int64_t l = 0; l < c.num_hidden_layers; ++l)
     for (const bool keys : {true, false}) {
-      const KvLayer &la = CpuTransformer::cache(*a).layer(l), &lb = CpuTransformer::cache(*b).layer(l);
+      const KvLayer &la = CpuTransformer::cache(*a).layer(l),
+                    &lb = CpuTransformer::cache(*b).layer(l);
       const EncodedRows &ra = (keys ? la.keys : la.values).encoded(),
                         &rb = (keys ? lb.keys : lb.values).encoded();
       const int64_t sink = la.keys.sink(), n = ra.rows(), dim = c.head_dim;
@@ -177,7 +180,8 @@ TEST_CASE("engine: prefill-exact reads the prompt dense and the rest as the cach
   Folder folder({}, "prefill");
   CpuTransformer engine(folder.path, cpu::Device(2));
   const auto ids = random_ids(100, engine.config().vocab_size);
-  const std::vector<int32_t> prompt(ids.begin(), ids.begin() + 80), rest(ids.begin() + 80, ids.end());
+  const std::vector<int32_t> prompt(ids.begin(), ids.begin() + 80),
+      rest(ids.begin() + 80, ids.end());
   const auto full = run(engine, nullptr, ids, Regime::streaming);
   TestKivi kivi;
   auto s = engine.start(&kivi);
@@ -259,9 +263,9 @@ TEST_CASE("engine: poison in freed and scratch rows changes nothing") {
   const auto ids = random_ids(100, engine.config().vocab_size);
   for (const Regime regime : {Regime::streaming, Regime::prefill_exact}) {
     TestKivi kivi;
-    engine.set_test_hooks({false});
+    engine.set_test_hooks({false, DType::f16});
     const auto clean = run(engine, &kivi, ids, regime);
-    engine.set_test_hooks({true});
+    engine.set_test_hooks({true, DType::f16});
     CHECK(run(engine, &kivi, ids, regime) == clean);
   }
 }
@@ -270,7 +274,8 @@ TEST_CASE("engine: a flipped code bit is seen by every later query and by none b
   Folder folder({}, "bitflip");
   CpuTransformer engine(folder.path, cpu::Device(2));
   const auto ids = random_ids(110, engine.config().vocab_size);
-  const std::vector<int32_t> past(ids.begin(), ids.begin() + 90), later(ids.begin() + 90, ids.end());
+  const std::vector<int32_t> past(ids.begin(), ids.begin() + 90),
+      later(ids.begin() + 90, ids.end());
   for (const bool keys : {true, false}) {
     TestKivi kivi;
     auto plain = engine.start(&kivi), flipped = engine.start(&kivi);
@@ -331,7 +336,8 @@ TEST_CASE("engine: clear errors instead of wrong numbers") {
   auto s = engine.start(nullptr);
   const auto ignore = [](int64_t, int64_t, const float*) {};
   const std::vector<int32_t> bad = {1, 2, 96}, negative = {-1}, fine = {1, 2};
-  CHECK_THROWS_WITH(engine.forward(*s, bad, Regime::streaming, 0, ignore), Catch::Contains("token id 96"));
+  CHECK_THROWS_WITH(engine.forward(*s, bad, Regime::streaming, 0, ignore),
+                    Catch::Contains("token id 96"));
   CHECK_THROWS_AS(engine.forward(*s, negative, Regime::streaming, 0, ignore), Error);
   const std::vector<int32_t> endless(1025, 1);
   CHECK_THROWS_WITH(engine.forward(*s, endless, Regime::streaming, 0, ignore),

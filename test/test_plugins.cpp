@@ -91,14 +91,17 @@ TEST_CASE("plugins: kivi, fp16 and the plain-C example compress the cache") {
   CHECK(b.total() == full.total());
   CHECK(b.encoded_is_dense);
 
-  auto kivi = make(real_plugins(), "kivi", {{"bits", 2}, {"group_size", 16}, {"residual_length", 16}});
+  auto kivi =
+      make(real_plugins(), "kivi", {{"bits", 2}, {"group_size", 16}, {"residual_length", 16}});
   CHECK(run(kivi->kv(c), &b) != Approx(exact).epsilon(1e-4));
   // 100 tokens: 96 key rows and 84 value rows encoded at 2 + 32/16 bits, the rest float16.
-  const double row = double(c.num_key_value_heads * c.head_dim), layers = double(c.num_hidden_layers);
+  const double row = double(c.num_key_value_heads * c.head_dim),
+               layers = double(c.num_hidden_layers);
   CHECK(double(b.total()) == layers * row * ((96 + 84) * 4.0 / 8 + (4 + 16) * 2.0));
 
-  auto mixed = make(real_plugins(), "kivi", {{"key_bits", 4}, {"value_bits", 1}, {"group_size", 16},
-                                             {"residual_length", 16}});
+  auto mixed =
+      make(real_plugins(), "kivi",
+           {{"key_bits", 4}, {"value_bits", 1}, {"group_size", 16}, {"residual_length", 16}});
   run(mixed->kv(c), &b);
   CHECK(double(b.total()) == layers * row * ((96 * 6.0 + 84 * 3.0) / 8 + (4 + 16) * 2.0));
 

@@ -135,7 +135,8 @@ TEST_CASE("reference: logits of the embedded models equal those of another libra
       for (size_t v = 0; v < vocab; ++v) {
         float w;
         std::memcpy(&w, want->data + 4 * (i * vocab + v), 4);
-        worst = std::max(worst, std::abs(double(w) - double(logits[size_t(positions[i]) * vocab + v])));
+        worst =
+            std::max(worst, std::abs(double(w) - double(logits[size_t(positions[i]) * vocab + v])));
       }
     CHECK(!(worst > 1e-3));
 

@@ -45,8 +45,7 @@ extern "C" {
 #endif
 
 /* Does the growing struct behind `p`, as its writer knew it, have the field `f`? */
-#define PTQ_HAS(p, f) \
-  ((p)->struct_size >= offsetof(__typeof__(*(p)), f) + sizeof((p)->f))
+#define PTQ_HAS(p, f) ((p)->struct_size >= offsetof(__typeof__(*(p)), f) + sizeof((p)->f))
 
 /* ---- status -------------------------------------------------------------------------------- */
 
@@ -82,12 +81,12 @@ typedef struct ptq_dtype {
 typedef struct ptq_tensor {
   void* data;
   ptq_dtype dtype;
-  int32_t ndim;                  /* 1 to 6 */
+  int32_t ndim;                   /* 1 to 6 */
   int32_t device_type, device_id; /* where `data` lives */
-  uint64_t flags;                /* PTQ_READ_ONLY */
-  int64_t shape[6];              /* elements; unused entries are 1 */
-  int64_t stride[6];             /* in elements, always set; this host passes and accepts only
-                                    contiguous tensors, last axis fastest */
+  uint64_t flags;                 /* PTQ_READ_ONLY */
+  int64_t shape[6];               /* elements; unused entries are 1 */
+  int64_t stride[6];              /* in elements, always set; this host passes and accepts only
+                                     contiguous tensors, last axis fastest */
 } ptq_tensor;
 #define PTQ_READ_ONLY 1u
 
@@ -148,7 +147,8 @@ struct ptq_call {
 /* ---- host service: options ----------------------------------------------------------------- */
 
 /* "ptq.options/1", growing. The validated options inside `create`, by name, defaults filled in, for
-   authors who do not want to parse JSON. A name that the method does not declare gives 0 or NULL. */
+   authors who do not want to parse JSON. A name that the method does not declare gives 0 or NULL.
+ */
 #define PTQ_OPTIONS_1 "ptq.options/1"
 typedef struct ptq_options_service {
   uint32_t struct_size, reserved;
@@ -167,12 +167,14 @@ typedef struct ptq_encoding ptq_encoding;
    even everywhere; s (and a float z) are rounded to float16 *before* the codes are computed. Where
    the host computes s it lies in [2^-24, 65504]; an all-zero group decodes to exact zeros, and with
    PTQ_GRID_MIN a constant group has s = 0. Numbers must be finite. */
-#define PTQ_GRID_MIN 1        /* s = (hi-lo)/n, z = lo (float16), x = q*s + z. KIVI, code 0 if s=0 */
-#define PTQ_GRID_SYM_NARROW 2 /* s = max|x|/(2^(b-1)-1), codes -(2^(b-1)-1) .. 2^(b-1)-1, x = q*s */
-#define PTQ_GRID_SYM_FULL 3   /* as sym_narrow, codes down to -2^(b-1), s at least 1e-5/(2^(b-1)-1) */
-#define PTQ_GRID_SYM_GPTQ 4   /* s = (hi-lo)/n, hi = max|x|, lo = -hi or 0; x = (q - 2^(b-1))*s */
-#define PTQ_GRID_ASYM_GPTQ 5  /* range forced to contain 0, integer z = rne(-lo/s), x = (q-z)*s */
-#define PTQ_GRID_ASYM_AWQ 6   /* s = max(hi-lo, 1e-5)/n, z = clamp(-rne(lo/s), 0, n), x = (q-z)*s */
+#define PTQ_GRID_MIN 1 /* s = (hi-lo)/n, z = lo (float16), x = q*s + z. KIVI, code 0 if s=0 */
+#define PTQ_GRID_SYM_NARROW 2 /* s = max|x|/(2^(b-1)-1), codes -(2^(b-1)-1) .. 2^(b-1)-1, x = q*s \
+                               */
+#define PTQ_GRID_SYM_FULL 3  /* as sym_narrow, codes down to -2^(b-1), s at least 1e-5/(2^(b-1)-1) \
+                              */
+#define PTQ_GRID_SYM_GPTQ 4  /* s = (hi-lo)/n, hi = max|x|, lo = -hi or 0; x = (q - 2^(b-1))*s */
+#define PTQ_GRID_ASYM_GPTQ 5 /* range forced to contain 0, integer z = rne(-lo/s), x = (q-z)*s */
+#define PTQ_GRID_ASYM_AWQ 6  /* s = max(hi-lo, 1e-5)/n, z = clamp(-rne(lo/s), 0, n), x = (q-z)*s */
 
 /* Growing. The `affine` encoding of a tensor whose last two axes are [rows, columns]: b-bit codes
    with one scale, and where the grid has one a zero point, per group of `group_size` neighbours.
@@ -206,7 +208,8 @@ typedef struct ptq_encode_service {
 
   /* [method] Uncompressed, float16 ({2,16,1}) or bfloat16 ({4,16,1}). An encoding that is dense is
      counted and reported as dense, whatever a method calls itself. */
-  ptq_status (*dense)(const ptq_call* call, const ptq_tensor* x, ptq_dtype dtype, ptq_encoding* out);
+  ptq_status (*dense)(const ptq_call* call, const ptq_tensor* x, ptq_dtype dtype,
+                      ptq_encoding* out);
 } ptq_encode_service;
 
 /* ---- capability: weights ------------------------------------------------------------------- */

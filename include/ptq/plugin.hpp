@@ -116,7 +116,8 @@ concept KvMethod = requires(M m, const Call& call, const ptq_kv_shape& shape, pt
   m.encode(call, block, x, out);
 };
 template <class M>
-concept WeightMethod = requires(M m, const Call& call, const ptq_linear& linear, ptq_encoding* out) {
+concept WeightMethod = requires(M m, const Call& call, const ptq_linear& linear,
+                                ptq_encoding* out) {
   m.encode(call, linear, out);
 };
 

@@ -21,8 +21,8 @@ namespace ptq {
 
 // ---- arithmetic, host and device ---------------------------------------------------------------
 
-// Plain comparisons instead of fmin and fmax: they compile to single vector instructions. Values are
-// finite here.
+// Plain comparisons instead of fmin and fmax: they compile to single vector instructions. Values
+// are finite here.
 PTQ_HD inline float smaller(float a, float b) { return a < b ? a : b; }
 PTQ_HD inline float larger(float a, float b) { return a > b ? a : b; }
 
@@ -124,8 +124,8 @@ struct VectorOf {
   typedef T type __attribute__((vector_size(Lanes * sizeof(T))));
 };
 
-// Codes as floats. Reads whole 32-bit words: up to 3 bytes behind the row must be readable. A word is
-// spread over the lanes of a vector, each of which shifts by its own distance.
+// Codes as floats. Reads whole 32-bit words: up to 3 bytes behind the row must be readable. A word
+// is spread over the lanes of a vector, each of which shifts by its own distance.
 template <int Bits>
 inline void unpack_row(const uint8_t* src, int64_t n, float* out) {
   if constexpr (Bits == 8) {
@@ -274,8 +274,8 @@ class AffineRows {
     if (grid_has_zero(format_.grid) != (zero != nullptr))
       throw usage_error(zero ? "zero points given for a symmetric grid" : "zero points missing",
                         where, "pass zero exactly for the grids min, asym_gptq and asym_awq");
-    const int64_t per_append = format_.axis == 1 ? n * groups_
-                                                 : (n + row_group(n) - 1) / row_group(n) * columns_;
+    const int64_t per_append =
+        format_.axis == 1 ? n * groups_ : (n + row_group(n) - 1) / row_group(n) * columns_;
     const float max_code = affine_max_code(format_.bits);
     std::vector<AffineParams> params(static_cast<size_t>(per_append));
     for (int64_t i = 0; i < per_append; ++i) {
@@ -301,7 +301,8 @@ class AffineRows {
   // Decodes rows [begin, end) to out [end - begin, stride].
   void decode(int64_t begin, int64_t end, float* out, int64_t stride) const {
     for (int64_t r = begin; r < end; ++r)
-      unpack_row(codes_.data() + r * row_bytes_, columns_, format_.bits, out + (r - begin) * stride);
+      unpack_row(codes_.data() + r * row_bytes_, columns_, format_.bits,
+                 out + (r - begin) * stride);
     // Scales and offsets are read a chunk at a time.
     constexpr int64_t kChunk = 128;
     float scale[kChunk], offset[kChunk];

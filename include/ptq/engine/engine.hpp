@@ -77,12 +77,12 @@ class WeightMethod {
 
 // Bytes that the cache of one sequence holds now, all layers, keys and values.
 struct CacheBytes {
-  uint64_t encoded = 0;     // codes, scales, zero points of encoded rows
-  uint64_t window = 0;      // dense rows behind the boundary (tail and window)
-  uint64_t sink = 0;        // dense first rows
-  uint64_t reserved = 0;    // allocated beyond the three above (growth room)
-  int64_t tokens = 0;       // rows per layer and side
-  int64_t scalars = 0;      // numbers cached: tokens * layers * 2 * kv_heads * head_dim
+  uint64_t encoded = 0;           // codes, scales, zero points of encoded rows
+  uint64_t window = 0;            // dense rows behind the boundary (tail and window)
+  uint64_t sink = 0;              // dense first rows
+  uint64_t reserved = 0;          // allocated beyond the three above (growth room)
+  int64_t tokens = 0;             // rows per layer and side
+  int64_t scalars = 0;            // numbers cached: tokens * layers * 2 * kv_heads * head_dim
   bool encoded_is_dense = false;  // the "encoding" stores 16-bit numbers (FP16)
 
   uint64_t total() const { return encoded + window + sink; }
@@ -113,9 +113,9 @@ class Sequence {
 
 // Exact bytes of the resident weights.
 struct WeightBytes {
-  uint64_t encoded = 0;          // bytes of encoded linears, scales and zero points included
-  int64_t encoded_scalars = 0;   // numbers in them
-  uint64_t dense = 0;            // bytes of everything else, in the dtype of the model's folder
+  uint64_t encoded = 0;         // bytes of encoded linears, scales and zero points included
+  int64_t encoded_scalars = 0;  // numbers in them
+  uint64_t dense = 0;           // bytes of everything else, in the dtype of the model's folder
   int64_t dense_scalars = 0;
   uint64_t total() const { return encoded + dense; }
   double encoded_bits() const {

@@ -1,7 +1,7 @@
 // The KV cache: `sink` first rows dense, encoded blocks, a dense tail. There is no other copy.
 //
-// KIVI, KVQuant and FORGE are settings of this one mechanism. Rows enter as float16; when the policy
-// says so, whole blocks go through the method's encoder and their dense rows are freed.
+// KIVI, KVQuant and FORGE are settings of this one mechanism. Rows enter as float16; when the
+// policy says so, whole blocks go through the method's encoder and their dense rows are freed.
 #pragma once
 
 #include <cmath>
@@ -49,8 +49,8 @@ class EncodedRows final : public RowSource, public RowSink {
     accept(batch, rows, columns);
     const AffineFormat f = resolved(format);
     const auto groups = [](int64_t n, int64_t g) { return g == 0 ? 1 : (n + g - 1) / g; };
-    const int64_t per_head = f.axis == 1 ? rows * groups(columns, f.group_size)
-                                         : groups(rows, f.group_size) * columns;
+    const int64_t per_head =
+        f.axis == 1 ? rows * groups(columns, f.group_size) : groups(rows, f.group_size) * columns;
     for (int64_t h = 0; h < heads_; ++h)
       matrix(h, format).append_codes(codes + h * rows * dim_, scale + h * per_head,
                                      zero ? zero + h * per_head : nullptr, rows, where_);
@@ -113,18 +113,18 @@ class EncodedRows final : public RowSource, public RowSink {
     const AffineFormat f = resolved(format);
     check_format(f, where_);
     if (f.axis == 0 && block_ % f.group_size != 0)
-      throw usage_error("a block of " + std::to_string(block_) +
-                            " rows is not a multiple of group_size = " +
-                            std::to_string(f.group_size),
-                        where_, "choose a residual length that is a multiple of the group size");
+      throw usage_error(
+          "a block of " + std::to_string(block_) +
+              " rows is not a multiple of group_size = " + std::to_string(f.group_size),
+          where_, "choose a residual length that is a multiple of the group size");
     if (!dense_.empty()) throw mixed_formats();
     if (affine_.empty()) affine_.assign(size_t(heads_), AffineRows(f, dim_));
     if (!(affine_[size_t(head)].format() == f)) throw mixed_formats();
     return affine_[size_t(head)];
   }
   Error mixed_formats() const {
-    return Error(ExitCode::cells_failed, "blocks of one layer and side in different formats", where_,
-                 "a method uses one encoding for all blocks of a layer and side");
+    return Error(ExitCode::cells_failed, "blocks of one layer and side in different formats",
+                 where_, "a method uses one encoding for all blocks of a layer and side");
   }
 
   int64_t heads_, dim_, block_, first_, rows_ = 0, expected_ = 0;
@@ -137,8 +137,7 @@ class EncodedRows final : public RowSource, public RowSink {
 // One side of one layer.
 class KvRows final : public RowSource {
  public:
-  KvRows(int64_t kv_heads, int64_t head_dim, KvSide side, int layer, KvMethod* method,
-         DType dense)
+  KvRows(int64_t kv_heads, int64_t head_dim, KvSide side, int layer, KvMethod* method, DType dense)
       : heads_(kv_heads),
         dim_(head_dim),
         side_(side),

@@ -133,10 +133,9 @@ class Transformer final : public Engine {
                               std::to_string(s.cache.length() + i),
                           {}, "ids are 0 to " + std::to_string(config_.vocab_size - 1));
     if (s.cache.length() + n > config_.max_position_embeddings)
-      throw usage_error("a context of " + std::to_string(s.cache.length() + n) + " tokens",
-                        {}, "this model allows " +
-                                std::to_string(config_.max_position_embeddings) +
-                                " (max_position_embeddings)");
+      throw usage_error("a context of " + std::to_string(s.cache.length() + n) + " tokens", {},
+                        "this model allows " + std::to_string(config_.max_position_embeddings) +
+                            " (max_position_embeddings)");
     if (regime == Regime::independent && s.cache.length() > 0)
       throw usage_error("the regime `independent` begins with an empty sequence");
     // Streaming may be cut anywhere without changing a result; that bounds the memory of a pass.
@@ -151,9 +150,9 @@ class Transformer final : public Engine {
   // The cache of a sequence made by start(), for tests that look inside or tamper with it.
   static KvCache& cache(Sequence& sequence) { return static_cast<CachedSequence&>(sequence).cache; }
 
-  // For tests of the mechanism. poison: overwrite the pass's own keys and values with NaN as soon as
-  // they are in the cache. dense: dtype of unencoded rows, where 16-bit rounding would hide what is
-  // compared.
+  // For tests of the mechanism. poison: overwrite the pass's own keys and values with NaN as soon
+  // as they are in the cache. dense: dtype of unencoded rows, where 16-bit rounding would hide what
+  // is compared.
   struct TestHooks {
     bool poison = false;
     std::optional<DType> dense;
@@ -162,16 +161,15 @@ class Transformer final : public Engine {
 
  private:
   struct Layer {
-    std::vector<float> input_norm, post_norm;             // [hidden]
-    LinearWeight q, k, v, o, gate, up, down;              // [out, in]
-    std::vector<float> q_bias, k_bias, v_bias, o_bias;    // empty when the model has none
+    std::vector<float> input_norm, post_norm;           // [hidden]
+    LinearWeight q, k, v, o, gate, up, down;            // [out, in]
+    std::vector<float> q_bias, k_bias, v_bias, o_bias;  // empty when the model has none
     std::vector<const LinearWeight*> linears() const { return {&q, &k, &v, &o, &gate, &up, &down}; }
     std::vector<LinearWeight*> linears() { return {&q, &k, &v, &o, &gate, &up, &down}; }
   };
 
   struct CachedSequence final : Sequence {
-    CachedSequence(const ModelConfig& c, KvMethod* method, DType dense)
-        : cache(c, method, dense) {}
+    CachedSequence(const ModelConfig& c, KvMethod* method, DType dense) : cache(c, method, dense) {}
     int64_t length() const override { return cache.length(); }
     CacheBytes bytes() const override { return cache.bytes(); }
     CacheReads reads() const override { return read; }
@@ -179,8 +177,8 @@ class Transformer final : public Engine {
     CacheReads read;
   };
 
-  static constexpr int64_t kPass = 2048;        // tokens per streaming pass
-  static constexpr int64_t kLogitsRows = 256;   // rows of logits at once
+  static constexpr int64_t kPass = 2048;       // tokens per streaming pass
+  static constexpr int64_t kLogitsRows = 256;  // rows of logits at once
 
   // The forward pass over n tokens that follow what the cache holds.
   void pass(CachedSequence& s, const int32_t* tokens, int64_t n, Regime regime,
@@ -189,9 +187,8 @@ class Transformer final : public Engine {
     const int64_t h = c.hidden_size, dim = c.head_dim, heads = c.num_attention_heads,
                   kv_heads = c.num_key_value_heads, p = s.cache.length();
     typename Device::Array x(size_t(n * h)), y(size_t(n * h)), q(size_t(n * heads * dim)),
-        k(size_t(n * kv_heads * dim)), v(size_t(n * kv_heads * dim)),
-        o(size_t(n * heads * dim)), gate(size_t(n * c.intermediate_size)),
-        up(size_t(n * c.intermediate_size));
+        k(size_t(n * kv_heads * dim)), v(size_t(n * kv_heads * dim)), o(size_t(n * heads * dim)),
+        gate(size_t(n * c.intermediate_size)), up(size_t(n * c.intermediate_size));
     const Rotation rotation = rotate(p, n);
 
     device_.embed(*embedding_, tokens, n, x.data());
@@ -284,11 +281,14 @@ class Transformer final : public Engine {
                    const std::vector<int64_t>& boundary, int64_t p, int64_t window) const {
     const int s = int(side);
     for (size_t i = 0; i < boundary.size(); ++i) {
-      const int64_t end = p + int64_t(i) + 1, begin = window > 0 ? std::max<int64_t>(0, end - window) : 0;
-      const int64_t encoded = std::max<int64_t>(0, std::min(boundary[i], end) - std::max(begin, sink));
+      const int64_t end = p + int64_t(i) + 1,
+                    begin = window > 0 ? std::max<int64_t>(0, end - window) : 0;
+      const int64_t encoded =
+          std::max<int64_t>(0, std::min(boundary[i], end) - std::max(begin, sink));
       read.encoded[s] += double(encoded);
       read.total[s] += double(end - begin);
-      read.share_sum[s] += double(encoded) / double(end - begin) / double(config_.num_hidden_layers);
+      read.share_sum[s] +=
+          double(encoded) / double(end - begin) / double(config_.num_hidden_layers);
     }
   }
 

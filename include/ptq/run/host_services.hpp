@@ -52,8 +52,8 @@ class HostSide {
     };
     call.log = [](const ptq_call* c, int32_t level, const char* text) {
       if (level >= 1)
-        std::fprintf(stderr, "%s%s: %s\n", level >= 2 ? "warning: " : "",
-                     of(c).method_.c_str(), text ? text : "");
+        std::fprintf(stderr, "%s%s: %s\n", level >= 2 ? "warning: " : "", of(c).method_.c_str(),
+                     text ? text : "");
     };
     call.alloc = [](const ptq_call* c, int32_t purpose, uint64_t bytes) -> void* {
       return of(c).allocate(purpose, bytes);
@@ -82,8 +82,8 @@ class HostSide {
     release_scratch();
     if (status == PTQ_OK) return;
     if (sentence_.empty())
-      throw plugin_error(function, "returned status " + std::to_string(status) +
-                                       " without a sentence",
+      throw plugin_error(function,
+                         "returned status " + std::to_string(status) + " without a sentence",
                          "a plugin calls call->fail before it returns an error", where());
     throw plugin_error(function, sentence_, {}, where());
   }

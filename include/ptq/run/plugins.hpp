@@ -120,8 +120,8 @@ class MethodInstance {
           throw owner_.host_.plugin_error(
               "policy",
               "answers with sink " + std::to_string(p.sink) + ", window " +
-                  std::to_string(p.window) + ", block " + std::to_string(p.block) +
-                  ", key space " + std::to_string(p.key_space),
+                  std::to_string(p.window) + ", block " + std::to_string(p.block) + ", key space " +
+                  std::to_string(p.key_space),
               "sink and window are at least 0, block at least 1, key_space is PTQ_POST_ROPE");
         policy_[side] = {p.sink, p.window, p.block};
       }
@@ -189,8 +189,8 @@ class MethodInstance {
 // unloading device code is a known source of silent errors.
 class PluginSet {
  public:
-  // Folders that do not exist are passed over. A file that cannot be used becomes a SkippedFile with
-  // the reason. Of two methods with one name the first found wins.
+  // Folders that do not exist are passed over. A file that cannot be used becomes a SkippedFile
+  // with the reason. Of two methods with one name the first found wins.
   static PluginSet scan(const std::vector<std::filesystem::path>& folders) {
     PluginSet set;
     std::vector<std::string> seen;
@@ -232,9 +232,9 @@ class PluginSet {
     try {
       library.load(path, boost::dll::load_mode::rtld_now | boost::dll::load_mode::rtld_local);
     } catch (const std::exception& e) {
-      throw environment_error("cannot be loaded: " + tidy(e.what(), path), {},
-                              "see which library or symbol is missing with: ldd -r " +
-                                  file.string());
+      throw environment_error(
+          "cannot be loaded: " + tidy(e.what(), path), {},
+          "see which library or symbol is missing with: ldd -r " + file.string());
     }
     if (!library.has("ptq_plugin_v1"))
       throw environment_error("does not export the symbol ptq_plugin_v1", {},
@@ -254,7 +254,8 @@ class PluginSet {
                               std::to_string(plugin.struct_size) + ", methods " +
                               std::to_string(plugin.n_methods) + ")");
     std::vector<MethodInfo> result;
-    for (uint32_t i = 0; i < plugin.n_methods; ++i) result.push_back(read_method(*plugin.methods[i]));
+    for (uint32_t i = 0; i < plugin.n_methods; ++i)
+      result.push_back(read_method(*plugin.methods[i]));
     for (MethodInfo& m : result) m.plugin_file = path;
     return result;
   }
@@ -316,8 +317,8 @@ class PluginSet {
       for (const OptionSpec& o : info.options) defaults[o.name] = o.default_value;
       validate_options(info.options, defaults, "defaults of " + info.name);
     } catch (const Error& e) {
-      throw environment_error("method " + info.name + " declares an invalid default: " +
-                              e.message());
+      throw environment_error("method " + info.name +
+                              " declares an invalid default: " + e.message());
     }
     return info;
   }
@@ -348,7 +349,8 @@ class PluginSet {
     return {};
   }
 
-  // While a library is loaded, what it prints goes to stderr: stdout belongs to the host's own answer.
+  // While a library is loaded, what it prints goes to stderr: stdout belongs to the host's own
+  // answer.
   class StdoutToStderr {
    public:
     StdoutToStderr() : saved_((std::fflush(stdout), dup(1))) { dup2(2, 1); }
@@ -380,8 +382,8 @@ class PluginSet {
       const StdoutToStderr quiet;
       for (MethodInfo& m : load(file)) {
         if (const MethodInfo* other = find(m.name)) {
-          skipped_.push_back({file, "method " + m.name + " was already found in " +
-                                        other->plugin_file});
+          skipped_.push_back(
+              {file, "method " + m.name + " was already found in " + other->plugin_file});
           continue;
         }
         methods_.push_back(std::move(m));

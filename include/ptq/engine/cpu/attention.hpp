@@ -1,9 +1,9 @@
 // Attention on the CPU: causal, grouped heads, sliding window, rows read dense or encoded.
 //
-// Scores are kept in float32 and never stored as a whole: keys come in tiles of 64 rows, each tile is
-// decoded into a buffer of the first-level caches, and the softmax runs along (streaming softmax,
-// arXiv 2205.14135). A query takes row s from encoded storage exactly when sink <= s < boundary of
-// that query, so that a whole window is evaluated as token-by-token decoding would.
+// Scores are kept in float32 and never stored as a whole: keys come in tiles of 64 rows, each tile
+// is decoded into a buffer of the first-level caches, and the softmax runs along (streaming
+// softmax, arXiv 2205.14135). A query takes row s from encoded storage exactly when sink <= s <
+// boundary of that query, so that a whole window is evaluated as token-by-token decoding would.
 #pragma once
 
 #include <algorithm>
@@ -52,7 +52,8 @@ inline void read_tile(const AttentionSide& side, bool encoded, int64_t head, int
                       int64_t end, int64_t low, int64_t high, float* out, int64_t stride) {
   int64_t done = begin;  // rows of the tile that are written, as a position
   const auto zero_until = [&](int64_t position) {
-    if (position > done) std::fill(out + (done - begin) * stride, out + (position - begin) * stride, 0.0f);
+    if (position > done)
+      std::fill(out + (done - begin) * stride, out + (position - begin) * stride, 0.0f);
     done = std::max(done, position);
   };
   const auto read = [&](const RowSource& source, int64_t from, int64_t to) {
@@ -95,13 +96,13 @@ inline void attention(ThreadPool& pool, const AttentionShape& shape, const float
     const int64_t rows = (i1 - i0) * group;  // row r: query i0 + r / group, head-in-group r % group
 
     std::vector<float> buffer(size_t(rows * (dim + 2 * kTile + width + 2) + 2 * kTile * width));
-    float* qs = buffer.data();        // [rows, dim], scaled
-    float* s = qs + rows * dim;       // [rows, kTile] scores, then probabilities
-    float* s2 = s + rows * kTile;     // the same from the other source, in tiles that need both
-    float* o = s2 + rows * kTile;     // [rows, width]
-    float* m = o + rows * width;      // [rows] running maximum
-    float* l = m + rows;              // [rows] running sum
-    float* tile = l + rows;           // [kTile, width]
+    float* qs = buffer.data();     // [rows, dim], scaled
+    float* s = qs + rows * dim;    // [rows, kTile] scores, then probabilities
+    float* s2 = s + rows * kTile;  // the same from the other source, in tiles that need both
+    float* o = s2 + rows * kTile;  // [rows, width]
+    float* m = o + rows * width;   // [rows] running maximum
+    float* l = m + rows;           // [rows] running sum
+    float* tile = l + rows;        // [kTile, width]
     float* tile_t = tile + kTile * width;  // [dim, kTile]
     std::fill(o, o + rows * width, 0.0f);
     std::fill(m, m + rows, lowest);

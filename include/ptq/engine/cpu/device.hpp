@@ -1,10 +1,10 @@
 // The CPU as a device of the transformer: the functions that the forward pass calls.
 //
 // All activations are float32, row-major [tokens, width]. In the compute mode bf16 every function
-// leaves numbers that are exact in bfloat16, rounded where the reference implementation (Hugging Face
-// transformers, modeling_llama and its siblings, attention "sdpa") rounds when it runs in it. Matrix products go to the BLAS, one
-// single-threaded call per slice of output columns (one pool of threads, see core/threads.hpp);
-// weights stay in their stored form and are decoded slice by slice.
+// leaves numbers that are exact in bfloat16, rounded where the reference implementation (Hugging
+// Face transformers, modeling_llama and its siblings, attention "sdpa") rounds when it runs in it.
+// Matrix products go to the BLAS, one single-threaded call per slice of output columns (one pool of
+// threads, see core/threads.hpp); weights stay in their stored form and are decoded slice by slice.
 #pragma once
 
 #include <cblas.h>
@@ -56,7 +56,8 @@ class Device {
     for (int64_t i = 0; i < n; ++i) x[i] = round_bf16(x[i]);
   }
   std::string name() const {
-    return "cpu (" + std::to_string(pool_->size()) + (pool_->size() == 1 ? " thread)" : " threads)");
+    return "cpu (" + std::to_string(pool_->size()) +
+           (pool_->size() == 1 ? " thread)" : " threads)");
   }
 
   // y [n, out] = x [n, in] W^T + b; bias may be nullptr.

@@ -51,7 +51,8 @@ inline float total(const float* p, int64_t n) {
 // exp(x) = 2^k exp(r), r = x - k ln 2 in [-ln2/2, ln2/2], exp(r) by its series to degree 7.
 inline float exp_nonpositive(float x) {
   const float clamped = x < -87.3f ? -87.3f : x;
-  const float shifted = clamped * 1.44269504f + 12582912.0f;  // rounds to an integer in the mantissa
+  const float shifted =
+      clamped * 1.44269504f + 12582912.0f;  // rounds to an integer in the mantissa
   const float k = shifted - 12582912.0f;
   const float r = (clamped - k * 0.693359375f) + k * 2.12194440e-4f;
   float p = 1.0f / 5040;
