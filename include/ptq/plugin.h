@@ -147,8 +147,7 @@ struct ptq_call {
 /* ---- host service: options ----------------------------------------------------------------- */
 
 /* "ptq.options/1", growing. The validated options inside `create`, by name, defaults filled in, for
-   authors who do not want to parse JSON. A name that the method does not declare gives 0 or NULL.
- */
+   authors who do not want to parse JSON. An undeclared name gives 0 or NULL. */
 #define PTQ_OPTIONS_1 "ptq.options/1"
 typedef struct ptq_options_service {
   uint32_t struct_size, reserved;
@@ -167,14 +166,20 @@ typedef struct ptq_encoding ptq_encoding;
    even everywhere; s (and a float z) are rounded to float16 *before* the codes are computed. Where
    the host computes s it lies in [2^-24, 65504]; an all-zero group decodes to exact zeros, and with
    PTQ_GRID_MIN a constant group has s = 0. Numbers must be finite. */
-#define PTQ_GRID_MIN 1 /* s = (hi-lo)/n, z = lo (float16), x = q*s + z. KIVI, code 0 if s=0 */
-#define PTQ_GRID_SYM_NARROW 2 /* s = max|x|/(2^(b-1)-1), codes -(2^(b-1)-1) .. 2^(b-1)-1, x = q*s \
-                               */
-#define PTQ_GRID_SYM_FULL 3  /* as sym_narrow, codes down to -2^(b-1), s at least 1e-5/(2^(b-1)-1) \
-                              */
-#define PTQ_GRID_SYM_GPTQ 4  /* s = (hi-lo)/n, hi = max|x|, lo = -hi or 0; x = (q - 2^(b-1))*s */
-#define PTQ_GRID_ASYM_GPTQ 5 /* range forced to contain 0, integer z = rne(-lo/s), x = (q-z)*s */
-#define PTQ_GRID_ASYM_AWQ 6  /* s = max(hi-lo, 1e-5)/n, z = clamp(-rne(lo/s), 0, n), x = (q-z)*s */
+
+/* KIVI: s = (hi-lo)/n, z = lo (float16), x = q*s + z; code 0 where s = 0. */
+#define PTQ_GRID_MIN 1
+/* s = max|x|/(2^(b-1)-1), codes -(2^(b-1)-1) .. 2^(b-1)-1, x = q*s. */
+#define PTQ_GRID_SYM_NARROW 2
+/* As sym_narrow with codes down to -2^(b-1); s is at least 1e-5/(2^(b-1)-1). */
+#define PTQ_GRID_SYM_FULL 3
+/* s = (hi-lo)/n with hi = max|x| and lo = -hi, or 0 where nothing is negative; x = (q-2^(b-1))*s.
+ */
+#define PTQ_GRID_SYM_GPTQ 4
+/* The range is forced to contain 0; integer z = rne(-lo/s), x = (q-z)*s. */
+#define PTQ_GRID_ASYM_GPTQ 5
+/* s = max(hi-lo, 1e-5)/n, z = clamp(-rne(lo/s), 0, n), x = (q-z)*s. */
+#define PTQ_GRID_ASYM_AWQ 6
 
 /* Growing. The `affine` encoding of a tensor whose last two axes are [rows, columns]: b-bit codes
    with one scale, and where the grid has one a zero point, per group of `group_size` neighbours.
