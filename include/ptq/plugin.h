@@ -173,8 +173,7 @@ typedef struct ptq_encoding ptq_encoding;
 #define PTQ_GRID_SYM_NARROW 2
 /* As sym_narrow with codes down to -2^(b-1); s is at least 1e-5/(2^(b-1)-1). */
 #define PTQ_GRID_SYM_FULL 3
-/* s = (hi-lo)/n with hi = max|x| and lo = -hi, or 0 where nothing is negative; x = (q-2^(b-1))*s.
- */
+/* s = (hi-lo)/n, hi = max|x|, lo = -hi, or 0 where nothing is negative; x = (q-2^(b-1))*s. */
 #define PTQ_GRID_SYM_GPTQ 4
 /* The range is forced to contain 0; integer z = rne(-lo/s), x = (q-z)*s. */
 #define PTQ_GRID_ASYM_GPTQ 5
