@@ -72,6 +72,7 @@ class DenseRows {
   int64_t columns() const { return columns_; }
 
   void append(const float* x, int64_t n) {
+    if (n == 0) return;
     const size_t old = data_.size();
     data_.resize(old + size_t(n * row_bytes_));
     from_float(dtype_, x, n * columns_, data_.data() + old);

@@ -240,7 +240,9 @@ class PluginSet {
       throw environment_error("does not export the symbol ptq_plugin_v1", {},
                               "is it a ptq plugin? see docs/abi.md");
     const auto& plugin = library.get<const ptq_plugin>("ptq_plugin_v1");
-    new boost::dll::shared_library(library);  // never unloaded, see above
+    // Never unloaded, see above: the list itself is never destroyed.
+    static auto& loaded = *new std::vector<boost::dll::shared_library>;
+    loaded.push_back(library);
     if (std::memcmp(plugin.magic, "PTQPLUG", 8) != 0)
       throw environment_error("has a wrong magic in ptq_plugin_v1");
     if (plugin.abi_major != PTQ_ABI_MAJOR)
