@@ -211,7 +211,14 @@ inline void run_cell(const CellJob& job,
 
   record.metrics = outcome.metrics;
   record.metrics["weights"] = cell_detail::weights_json(engine->weight_bytes());
-  record.metrics["memory"] = {{"peak_resident_bytes", peak_resident_bytes()}};
+  uint64_t scratch = 0, bookkeeping = 0;  // of the plugins
+  for (const auto& instance : methods.instances) {
+    scratch += instance->peak_scratch();
+    bookkeeping += instance->peak_bookkeeping();
+  }
+  record.metrics["memory"] = {{"peak_resident_bytes", peak_resident_bytes()},
+                              {"plugin_scratch_peak_bytes", scratch},
+                              {"plugin_bookkeeping_peak_bytes", bookkeeping}};
   record.metrics["time"] = {{"load_seconds", load_seconds},
                             {"quantize_seconds", quantize_seconds},
                             {"eval_seconds", eval_seconds}};

@@ -68,6 +68,9 @@ class MethodInstance {
 
   const MethodInfo& info() const { return info_; }
   bool lossless() const { return info_.lossless(); }
+  // Largest sums of bytes that the plugin held at one time through call->alloc.
+  uint64_t peak_scratch() const { return host_.peak_scratch(); }
+  uint64_t peak_bookkeeping() const { return host_.peak_bookkeeping(); }
 
   // The KV half for a model, or nullptr when the method has none. Lives as long as the instance.
   KvMethod* kv(const ModelConfig& config) {
