@@ -76,8 +76,14 @@ class FakeEngine : public Engine {
     return std::make_unique<Sequence>(static_cast<FakeKv*>(method));
   }
 
-  void forward(ptq::Sequence& opaque, std::span<const int32_t> tokens, Regime regime,
-               int64_t first_row, const LogitsFn& sink) override {
+  using Engine::forward;
+  void forward(std::span<const Request> requests, Regime regime) override {
+    for (const Request& r : requests)
+      forward_one(r.sequence, r.tokens, regime, r.first_logits_row, r.logits);
+  }
+
+  void forward_one(ptq::Sequence& opaque, std::span<const int32_t> tokens, Regime regime,
+                   int64_t first_row, const LogitsFn& sink) {
     auto& sequence = static_cast<Sequence&>(opaque);
     const int64_t begin = sequence.length(), count = int64_t(tokens.size());
     calls.push_back({begin, count, first_row, regime, sequence.kv == nullptr});

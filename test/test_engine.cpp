@@ -330,6 +330,43 @@ TEST_CASE("engine: a linear layer from packed codes equals its decoded weights")
     }
 }
 
+TEST_CASE("engine: requests run together get what each gets alone") {
+  Folder folder({}, "batch");
+  CpuTransformer engine(folder.path, cpu::Device(2));
+  engine.set_test_hooks({false, DType::f32});  // float16 would round a last bit the other way
+  const size_t vocab = size_t(engine.config().vocab_size);
+  for (const Regime regime : {Regime::streaming, Regime::prefill_exact, Regime::independent}) {
+    const std::vector<std::vector<int32_t>> texts = {random_ids(70, 96, 1), random_ids(1, 96, 2),
+                                                     random_ids(33, 96, 3)};
+    TestDense method;
+    std::vector<std::unique_ptr<Sequence>> together;
+    std::vector<std::vector<float>> got(texts.size());
+    std::vector<Request> requests;
+    for (size_t i = 0; i < texts.size(); ++i) {
+      together.push_back(engine.start(i == 2 ? nullptr : &method));
+      got[i].resize((texts[i].size() - i) * vocab);  // request i leaves out its first i rows
+      if (texts[i].size() <= i) got[i].clear();
+      requests.push_back({*together[i], texts[i], int64_t(i),
+                          [&got, i, vocab](int64_t row, int64_t rows, const float* p) {
+                            std::copy_n(p, size_t(rows) * vocab,
+                                        got[i].begin() + (row - int64_t(i)) * int64_t(vocab));
+                          }});
+    }
+    engine.forward(requests, regime);
+    for (size_t i = 0; i < texts.size(); ++i) {
+      auto alone = engine.start(i == 2 ? nullptr : &method);
+      const auto want = run(engine, *alone, texts[i], regime);
+      CHECK(!(max_difference(got[i], {want.end() - int64_t(got[i].size()), want.end()}) > 1e-4));
+      CHECK(together[i]->length() == alone->length());
+      CHECK(together[i]->reads().exposure() == Approx(alone->reads().exposure()).epsilon(1e-12));
+    }
+  }
+  auto s = engine.start(nullptr);
+  const auto ids = random_ids(2, 96);
+  const std::vector<Request> twice = {{*s, ids, 2, {}}, {*s, ids, 2, {}}};
+  CHECK_THROWS_WITH(engine.forward(twice, Regime::streaming), Catch::Contains("two requests"));
+}
+
 TEST_CASE("engine: clear errors instead of wrong numbers") {
   Folder folder({}, "errors");
   CpuTransformer engine(folder.path, cpu::Device(1));

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "ptq/core/dtype.hpp"
 #include "ptq/encoding/encoding.hpp"
 #include "ptq/model/config.hpp"
 
@@ -49,7 +50,7 @@ enum class KvSide : int { keys = 0, values = 1 };
 struct KvPolicy {
   int64_t sink = 0, window = 0, block = 1;
 
-  int64_t encoded(int64_t t) const {
+  PTQ_HD int64_t encoded(int64_t t) const {
     const int64_t free = t - sink - window;
     return free <= 0 ? 0 : free / block * block;
   }
@@ -128,6 +129,14 @@ struct WeightBytes {
 // the forward call.
 using LogitsFn = std::function<void(int64_t first_row, int64_t rows, const float* logits)>;
 
+// One sequence's part of a call. Different requests of one call name different sequences.
+struct Request {
+  Sequence& sequence;
+  std::span<const int32_t> tokens;  // ids in 0 .. vocab_size-1, appended to the sequence
+  int64_t first_logits_row = 0;     // rows whose logits are wanted: 0 = all, tokens.size() = none
+  LogitsFn logits;                  // not called when no row is wanted
+};
+
 class Engine {
  public:
   virtual ~Engine() = default;
@@ -144,11 +153,17 @@ class Engine {
   // The method must outlive the sequence.
   virtual std::unique_ptr<Sequence> start(KvMethod* method) = 0;
 
-  // Appends `tokens` (ids in 0 .. vocab_size-1) and hands over the logits of the rows from
-  // `first_logits_row` on (0 = all; tokens.size() = none). Long calls are cut inside where this
-  // does not change results. Errors: id out of range, context longer than the model allows.
-  virtual void forward(Sequence& sequence, std::span<const int32_t> tokens, Regime regime,
-                       int64_t first_logits_row, const LogitsFn& logits) = 0;
+  // Runs the requests together, their tokens side by side without padding; each gets the logits it
+  // would get alone, up to the order of sums. Long calls are cut inside where this does not change
+  // results. Errors: id out of range, context longer than the model allows, a sequence named twice.
+  virtual void forward(std::span<const Request> requests, Regime regime) = 0;
+
+  // The same for one sequence.
+  void forward(Sequence& sequence, std::span<const int32_t> tokens, Regime regime,
+               int64_t first_logits_row, const LogitsFn& logits) {
+    const Request request{sequence, tokens, first_logits_row, logits};
+    forward(std::span(&request, 1), regime);
+  }
 };
 
 // An engine on the CPU for a Hugging Face folder; weights are memory-mapped and stay in their

@@ -245,6 +245,7 @@ class KvCache {
       layers_.emplace_back(c.num_key_value_heads, c.head_dim, l, method, dense);
   }
   KvLayer& layer(int64_t l) { return layers_[size_t(l)]; }
+  void reserve(int64_t) {}  // rows to come; the containers grow by themselves
   int64_t length() const { return layers_.empty() ? 0 : layers_[0].keys.length(); }
   CacheBytes bytes() const {
     CacheBytes sum;

@@ -1,8 +1,9 @@
 // The forward pass of the Llama, Qwen2 and Mistral architectures, to be read from top to bottom.
 //
 // Order of operations: Hugging Face transformers, modeling_llama / modeling_qwen2 /
-// modeling_mistral. `Device` supplies the operations (engine/cpu/device.hpp); activations are
-// float32 [tokens, width], row-major; in the compute mode bf16 each operation rounds its result.
+// modeling_mistral. `Device` supplies the operations and the storage (engine/cpu/device.hpp is the
+// plain one, engine/cuda/device.hpp the other); activations are row-major [rows, width], the rows
+// of several sequences side by side. In the compute mode bf16 each operation rounds its result.
 #pragma once
 
 #include <algorithm>
@@ -23,23 +24,13 @@
 
 namespace ptq {
 
-// Keys or values that live only during one pass, float32 [rows, kv_heads * head_dim].
-class FreshRows final : public RowSource {
- public:
-  FreshRows(const float* x, int64_t kv_heads, int64_t head_dim)
-      : x_(x), heads_(kv_heads), dim_(head_dim) {}
-  void read(int64_t head, int64_t begin, int64_t end, float* out, int64_t stride) const override {
-    for (int64_t r = begin; r < end; ++r, out += stride)
-      std::copy_n(x_ + (r * heads_ + head) * dim_, dim_, out);
-  }
-
- private:
-  const float* x_;
-  int64_t heads_, dim_;
-};
-
 template <class Device>
 class Transformer final : public Engine {
+  using Array = typename Device::Array;    // activations
+  using Linear = typename Device::Linear;  // a weight matrix in any encoding
+  using Vector = typename Device::Vector;  // norms and biases
+  using Cache = typename Device::Cache;
+
  public:
   // Opens a Hugging Face folder. Throws on everything that is missing, damaged or unsupported. With
   // `random`, only its config.json is read.
@@ -50,7 +41,9 @@ class Transformer final : public Engine {
     const ModelConfig& c = config_;
     const int64_t h = c.hidden_size, q = c.num_attention_heads * c.head_dim,
                   kv = c.num_key_value_heads * c.head_dim, f = c.intermediate_size;
-    embedding_ = &tensor("model.embed_tokens.weight", {c.vocab_size, h});
+    const TensorInfo& embedding = tensor("model.embed_tokens.weight", {c.vocab_size, h});
+    embedding_bytes_ = embedding.bytes;
+    embedding_ = device_.table(embedding);
     for (int64_t l = 0; l < c.num_hidden_layers; ++l) {
       const std::string base = "model.layers." + std::to_string(l) + ".";
       Layer layer;
@@ -72,7 +65,7 @@ class Transformer final : public Engine {
       layers_.push_back(std::move(layer));
     }
     final_norm_ = vector("model.norm.weight", h);
-    head_ = c.tie_word_embeddings ? LinearWeight("lm_head", *embedding_)
+    head_ = c.tie_word_embeddings ? device_.weight(LinearWeight("lm_head", embedding))
                                   : matrix("lm_head", c.vocab_size, h);
     inv_freq_ = rope_inv_freq(c);
   }
@@ -82,27 +75,27 @@ class Transformer final : public Engine {
 
   WeightBytes weight_bytes() const override {
     WeightBytes sum;
-    const auto count = [&](const LinearWeight& w) {
+    const auto count = [&](const Linear& w) {
       (w.encoded() ? sum.encoded : sum.dense) += w.bytes();
       (w.encoded() ? sum.encoded_scalars : sum.dense_scalars) += w.scalars();
     };
     for (const Layer& layer : layers_)
-      for (const LinearWeight* w : layer.linears()) count(*w);
+      for (const Linear* w : layer.linears()) count(*w);
     if (!config_.tie_word_embeddings) count(head_);
-    sum.dense += embedding_->bytes + small_bytes_;
-    sum.dense_scalars += embedding_->shape[0] * embedding_->shape[1] + small_scalars_;
+    sum.dense += embedding_bytes_ + small_bytes_;
+    sum.dense_scalars += config_.vocab_size * config_.hidden_size + small_scalars_;
     return sum;
   }
 
   void encode_weights(WeightMethod& method,
                       const std::function<void(int, int)>& progress) override {
-    std::vector<std::pair<int, LinearWeight*>> all;
+    std::vector<std::pair<int, Linear*>> all;
     for (size_t l = 0; l < layers_.size(); ++l)
-      for (LinearWeight* w : layers_[l].linears()) all.emplace_back(int(l), w);
+      for (Linear* w : layers_[l].linears()) all.emplace_back(int(l), w);
     if (!config_.tie_word_embeddings) all.emplace_back(-1, &head_);
     std::vector<float> w;
     for (size_t i = 0; i < all.size(); ++i) {
-      LinearWeight& linear = *all[i].second;
+      LinearWeight& linear = device_.host(*all[i].second);
       w.resize(size_t(linear.scalars()));
       linear.decode(0, linear.out(), w.data());
       for (size_t e = 0; e < w.size(); ++e)
@@ -114,41 +107,56 @@ class Transformer final : public Engine {
                                   "the file is damaged; download it again");
       const std::string kind = linear.name().substr(linear.name().rfind('.') + 1);
       method.encode(all[i].first, linear.name(), kind, w.data(), linear.out(), linear.in(), linear);
+      device_.encoded(*all[i].second);
       if (progress) progress(int(i) + 1, int(all.size()));
     }
   }
 
   std::unique_ptr<Sequence> start(KvMethod* method) override {
-    return std::make_unique<CachedSequence>(config_, method,
-                                            hooks_.dense.value_or(device_.cache_dtype()));
+    return std::make_unique<CachedSequence>(
+        device_.cache(config_, method, hooks_.dense.value_or(device_.cache_dtype())));
   }
 
-  void forward(Sequence& sequence, std::span<const int32_t> tokens, Regime regime,
-               int64_t first_logits_row, const LogitsFn& logits) override {
-    auto& s = static_cast<CachedSequence&>(sequence);
-    const int64_t n = int64_t(tokens.size());
-    for (int64_t i = 0; i < n; ++i)
-      if (tokens[size_t(i)] < 0 || tokens[size_t(i)] >= config_.vocab_size)
-        throw usage_error("token id " + std::to_string(tokens[size_t(i)]) + " at position " +
-                              std::to_string(s.cache.length() + i),
-                          {}, "ids are 0 to " + std::to_string(config_.vocab_size - 1));
-    if (s.cache.length() + n > config_.max_position_embeddings)
-      throw usage_error("a context of " + std::to_string(s.cache.length() + n) + " tokens", {},
-                        "this model allows " + std::to_string(config_.max_position_embeddings) +
-                            " (max_position_embeddings)");
-    if (regime == Regime::independent && s.cache.length() > 0)
-      throw usage_error("the regime `independent` begins with an empty sequence");
-    // Streaming may be cut anywhere without changing a result; that bounds the memory of a pass.
-    const int64_t step = regime == Regime::streaming ? kPass : std::max<int64_t>(n, 1);
-    for (int64_t at = 0; at < n; at += step) {
-      const int64_t count = std::min(step, n - at);
-      pass(s, tokens.data() + at, count, regime, std::max<int64_t>(0, first_logits_row - at),
-           [&](int64_t row, int64_t rows, const float* p) { logits(at + row, rows, p); });
+  using Engine::forward;
+  void forward(std::span<const Request> requests, Regime regime) override {
+    std::vector<Piece> rest;  // what is still to be run of each request
+    for (size_t i = 0; i < requests.size(); ++i) {
+      const Request& r = requests[i];
+      check(r, regime);
+      auto& s = static_cast<CachedSequence&>(r.sequence);
+      for (size_t j = 0; j < i; ++j)
+        if (&requests[j].sequence == &r.sequence)
+          throw usage_error("one sequence stands in two requests of a call");
+      rest.push_back({&s, &r, 0, 0, int64_t(r.tokens.size()), s.cache.length()});
     }
+    // Whole requests fill a pass until it is full. Streaming may be cut anywhere without changing a
+    // result, which bounds the memory of a pass; the other regimes treat a request as a unit.
+    std::vector<Piece> pieces;
+    int64_t rows = 0;
+    const auto flush = [&] {
+      if (rows > 0) pass(pieces, rows, regime);
+      pieces.clear();
+      rows = 0;
+    };
+    for (Piece& left : rest) {
+      while (left.rows > 0) {
+        const bool cut = regime == Regime::streaming;
+        if (rows > 0 && (rows >= kPass || (!cut && rows + left.rows > kPass))) flush();
+        Piece piece = left;
+        if (cut) piece.rows = std::min(left.rows, kPass - rows);
+        piece.row = rows;
+        pieces.push_back(piece);
+        rows += piece.rows;
+        left.offset += piece.rows;
+        left.position += piece.rows;
+        left.rows -= piece.rows;
+      }
+    }
+    flush();
   }
 
   // The cache of a sequence made by start(), for tests that look inside or tamper with it.
-  static KvCache& cache(Sequence& sequence) { return static_cast<CachedSequence&>(sequence).cache; }
+  static Cache& cache(Sequence& sequence) { return static_cast<CachedSequence&>(sequence).cache; }
 
   // For tests of the mechanism. poison: overwrite the pass's own keys and values with NaN as soon
   // as they are in the cache. dense: dtype of unencoded rows, where 16-bit rounding would hide what
@@ -161,37 +169,64 @@ class Transformer final : public Engine {
 
  private:
   struct Layer {
-    std::vector<float> input_norm, post_norm;           // [hidden]
-    LinearWeight q, k, v, o, gate, up, down;            // [out, in]
-    std::vector<float> q_bias, k_bias, v_bias, o_bias;  // empty when the model has none
-    std::vector<const LinearWeight*> linears() const { return {&q, &k, &v, &o, &gate, &up, &down}; }
-    std::vector<LinearWeight*> linears() { return {&q, &k, &v, &o, &gate, &up, &down}; }
+    Vector input_norm, post_norm;           // [hidden]
+    Linear q, k, v, o, gate, up, down;      // [out, in]
+    Vector q_bias, k_bias, v_bias, o_bias;  // empty when the model has none
+    std::vector<const Linear*> linears() const { return {&q, &k, &v, &o, &gate, &up, &down}; }
+    std::vector<Linear*> linears() { return {&q, &k, &v, &o, &gate, &up, &down}; }
   };
 
   struct CachedSequence final : Sequence {
-    CachedSequence(const ModelConfig& c, KvMethod* method, DType dense) : cache(c, method, dense) {}
+    explicit CachedSequence(Cache c) : cache(std::move(c)) {}
     int64_t length() const override { return cache.length(); }
     CacheBytes bytes() const override { return cache.bytes(); }
     CacheReads reads() const override { return read; }
-    KvCache cache;
+    Cache cache;
     CacheReads read;
   };
 
-  static constexpr int64_t kPass = 2048;       // tokens per streaming pass
+  // The part of a request that one pass runs.
+  struct Piece {
+    CachedSequence* sequence;
+    const Request* request;
+    int64_t row;       // of its first token in the pass
+    int64_t offset;    // of its first token in the request
+    int64_t rows;      // tokens
+    int64_t position;  // absolute, of its first token
+  };
+
+  static constexpr int64_t kPass = 2048;       // tokens per pass
   static constexpr int64_t kLogitsRows = 256;  // rows of logits at once
 
-  // The forward pass over n tokens that follow what the cache holds.
-  void pass(CachedSequence& s, const int32_t* tokens, int64_t n, Regime regime,
-            int64_t first_logits_row, const LogitsFn& logits) {
+  void check(const Request& r, Regime regime) const {
+    const int64_t length = r.sequence.length(), n = int64_t(r.tokens.size());
+    for (int64_t i = 0; i < n; ++i)
+      if (r.tokens[size_t(i)] < 0 || r.tokens[size_t(i)] >= config_.vocab_size)
+        throw usage_error("token id " + std::to_string(r.tokens[size_t(i)]) + " at position " +
+                              std::to_string(length + i),
+                          {}, "ids are 0 to " + std::to_string(config_.vocab_size - 1));
+    if (length + n > config_.max_position_embeddings)
+      throw usage_error("a context of " + std::to_string(length + n) + " tokens", {},
+                        "this model allows " + std::to_string(config_.max_position_embeddings) +
+                            " (max_position_embeddings)");
+    if (regime == Regime::independent && length > 0)
+      throw usage_error("the regime `independent` begins with an empty sequence");
+  }
+
+  // The forward pass over n rows, those of each piece behind what its cache holds.
+  void pass(const std::vector<Piece>& pieces, int64_t n, Regime regime) {
     const ModelConfig& c = config_;
     const int64_t h = c.hidden_size, dim = c.head_dim, heads = c.num_attention_heads,
-                  kv_heads = c.num_key_value_heads, p = s.cache.length();
-    typename Device::Array x(size_t(n * h)), y(size_t(n * h)), q(size_t(n * heads * dim)),
-        k(size_t(n * kv_heads * dim)), v(size_t(n * kv_heads * dim)), o(size_t(n * heads * dim)),
-        gate(size_t(n * c.intermediate_size)), up(size_t(n * c.intermediate_size));
-    const Rotation rotation = rotate(p, n);
+                  kv_heads = c.num_key_value_heads;
+    for (const Piece& p : pieces) p.sequence->cache.reserve(p.rows);
+    const typename Device::Batch batch =
+        device_.begin(ids(pieces), positions(pieces), inv_freq_, steady(pieces, regime));
+    Array x = device_.array(n * h), y = device_.array(n * h), q = device_.array(n * heads * dim),
+          k = device_.array(n * kv_heads * dim), v = device_.array(n * kv_heads * dim),
+          o = device_.array(n * heads * dim), gate = device_.array(n * c.intermediate_size),
+          up = device_.array(n * c.intermediate_size);
 
-    device_.embed(*embedding_, tokens, n, x.data());
+    device_.embed(embedding_, batch, x.data());
     for (int64_t l = 0; l < c.num_hidden_layers; ++l) {
       const Layer& w = layers_[size_t(l)];
 
@@ -200,39 +235,9 @@ class Transformer final : public Engine {
       device_.linear(w.q, bias(w.q_bias), y.data(), n, q.data());
       device_.linear(w.k, bias(w.k_bias), y.data(), n, k.data());
       device_.linear(w.v, bias(w.v_bias), y.data(), n, v.data());
-      device_.rope(q.data(), n, heads, dim, rotation.cosine.data(), rotation.sine.data());
-      device_.rope(k.data(), n, kv_heads, dim, rotation.cosine.data(), rotation.sine.data());
-
-      const int64_t window = c.window_of_layer(l);
-      const typename Device::Shape shape{n, p, heads, kv_heads, dim, window};
-      if (regime == Regime::independent) {
-        const FreshRows keys(k.data(), kv_heads, dim), values(v.data(), kv_heads, dim);
-        const std::vector<int64_t> none(size_t(n), 0);
-        device_.attention(shape, q.data(), {nullptr, &keys, 0, none}, {nullptr, &values, 0, none},
-                          o.data());
-      } else {
-        KvLayer& cache = s.cache.layer(l);
-        cache.keys.append(k.data(), n);
-        cache.values.append(v.data(), n);
-        if (hooks_.poison) {  // from here on only the cache may be read
-          std::fill(k.begin(), k.end(), std::numeric_limits<float>::quiet_NaN());
-          std::fill(v.begin(), v.end(), std::numeric_limits<float>::quiet_NaN());
-        }
-        const auto side = [&](const KvRows& rows) {
-          typename Device::Side result{&rows.encoded(), &rows, rows.sink(), {}};
-          for (int64_t i = 0; i < n; ++i)
-            result.boundary.push_back(rows.boundary(regime == Regime::streaming ? p + i : p));
-          return result;
-        };
-        const auto keys = side(cache.keys), values = side(cache.values);
-        cache.keys.encode();
-        cache.values.encode();
-        device_.attention(shape, q.data(), keys, values, o.data());
-        cache.keys.release();
-        cache.values.release();
-        count_reads(s.read, KvSide::keys, keys.sink, keys.boundary, p, window);
-        count_reads(s.read, KvSide::values, values.sink, values.boundary, p, window);
-      }
+      device_.rope(q.data(), batch, heads, dim);
+      device_.rope(k.data(), batch, kv_heads, dim);
+      attend(pieces, l, regime, q, k, v, o);
       device_.linear(w.o, bias(w.o_bias), o.data(), n, y.data());
       device_.add(x.data(), y.data(), n, h);
 
@@ -244,36 +249,125 @@ class Transformer final : public Engine {
       device_.linear(w.down, nullptr, gate.data(), n, y.data());
       device_.add(x.data(), y.data(), n, h);
     }
-    s.read.queries += double(n);
+    for (const Piece& piece : pieces) piece.sequence->read.queries += double(piece.rows);
+    head(pieces, x);
+  }
 
-    // Head, only for the rows that are asked for and a few at a time.
-    typename Device::Array z;
-    for (int64_t row = first_logits_row; row < n; row += kLogitsRows) {
-      const int64_t count = std::min(kLogitsRows, n - row);
-      device_.rms_norm(x.data() + row * h, final_norm_.data(), c.rms_norm_eps, count, h, y.data());
-      z.resize(size_t(count * c.vocab_size));
-      device_.linear(head_, nullptr, y.data(), count, z.data());
-      logits(row, count, z.data());
+  // Appends k and v to the caches, lets the method encode, and attends: every query reads what its
+  // regime shows it. From here on only the cache is read (but in `independent`, which has none).
+  void attend(const std::vector<Piece>& pieces, int64_t l, Regime regime, Array& q, Array& k,
+              Array& v, Array& o) {
+    const ModelConfig& c = config_;
+    const int64_t kv_width = c.num_key_value_heads * c.head_dim, window = c.window_of_layer(l);
+    const typename Device::Shape shape{c.num_attention_heads, c.num_key_value_heads, c.head_dim,
+                                       window};
+    std::vector<typename Device::Segment> segments;
+    if (regime == Regime::independent) {
+      for (const Piece& p : pieces)
+        segments.push_back({p.row, p.rows, p.position,
+                            device_.side(k.data() + p.row * kv_width, p.rows, shape),
+                            device_.side(v.data() + p.row * kv_width, p.rows, shape)});
+      device_.attention(shape, q.data(), segments, o.data());
+      return;
+    }
+    std::vector<typename Device::Target> targets;
+    for (const Piece& p : pieces)
+      targets.push_back({&p.sequence->cache.layer(l), p.row, p.rows, p.position});
+    device_.append(targets, k.data(), v.data(), kv_width);
+    if (hooks_.poison) {
+      device_.poison(k);
+      device_.poison(v);
+    }
+    for (const Piece& p : pieces) {
+      auto& cache = p.sequence->cache.layer(l);
+      const auto boundaries = [&](const auto& rows) {  // first dense row of each query
+        std::vector<int64_t> result;
+        for (int64_t i = 0; i < p.rows; ++i)
+          result.push_back(
+              rows.boundary(regime == Regime::streaming ? p.position + i : p.position));
+        return result;
+      };
+      const std::vector<int64_t> keys = boundaries(cache.keys), values = boundaries(cache.values);
+      cache.keys.encode();
+      cache.values.encode();
+      count_reads(p.sequence->read, KvSide::keys, cache.keys.sink(), keys, p.position, window);
+      count_reads(p.sequence->read, KvSide::values, cache.values.sink(), values, p.position,
+                  window);
+      segments.push_back({p.row, p.rows, p.position, device_.side(cache.keys, keys),
+                          device_.side(cache.values, values)});
+    }
+    device_.attention(shape, q.data(), segments, o.data());
+    for (const Piece& p : pieces) {
+      p.sequence->cache.layer(l).keys.release();
+      p.sequence->cache.layer(l).values.release();
     }
   }
 
-  // cos and sin of the rotary angles of positions [first, first + n): the angle is the float32
-  // product position * frequency, as the reference computes it; it rounds cos and sin afterwards.
-  struct Rotation {
-    std::vector<float> cosine, sine;  // [n, head_dim / 2]
-  };
-  Rotation rotate(int64_t first, int64_t n) const {
-    const size_t half = inv_freq_.size();
-    Rotation r{std::vector<float>(size_t(n) * half), std::vector<float>(size_t(n) * half)};
-    for (size_t i = 0; i < size_t(n); ++i)
-      for (size_t d = 0; d < half; ++d) {
-        const float angle = float(first + int64_t(i)) * inv_freq_[d];
-        r.cosine[i * half + d] = std::cos(angle);
-        r.sine[i * half + d] = std::sin(angle);
+  // Final norm and lm_head, only for the rows that are asked for and a few at a time.
+  void head(const std::vector<Piece>& pieces, const Array& x) {
+    const int64_t h = config_.hidden_size, vocab = config_.vocab_size;
+    struct Wanted {
+      const Piece* piece;
+      int64_t row;  // in the request
+    };
+    std::vector<Wanted> wanted;
+    std::vector<int32_t> rows;  // in the pass
+    for (const Piece& p : pieces)
+      for (int64_t i = std::max<int64_t>(0, p.request->first_logits_row - p.offset); i < p.rows;
+           ++i) {
+        wanted.push_back({&p, p.offset + i});
+        rows.push_back(int32_t(p.row + i));
       }
-    device_.round(r.cosine.data(), int64_t(r.cosine.size()));
-    device_.round(r.sine.data(), int64_t(r.sine.size()));
-    return r;
+    if (rows.empty()) return device_.finish();
+    const int64_t most = std::min<int64_t>(kLogitsRows, int64_t(rows.size()));
+    Array picked = device_.array(most * h), normed = device_.array(most * h),
+          logits = device_.array(most * vocab);
+    for (size_t at = 0; at < wanted.size(); at += size_t(most)) {
+      const int64_t count = std::min<int64_t>(most, int64_t(wanted.size() - at));
+      device_.pick(x.data(), std::span(rows).subspan(at, size_t(count)), h, picked.data());
+      device_.rms_norm(picked.data(), final_norm_.data(), config_.rms_norm_eps, count, h,
+                       normed.data());
+      device_.linear(head_, nullptr, normed.data(), count, logits.data());
+      const float* values = device_.download(logits.data(), count * vocab);
+      for (int64_t i = 0; i < count;) {  // one call for the neighbouring rows of a piece
+        const Wanted& first = wanted[at + size_t(i)];
+        int64_t end = i + 1;
+        while (end < count && wanted[at + size_t(end)].piece == first.piece) ++end;
+        first.piece->request->logits(first.row, end - i, values + i * vocab);
+        i = end;
+      }
+    }
+  }
+
+  // Is this a decode step that does the same as others of as many sequences: one token each, all
+  // logits, and no block that becomes full?
+  bool steady(const std::vector<Piece>& pieces, Regime regime) const {
+    if (regime != Regime::streaming || hooks_.poison) return false;
+    for (const Piece& p : pieces) {
+      const auto& first = p.sequence->cache.layer(0);  // the policy is that of every layer
+      const auto encodes = [&](const auto& rows) {
+        return rows.boundary(p.position + 1) != rows.boundary(p.position);
+      };
+      if (p.rows != 1 || p.request->first_logits_row != 0 || encodes(first.keys) ||
+          encodes(first.values))
+        return false;
+    }
+    return true;
+  }
+
+  static std::vector<int32_t> ids(const std::vector<Piece>& pieces) {
+    std::vector<int32_t> result;
+    for (const Piece& p : pieces) {
+      const auto part = p.request->tokens.subspan(size_t(p.offset), size_t(p.rows));
+      result.insert(result.end(), part.begin(), part.end());
+    }
+    return result;
+  }
+  static std::vector<int32_t> positions(const std::vector<Piece>& pieces) {
+    std::vector<int32_t> result;
+    for (const Piece& p : pieces)
+      for (int64_t i = 0; i < p.rows; ++i) result.push_back(int32_t(p.position + i));
+    return result;
   }
 
   // What attention read, from the same boundaries that it used.
@@ -292,22 +386,21 @@ class Transformer final : public Engine {
     }
   }
 
-  static const float* bias(const std::vector<float>& b) { return b.empty() ? nullptr : b.data(); }
+  static const typename Device::Scalar* bias(const Vector& b) {
+    return b.empty() ? nullptr : b.data();
+  }
 
   const TensorInfo& tensor(const std::string& name, const std::vector<int64_t>& shape) {
     return random_ ? random_->get(name, shape) : files_->get(name, shape);
   }
-  LinearWeight matrix(const std::string& name, int64_t out, int64_t in) {
-    return LinearWeight(name, tensor(name + ".weight", {out, in}));
+  Linear matrix(const std::string& name, int64_t out, int64_t in) {
+    return device_.weight(LinearWeight(name, tensor(name + ".weight", {out, in})));
   }
-  std::vector<float> vector(const std::string& name, int64_t n) {
+  Vector vector(const std::string& name, int64_t n) {
     const TensorInfo& stored = tensor(name, {n});
-    std::vector<float> result(static_cast<size_t>(n));
-    to_float(stored.dtype, stored.data, n, result.data());
-    device_.round(result.data(), n);
     small_bytes_ += stored.bytes;
     small_scalars_ += n;
-    return result;
+    return device_.vector(stored);
   }
 
   Device device_;
@@ -315,11 +408,12 @@ class Transformer final : public Engine {
   // One of the two; the weights are views into it.
   std::optional<WeightFiles> files_;  // memory-mapped
   std::shared_ptr<RandomWeights> random_;
-  const TensorInfo* embedding_ = nullptr;
+  typename Device::Table embedding_;
   std::vector<Layer> layers_;
-  std::vector<float> final_norm_, inv_freq_;
-  LinearWeight head_;
-  uint64_t small_bytes_ = 0;  // norms and biases
+  Vector final_norm_;
+  Linear head_;
+  std::vector<float> inv_freq_;                     // of the rotary embedding, [head_dim / 2]
+  uint64_t embedding_bytes_ = 0, small_bytes_ = 0;  // small: norms and biases
   int64_t small_scalars_ = 0;
   TestHooks hooks_;
 };

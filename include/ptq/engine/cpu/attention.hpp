@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <memory>
 #include <vector>
 
 #include "ptq/core/threads.hpp"
@@ -21,7 +22,8 @@ struct AttentionSide {
   const RowSource* encoded;  // rows [sink, largest boundary); may be nullptr when there are none
   const RowSource* dense;    // rows below sink, and from the smallest boundary on
   int64_t sink;
-  std::vector<int64_t> boundary;  // per query, nondecreasing
+  std::vector<int64_t> boundary;                     // per query, nondecreasing
+  std::shared_ptr<const RowSource> owned = nullptr;  // keeps a source of this pass alive
 };
 
 struct AttentionShape {

@@ -11,7 +11,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -36,11 +38,52 @@ inline float dot(const float* a, const float* b, int64_t n) {
   return total;
 }
 
+// Keys or values of a pass without a cache, float32 [rows, kv_heads * head_dim].
+class FreshRows final : public RowSource {
+ public:
+  FreshRows(const float* x, int64_t kv_heads, int64_t head_dim)
+      : x_(x), heads_(kv_heads), dim_(head_dim) {}
+  void read(int64_t head, int64_t begin, int64_t end, float* out, int64_t stride) const override {
+    for (int64_t r = begin; r < end; ++r, out += stride)
+      std::copy_n(x_ + (r * heads_ + head) * dim_, dim_, out);
+  }
+
+ private:
+  const float* x_;
+  int64_t heads_, dim_;
+};
+
 class Device {
  public:
+  using Scalar = float;
   using Array = std::vector<float>;
-  using Shape = AttentionShape;
-  using Side = AttentionSide;
+  using Vector = std::vector<float>;
+  using Table = const TensorInfo*;
+  using Linear = LinearWeight;
+  using Cache = KvCache;
+
+  // What the rows of a pass are.
+  struct Batch {
+    std::vector<int32_t> ids;
+    std::vector<float> cosine, sine;  // [rows, head_dim / 2], of each row's position
+  };
+
+  // The cache of one layer and the rows of a pass that go into it.
+  struct Target {
+    KvLayer* cache;
+    int64_t row, rows, position;
+  };
+
+  // Attention of one layer, and what the queries of one sequence see.
+  struct Shape {
+    int64_t heads, kv_heads, head_dim;
+    int64_t window;  // keys visible to a query, itself included; 0 = all
+  };
+  struct Segment {
+    int64_t row, rows;  // of the pass
+    int64_t position;   // absolute, of the first row
+    AttentionSide keys, values;
+  };
 
   explicit Device(int threads, Compute compute = Compute::fp32)
       : pool_(std::make_unique<ThreadPool>(threads)), bf16_(compute == Compute::bf16) {
@@ -48,6 +91,74 @@ class Device {
   }
 
   ThreadPool& pool() { return *pool_; }
+
+  // ---- storage ----
+
+  Array array(int64_t n) const { return Array(size_t(n)); }
+  Table table(const TensorInfo& tensor) const { return &tensor; }
+  Linear weight(LinearWeight w) const { return w; }
+  Vector vector(const TensorInfo& tensor) const {
+    Vector result(size_t(tensor.shape[0]));
+    to_float(tensor.dtype, tensor.data, tensor.shape[0], result.data());
+    round(result.data(), tensor.shape[0]);
+    return result;
+  }
+  // Where a weight method works, and what is to be done afterwards: nothing, it is the same thing.
+  LinearWeight& host(Linear& w) const { return w; }
+  void encoded(Linear&) const {}
+  Cache cache(const ModelConfig& c, KvMethod* method, DType dense) const {
+    return KvCache(c, method, dense);
+  }
+
+  // ---- a pass ----
+
+  // The rotary angle is the float32 product position * frequency, as the reference computes it; it
+  // rounds cos and sin afterwards.
+  Batch begin(std::vector<int32_t> ids, const std::vector<int32_t>& positions,
+              const std::vector<float>& inv_freq, bool /*steady*/) const {
+    const size_t half = inv_freq.size(), n = ids.size();
+    Batch batch{std::move(ids), Array(n * half), Array(n * half)};
+    for (size_t i = 0; i < n; ++i)
+      for (size_t d = 0; d < half; ++d) {
+        const float angle = float(positions[i]) * inv_freq[d];
+        batch.cosine[i * half + d] = std::cos(angle);
+        batch.sine[i * half + d] = std::sin(angle);
+      }
+    round(batch.cosine.data(), int64_t(n * half));
+    round(batch.sine.data(), int64_t(n * half));
+    return batch;
+  }
+  void finish() const {}
+  void poison(Array& x) const {
+    std::fill(x.begin(), x.end(), std::numeric_limits<float>::quiet_NaN());
+  }
+  // Rows `picked` of x [*, width] to y [picked, width].
+  void pick(const float* x, std::span<const int32_t> picked, int64_t width, float* y) const {
+    for (size_t i = 0; i < picked.size(); ++i)
+      std::copy_n(x + picked[i] * width, width, y + int64_t(i) * width);
+  }
+  // n numbers where the host can read them; valid until the next operation.
+  const float* download(const float* x, int64_t) const { return x; }
+
+  // Rows of k and v [rows, width] into the caches.
+  void append(const std::vector<Target>& targets, const float* k, const float* v,
+              int64_t width) const {
+    for (const Target& t : targets) {
+      t.cache->keys.append(k + t.row * width, t.rows);
+      t.cache->values.append(v + t.row * width, t.rows);
+    }
+  }
+
+  // What queries with the given boundaries see of a cache, or of the rows of this pass alone.
+  AttentionSide side(const KvRows& rows, std::vector<int64_t> boundary) const {
+    return {&rows.encoded(), &rows, rows.sink(), std::move(boundary)};
+  }
+  AttentionSide side(const float* x, int64_t rows, const Shape& shape) const {
+    auto fresh = std::make_shared<FreshRows>(x, shape.kv_heads, shape.head_dim);
+    return {nullptr, fresh.get(), 0, std::vector<int64_t>(size_t(rows), 0), fresh};
+  }
+
+  // ---- operations ----
   // The dtype in which unencoded rows of a cache are kept.
   DType cache_dtype() const { return bf16_ ? DType::bf16 : DType::f16; }
   // Rounds n numbers to the format of activations; nothing to do in fp32.
@@ -93,12 +204,12 @@ class Device {
     run((out + slice - 1) / slice, n * in * out, work);
   }
 
-  // x [n, width] = rows `ids` of the embedding.
-  void embed(const TensorInfo& table, const int32_t* ids, int64_t n, float* x) {
-    const int64_t width = table.shape[1];
+  // x [rows, width] = the rows of the embedding that the ids name.
+  void embed(Table table, const Batch& batch, float* x) {
+    const int64_t width = table->shape[1], n = int64_t(batch.ids.size());
     for (int64_t i = 0; i < n; ++i)
-      to_float(table.dtype, table.data + ids[i] * width * dtype_bytes(table.dtype), width,
-               x + i * width);
+      to_float(table->dtype, table->data + batch.ids[size_t(i)] * width * dtype_bytes(table->dtype),
+               width, x + i * width);
     round(x, n * width);
   }
 
@@ -117,12 +228,11 @@ class Device {
   }
 
   // Rotary embedding in place (arXiv 2104.09864, half-split pairs i and i + dim/2 as in Hugging
-  // Face checkpoints). x [n, heads * dim]; cosine, sine [n, dim / 2] of the rows' positions.
-  void rope(float* x, int64_t n, int64_t heads, int64_t dim, const float* cosine,
-            const float* sine) {
+  // Face checkpoints). x [rows, heads * dim].
+  void rope(float* x, const Batch& batch, int64_t heads, int64_t dim) {
     const int64_t half = dim / 2;
-    rows(n, heads * dim, [&](int64_t i) {
-      const float *c = cosine + i * half, *s = sine + i * half;
+    rows(int64_t(batch.ids.size()), heads * dim, [&](int64_t i) {
+      const float *c = batch.cosine.data() + i * half, *s = batch.sine.data() + i * half;
       for (int64_t h = 0; h < heads; ++h) {
         float* p = x + (i * heads + h) * dim;
         for (int64_t d = 0; d < half; ++d) {
@@ -164,11 +274,17 @@ class Device {
     });
   }
 
-  void attention(AttentionShape shape, const float* q, const AttentionSide& keys,
-                 const AttentionSide& values, float* out) {
-    shape.bf16 = bf16_;
-    cpu::attention(*pool_, shape, q, keys, values, out);
-    round(out, shape.queries * shape.heads * shape.head_dim);
+  // q and out [rows, heads * head_dim]; each segment attends to its own sequence.
+  void attention(const Shape& shape, const float* q, const std::vector<Segment>& segments,
+                 float* out) {
+    const int64_t width = shape.heads * shape.head_dim;
+    for (const Segment& s : segments) {
+      cpu::attention(
+          *pool_,
+          {s.rows, s.position, shape.heads, shape.kv_heads, shape.head_dim, shape.window, bf16_},
+          q + s.row * width, s.keys, s.values, out + s.row * width);
+      round(out + s.row * width, s.rows * width);
+    }
   }
 
  private:
