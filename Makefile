@@ -9,7 +9,7 @@ FUZZ_SECONDS ?= 60
 # Every Debian package the build needs; `make deps` installs what is missing.
 PACKAGES := build-essential cmake ninja-build pkg-config git ca-certificates catch2 \
   libopenblas-dev libsimdjson-dev libutf8proc-dev libfmt-dev libssl-dev libboost-dev \
-  libboost-program-options-dev nlohmann-json3-dev libtomlplusplus-dev
+  libboost-program-options-dev libboost-context-dev nlohmann-json3-dev libtomlplusplus-dev
 
 # Our own C, C++ and CUDA files: known to git, or new and not ignored.
 SOURCES = git ls-files --cached --others --exclude-standard -- \

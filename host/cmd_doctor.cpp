@@ -5,6 +5,7 @@
 #include "commands.hpp"
 #include "machine.hpp"
 #include "plugin_folders.hpp"
+#include "ptq/run/engine_loader.hpp"
 #include "ptq/run/plugins.hpp"
 
 namespace ptq {
@@ -34,7 +35,15 @@ int doctor_command(const std::vector<std::string>& args) {
                {"commit", code.git},
                {"abi", fmt::format("{}.{}", PTQ_ABI_MAJOR, PTQ_ABI_MINOR)}};
   json.update(machine_facts());
-  json["cuda"] = "not built: this version has no CUDA engine yet";
+  const CudaEngine& cuda = CudaEngine::get(code_build());
+  Json devices = Json::array();
+  for (const CudaDevice& d : cuda.facts().devices)
+    devices.push_back(fmt::format(
+        "cuda:{} {}, compute capability {}.{}, {:.1f} of {:.1f} GiB free", devices.size(), d.name,
+        d.major, d.minor, double(d.free) / double(1 << 30), double(d.memory) / double(1 << 30)));
+  json["cuda"] = cuda.usable() ? "used by --device auto" : "not used: " + cuda.why_not();
+  json["cuda_engine"] = cuda.file().empty() ? "none" : cuda.file();
+  json["cuda_devices"] = devices;
   Json folders = Json::array(), methods = Json::array(), skipped = Json::array();
   const auto places = plugin_folders(list_of(arguments, "plugins"));
   const PluginSet plugins = PluginSet::scan(places);

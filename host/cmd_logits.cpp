@@ -10,12 +10,16 @@
 #include "arguments.hpp"
 #include "commands.hpp"
 #include "experiment_toml.hpp"
-#include "plan.hpp"
+#include "machine.hpp"
 #include "plugin_folders.hpp"
 #include "ptq/data/text.hpp"
 #include "ptq/engine/engine.hpp"
 #include "ptq/model/safetensors.hpp"
 #include "ptq/model/tokenizer.hpp"
+#include "ptq/run/engine_loader.hpp"
+#include "ptq/run/experiment.hpp"
+#include "ptq/run/lookup.hpp"
+#include "ptq/run/plugins.hpp"
 #include "ptq/run/random_model.hpp"
 
 namespace ptq {
@@ -106,7 +110,7 @@ int logits_command(const std::vector<std::string>& args) {
   if (arguments.count("ids") + arguments.count("text") != 1) {
     throw usage_error("either --ids or --text must be given", "", "--help shows two examples");
   }
-  resolve_device(text_of(arguments, "device"));
+  const std::string device = resolve_device(text_of(arguments, "device"), code_build());
   const std::unique_ptr<MethodInstance> method = make_method(arguments);
   const std::string word = text_of(arguments, "regime");
   Regime regime = method ? Regime::streaming : Regime::independent;
@@ -127,7 +131,7 @@ int logits_command(const std::vector<std::string>& args) {
                                        : load_tokenizer(folder, random_seed.has_value())
                                              .encode(read_utf8_file(text_of(arguments, "text")));
   if (ids.empty()) throw usage_error("there are no tokens", "--ids or --text");
-  const auto engine = make_cpu_engine(folder.string(), engine_options);
+  const auto engine = make_engine(device, code_build(), folder.string(), engine_options);
   KvMethod* kv = method ? method->kv(engine->config()) : nullptr;
   if (WeightMethod* weights = method ? method->weights() : nullptr) {
     engine->encode_weights(*weights, {});

@@ -56,6 +56,8 @@ std::string build_flags() {
 
 Record::Code code_facts() { return {PTQ_VERSION, PTQ_GIT_HASH}; }
 
+std::string code_build() { return PTQ_VERSION "+" PTQ_GIT_HASH; }
+
 Json machine_facts() {
   utsname system{};
   ::uname(&system);

@@ -2,11 +2,14 @@
 // environment that is not named here, so no user name and no token.
 #pragma once
 
+#include <string>
+
 #include "ptq/results/record.hpp"
 
 namespace ptq {
 
 Record::Code code_facts();
-Json machine_facts();  // cpu, cores, memory_bytes, os, compiler, build, blas
+std::string code_build();  // version and commit, what the CUDA engine must agree with
+Json machine_facts();      // cpu, cores, memory_bytes, os, compiler, build, blas
 
 }  // namespace ptq

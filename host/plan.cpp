@@ -6,7 +6,9 @@
 
 #include "bytes_text.hpp"
 #include "experiment_toml.hpp"
+#include "machine.hpp"
 #include "plugin_folders.hpp"
+#include "ptq/run/engine_loader.hpp"
 
 namespace ptq {
 namespace fs = std::filesystem;
@@ -80,19 +82,6 @@ std::string model_memory(const ModelReference& reference, const Plan& plan, int6
 
 }  // namespace
 
-std::string resolve_device(const std::string& device) {
-  if (device == "auto" || device == "cpu") return "cpu";
-  const bool cuda =
-      device == "cuda" || (device.starts_with("cuda:") && device.size() > 5 &&
-                           device.find_first_not_of("0123456789", 5) == std::string::npos);
-  if (cuda) {
-    throw environment_error("this build has no CUDA engine yet", "--device " + device,
-                            "--device cpu runs the same experiment on the processor");
-  }
-  throw usage_error("unknown device `" + device + "`", "--device",
-                    did_you_mean(device, {"auto", "cpu", "cuda", "cuda:0"}));
-}
-
 Plan make_plan(const PlanRequest& request) {
   require_experiment_file(request.file);
   Plan plan;
@@ -102,7 +91,7 @@ Plan make_plan(const PlanRequest& request) {
     problems.collect([&] { apply_setting(tree, setting); });
   }
   plan.experiment = read_experiment(tree, request.file, problems);
-  const std::string device = resolve_device(request.device);
+  plan.device = resolve_device(request.device, code_build());
 
   const std::vector<fs::path> folders = plugin_folders(request.plugins);
   const PluginSet plugins = PluginSet::scan(folders);
@@ -123,7 +112,7 @@ Plan make_plan(const PlanRequest& request) {
   check_contexts(plan.grid, plan.experiment, problems);
   problems.throw_if_any();
   if (plan.missing.empty()) {
-    expand_cells(plan.grid, plan.experiment.seed, PTQ_VERSION, device);
+    expand_cells(plan.grid, plan.experiment.seed, PTQ_VERSION, plan.device);
   }
   return plan;
 }

@@ -23,15 +23,13 @@ struct Plan {
   std::vector<std::filesystem::path> bases;  // where relative paths are looked up
   std::vector<std::string> plugin_notes;     // files that were skipped, and why
   ExperimentGrid grid;
-  Problems missing;  // of the environment: models, data files
+  std::string device;  // "cpu" or "cuda:N"
+  Problems missing;    // of the environment: models, data files
 };
 
 // Reads and checks everything. Mistakes in the experiment are thrown, all at once; missing models
 // and files are left in plan.missing, and the grid has no cells then.
 Plan make_plan(const PlanRequest& request);
-
-// Throws unless this build can run on the device; "cpu" for "auto".
-std::string resolve_device(const std::string& device);
 
 // The grid, the memory it needs and what is missing, for people.
 std::string plan_text(const Plan& plan, const Store& store, const std::vector<Cell>& cells);

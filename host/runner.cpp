@@ -122,6 +122,7 @@ class Runner {
     job.plugin_files = plan_.grid.methods[cell.method].plugin_files;
     for (std::string& file : job.plugin_files) file = fs::absolute(file).string();
     const int cores = std::max(1, int(std::thread::hardware_concurrency()));
+    job.device = plan_.device;
     job.threads = settings_.threads;
     if (job.threads == 0 && settings_.jobs > 1) job.threads = std::max(1, cores / settings_.jobs);
     job.supervisor = ::getpid();

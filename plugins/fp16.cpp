@@ -14,6 +14,7 @@ class Fp16 {
  public:
   static constexpr About about = {"fp16", "1.0.0", "full-precision baseline, weights and KV cache",
                                   "", PTQ_LOSSLESS};
+  static constexpr bool runs_on_cuda = true;
   static std::span<const ptq_option* const> options() { return {}; }
 
   explicit Fp16(const Options&) {}

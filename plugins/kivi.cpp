@@ -37,6 +37,7 @@ class Kivi {
   static constexpr About about = {"kivi", "1.0.0",
                                   "KV cache: keys per channel, values per token, asymmetric",
                                   "KIVI (arXiv 2402.02750)"};
+  static constexpr bool runs_on_cuda = true;  // the host rounds and packs, on either device
   static std::span<const ptq_option* const> options() { return kOptionList; }
 
   explicit Kivi(const Options& o)

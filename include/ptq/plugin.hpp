@@ -142,9 +142,17 @@ struct Tables {
     return guarded(call, [&] { static_cast<M*>(method)->encode(Call(call), *linear, out); });
   }
 
+  // Where encode() may be called. A method that only hands x on to the host says
+  //   static constexpr bool runs_on_cuda = true;
+  static constexpr uint32_t kv_devices() {
+    if constexpr (requires { M::runs_on_cuda; })
+      return 1u << PTQ_CPU | (M::runs_on_cuda ? 1u << PTQ_CUDA : 0u);
+    return 1u << PTQ_CPU;
+  }
+
   static const void* get(void*, const char* id) {
     if constexpr (KvMethod<M>) {
-      static const ptq_kv table = {sizeof table, 1u << PTQ_CPU, kv_policy, kv_encode};
+      static const ptq_kv table = {sizeof table, kv_devices(), kv_policy, kv_encode};
       if (std::strcmp(id, PTQ_KV_1) == 0) return &table;
     }
     if constexpr (WeightMethod<M>) {

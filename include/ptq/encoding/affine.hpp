@@ -349,6 +349,21 @@ class AffineRows {
            zeros_int_.capacity();
   }
 
+  // The containers as they are, for a device that keeps a copy.
+  struct Bytes {
+    const void *codes, *scales, *zeros;
+    size_t codes_bytes, scales_bytes, zeros_bytes;
+  };
+  Bytes stored() const {
+    const bool floats = format_.grid == Grid::min;
+    return {codes_.data(),
+            scales_.data(),
+            floats ? static_cast<const void*>(zeros_f16_.data()) : zeros_int_.data(),
+            codes_.size(),
+            2 * scales_.size(),
+            floats ? 2 * zeros_f16_.size() : zeros_int_.size()};
+  }
+
   // Flips one bit of the code of an element: for the test that the cache is really read.
   void flip_code_bit(int64_t row, int64_t column, int bit) {
     const int64_t position = column * format_.bits + bit;

@@ -70,6 +70,7 @@ class DenseRows {
   DType dtype() const { return dtype_; }
   int64_t rows() const { return row_bytes_ ? int64_t(data_.size()) / row_bytes_ : 0; }
   int64_t columns() const { return columns_; }
+  const void* data() const { return data_.data(); }
 
   void append(const float* x, int64_t n) {
     if (n == 0) return;

@@ -56,7 +56,15 @@ struct KvPolicy {
   }
 };
 
-// A KV-cache method as the engine sees it (run/method.hpp makes one from a plugin).
+// A CUDA device on which a method may work: enqueue on the stream and return.
+struct CudaPlace {
+  int device_id = 0;
+  void* stream = nullptr;                         // cudaStream_t
+  std::function<void*(uint64_t bytes)> allocate;  // device memory, nullptr when there is none
+  std::function<void(void*)> release;
+};
+
+// A KV-cache method as the engine sees it (run/plugins.hpp makes one from a plugin).
 class KvMethod {
  public:
   virtual ~KvMethod() = default;
@@ -65,6 +73,12 @@ class KvMethod {
   // head_dim] float32, contiguous. The answer goes into `out`, which the cache owns.
   virtual void encode(KvSide side, int layer, int64_t first, int64_t tokens, const float* x,
                       RowSink& out) = 0;
+  // Can it take tensors in the memory of a CUDA device? If not, the engine brings them to the host.
+  virtual bool on_cuda() const { return false; }
+  // encode() for x in the memory of the place.
+  virtual void encode_on(const CudaPlace& /*place*/, KvSide /*side*/, int /*layer*/,
+                         int64_t /*first*/, int64_t /*tokens*/, const float* /*x*/,
+                         RowSink& /*out*/) {}
 };
 
 // A weight method as the engine sees it. Leaving `out` unfilled keeps the layer dense.
@@ -128,6 +142,15 @@ struct WeightBytes {
 // [rows, vocab_size] float32, valid during the call only. first_row counts from the first token of
 // the forward call.
 using LogitsFn = std::function<void(int64_t first_row, int64_t rows, const float* logits)>;
+
+// What scoring needs of one row of logits.
+struct RowScore {
+  double log_sum_exp = 0;
+  double kl = 0;       // nats, KL(reference || this row), where there is a reference
+  float target = 0;    // logit of the target
+  int32_t argmax = 0;  // the first maximum
+  bool finite = true;  // false: some logit is not, and the rest means nothing
+};
 
 // One sequence's part of a call. Different requests of one call name different sequences.
 struct Request {

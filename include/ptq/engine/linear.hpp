@@ -45,6 +45,17 @@ class LinearWeight final : public RowSink {
     return reinterpret_cast<const float*>(file_) + begin * in_;
   }
 
+  // The rows in the file, in its dtype, wherever they lie.
+  const void* file_data() const { return file_; }
+  // The encoding that a method filled in, or nullptr.
+  const AffineRows* packed() const { return affine_ ? &*affine_ : nullptr; }
+  const DenseRows* dense_rows() const { return dense_ ? &*dense_ : nullptr; }
+  // Drops the encoding: a device has it now.
+  void forget() {
+    affine_.reset();
+    dense_.reset();
+  }
+
   bool encoded() const { return affine_.has_value() || dense_.has_value(); }
   uint64_t bytes() const {
     if (affine_) return affine_->bytes();

@@ -165,6 +165,7 @@ class Transformer final : public Engine {
     bool poison = false;
     std::optional<DType> dense;
   };
+  Device& device_for_tests() { return device_; }
   void set_test_hooks(TestHooks hooks) { hooks_ = hooks; }
 
  private:

@@ -24,6 +24,7 @@
 #include "ptq/eval/perplexity.hpp"
 #include "ptq/model/tokenizer.hpp"
 #include "ptq/results/record.hpp"
+#include "ptq/run/engine_loader.hpp"
 #include "ptq/run/experiment.hpp"
 #include "ptq/run/plugins.hpp"
 #include "ptq/run/random_model.hpp"
@@ -37,15 +38,21 @@ struct CellJob {
   std::optional<uint64_t> random_seed;    // of random weights; nothing: the folder's weights
   std::string data_file;                  // empty: the evaluation reads none
   std::vector<std::string> plugin_files;  // of each part of the method
+  std::string device = "cpu";             // or "cuda:N"
   int threads = 0;                        // 0 = all cores
   int64_t supervisor = 0;                 // process id
 };
 
 inline Json to_json(const CellJob& job) {
-  Json json = {{"record", to_json(job.record)},   {"model_folder", job.model_folder.string()},
-               {"attempt", job.attempt.string()}, {"compute", compute_word(job.compute)},
-               {"data_file", job.data_file},      {"plugin_files", job.plugin_files},
-               {"threads", job.threads},          {"supervisor", job.supervisor}};
+  Json json = {{"record", to_json(job.record)},
+               {"model_folder", job.model_folder.string()},
+               {"attempt", job.attempt.string()},
+               {"compute", compute_word(job.compute)},
+               {"data_file", job.data_file},
+               {"plugin_files", job.plugin_files},
+               {"device", job.device},
+               {"threads", job.threads},
+               {"supervisor", job.supervisor}};
   if (job.random_seed) json["random_seed"] = *job.random_seed;
   return json;
 }
@@ -59,6 +66,7 @@ inline CellJob job_from_json(const Json& json, const std::string& where) {
   if (json.contains("random_seed")) job.random_seed = json.at("random_seed").get<uint64_t>();
   job.data_file = json.at("data_file").get<std::string>();
   job.plugin_files = json.at("plugin_files").get<std::vector<std::string>>();
+  job.device = json.at("device").get<std::string>();
   job.threads = json.at("threads").get<int>();
   job.supervisor = json.at("supervisor").get<int64_t>();
   return job;
@@ -175,14 +183,18 @@ inline void run_cell(const CellJob& job,
   const Tokenizer tokenizer = load_tokenizer(job.model_folder, job.random_seed.has_value());
   const EngineOptions options{job.threads, job.compute,
                               make_random_weights(job.random_seed, job.threads)};
-  const auto engine = make_cpu_engine(job.model_folder.string(), options);
+  const std::string build = record.code.version + "+" + record.code.git;
+  const auto open = [&] {
+    return make_engine(job.device, build, job.model_folder.string(), options);
+  };
+  const auto engine = open();
   record.environment["device"] = engine->device();
   cell_detail::Methods methods = cell_detail::make_methods(job, engine->config());
   // Divergence is measured against full precision in lock step. Where the method leaves the weights
   // alone, the same engine with a full-precision cache is that reference.
   std::unique_ptr<Engine> second;
   if (methods.weights != nullptr && !record.method.lossless) {
-    second = make_cpu_engine(job.model_folder.string(), options);
+    second = open();
   }
   const double load_seconds = whole.seconds();
 

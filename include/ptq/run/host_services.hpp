@@ -15,6 +15,7 @@
 
 #include "ptq/core/error.hpp"
 #include "ptq/encoding/encoding.hpp"
+#include "ptq/engine/engine.hpp"
 #include "ptq/plugin.h"
 
 namespace ptq {
@@ -28,7 +29,7 @@ class HostSide {
   HostSide(std::string method, nlohmann::ordered_json options, uint64_t seed)
       : method_(std::move(method)), options_(std::move(options)), seed_(seed) {}
   ~HostSide() {
-    for (const auto& [p, memory] : memory_) std::free(p);
+    for (const auto& [p, memory] : memory_) give_back(p, memory.on);
   }
   HostSide(const HostSide&) = delete;
   HostSide& operator=(const HostSide&) = delete;
@@ -37,11 +38,15 @@ class HostSide {
 
   // Runs fn(call) and turns whatever comes back into an Error that names the method, the function
   // and the place. `place` is only asked when something is wrong.
+  // on: the device whose memory the tensors of this call are in; nullptr: the host.
   void invoke(const char* function, const std::function<ptq_status(const ptq_call*)>& fn,
-              const std::function<std::string()>& place = {}) {
+              const std::function<std::string()>& place = {}, const CudaPlace* on = nullptr) {
+    device_ = on;
     ptq_call call{};
     call.struct_size = sizeof call;
-    call.device_type = PTQ_CPU;
+    call.device_type = on ? PTQ_CUDA : PTQ_CPU;
+    call.device_id = on ? on->device_id : 0;
+    call.stream = on ? on->stream : nullptr;
     call.seed = seed_;
     call.ctx = this;
     call.fail = [](const ptq_call* c, ptq_status status, const char* sentence) -> ptq_status {
@@ -106,31 +111,39 @@ class HostSide {
   // nullptr when there is none; nothing may be thrown into a plugin.
   void* allocate(int32_t purpose, uint64_t bytes) noexcept {
     if (bytes > std::numeric_limits<int64_t>::max() / 2) return nullptr;
-    // Aligned for vectors; aligned_alloc wants a multiple of the alignment.
-    void* p = std::aligned_alloc(64, (std::max<uint64_t>(bytes, 1) + 63) / 64 * 64);
-    if (!p) return nullptr;
     const int kind = purpose == PTQ_BOOKKEEPING ? 1 : 0;
+    const CudaPlace* on = kind == 0 ? device_ : nullptr;  // bookkeeping is the host's
+    // Aligned for vectors; aligned_alloc wants a multiple of the alignment.
+    void* p = on ? on->allocate(std::max<uint64_t>(bytes, 1))
+                 : std::aligned_alloc(64, (std::max<uint64_t>(bytes, 1) + 63) / 64 * 64);
+    if (!p) return nullptr;
     try {
-      memory_[p] = {kind, bytes};
+      memory_[p] = {kind, bytes, on};
     } catch (const std::bad_alloc&) {
-      std::free(p);
+      give_back(p, on);
       return nullptr;
     }
     held_[kind] += bytes;
     peak_[kind] = std::max(peak_[kind], held_[kind]);
     return p;
   }
+  static void give_back(void* p, const CudaPlace* on) noexcept {
+    if (on)
+      on->release(p);
+    else
+      std::free(p);
+  }
   void release(void* p) noexcept {
     const auto found = memory_.find(p);
     if (found == memory_.end()) return;
     held_[found->second.kind] -= found->second.bytes;
-    std::free(p);
+    give_back(p, found->second.on);
     memory_.erase(found);
   }
   void release_scratch() noexcept {
     for (auto i = memory_.begin(); i != memory_.end();) {
       if (i->second.kind == 0) {
-        std::free(i->first);
+        give_back(i->first, i->second.on);
         i = memory_.erase(i);
       } else {
         ++i;
@@ -171,7 +184,8 @@ class HostSide {
   struct Matrices {
     int64_t batch, rows, columns;
   };
-  static Matrices matrices(const ptq_tensor* t, ptq_dtype dtype, const char* name) {
+  static Matrices matrices(const ptq_call* call, const ptq_tensor* t, ptq_dtype dtype,
+                           const char* name) {
     const auto wrong = [&](const std::string& what) {
       return usage_error(std::string("tensor ") + name + " " + what);
     };
@@ -180,7 +194,9 @@ class HostSide {
       throw wrong("has the wrong dtype, expected " +
                   std::string(dtype.code == PTQ_FLOAT ? "float" : "uint") +
                   std::to_string(dtype.bits));
-    if (t->device_type != PTQ_CPU) throw wrong("is not on the CPU");
+    if (t->device_type != call->device_type || t->device_id != call->device_id)
+      throw wrong(call->device_type == PTQ_CPU ? "is not on the CPU"
+                                               : "is not on the device of the call");
     if (t->ndim < 2 || t->ndim > 6)
       throw wrong("has " + std::to_string(t->ndim) + " axes, expected [..., rows, columns]");
     int64_t stride = 1, batch = 1;
@@ -220,7 +236,7 @@ class HostSide {
         sizeof(ptq_encode_service), 0,
         [](const ptq_call* call, const ptq_tensor* x, const ptq_affine* how, ptq_encoding* out) {
           return build(call, out, [&](RowSink& sink) {
-            const Matrices m = matrices(x, {PTQ_FLOAT, 32, 1}, "x");
+            const Matrices m = matrices(call, x, {PTQ_FLOAT, 32, 1}, "x");
             sink.affine(format(how), m.batch, m.rows, m.columns,
                         static_cast<const float*>(x->data));
           });
@@ -229,14 +245,14 @@ class HostSide {
            const ptq_tensor* zero, const ptq_affine* how, ptq_encoding* out) {
           return build(call, out, [&](RowSink& sink) {
             const AffineFormat f = format(how);
-            const Matrices m = matrices(codes, {PTQ_UINT, 8, 1}, "codes");
+            const Matrices m = matrices(call, codes, {PTQ_UINT, 8, 1}, "codes");
             const auto groups = [&](int64_t n) {
               return f.group_size <= 0 ? 1 : (n + f.group_size - 1) / f.group_size;
             };
             const Matrices want = f.axis == 1 ? Matrices{m.batch, m.rows, groups(m.columns)}
                                               : Matrices{m.batch, groups(m.rows), m.columns};
             const auto check = [&](const ptq_tensor* t, const char* name) {
-              const Matrices s = matrices(t, {PTQ_FLOAT, 32, 1}, name);
+              const Matrices s = matrices(call, t, {PTQ_FLOAT, 32, 1}, name);
               if (s.batch != want.batch || s.rows != want.rows || s.columns != want.columns)
                 throw usage_error(std::string("tensor ") + name + " has shape [" +
                                   std::to_string(s.batch) + ", " + std::to_string(s.rows) + ", " +
@@ -254,7 +270,7 @@ class HostSide {
         },
         [](const ptq_call* call, const ptq_tensor* x, ptq_dtype dtype, ptq_encoding* out) {
           return build(call, out, [&](RowSink& sink) {
-            const Matrices m = matrices(x, {PTQ_FLOAT, 32, 1}, "x");
+            const Matrices m = matrices(call, x, {PTQ_FLOAT, 32, 1}, "x");
             if (dtype.bits != 16 || (dtype.code != PTQ_FLOAT && dtype.code != PTQ_BFLOAT))
               throw usage_error("dense encodings are float16 or bfloat16");
             sink.dense(dtype.code == PTQ_FLOAT ? DType::f16 : DType::bf16, m.batch, m.rows,
@@ -267,11 +283,13 @@ class HostSide {
   std::string method_;
   nlohmann::ordered_json options_;
   uint64_t seed_;
+  const CudaPlace* device_ = nullptr;  // of the call that runs
   std::mutex mutex_;
   std::string sentence_;
   struct Memory {
     int kind;  // 0 scratch, 1 bookkeeping
     uint64_t bytes;
+    const CudaPlace* on;  // nullptr: host memory
   };
   std::unordered_map<void*, Memory> memory_;
   uint64_t held_[2] = {0, 0}, peak_[2] = {0, 0};

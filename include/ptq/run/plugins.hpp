@@ -109,7 +109,7 @@ class MethodInstance {
    public:
     Kv(MethodInstance& owner, const ptq_kv* table, const ModelConfig& c)
         : owner_(owner), table_(table), heads_(c.num_key_value_heads), dim_(c.head_dim) {
-      require_cpu(table->devices);
+      require_host_device(table->devices);
       const ptq_kv_shape shape{sizeof shape, 0, c.num_hidden_layers, c.num_key_value_heads,
                                c.head_dim};
       ptq_kv_policy out[2] = {};
@@ -132,9 +132,24 @@ class MethodInstance {
     KvPolicy policy(KvSide side) const override { return policy_[int(side)]; }
     void encode(KvSide side, int layer, int64_t first, int64_t tokens, const float* x,
                 RowSink& out) override {
+      call(nullptr, side, layer, first, tokens, x, out);
+    }
+    bool on_cuda() const override { return table_->devices & (1u << PTQ_CUDA); }
+    void encode_on(const CudaPlace& place, KvSide side, int layer, int64_t first, int64_t tokens,
+                   const float* x, RowSink& out) override {
+      call(&place, side, layer, first, tokens, x, out);
+    }
+
+   private:
+    void call(const CudaPlace* place, KvSide side, int layer, int64_t first, int64_t tokens,
+              const float* x, RowSink& out) {
       const int s = int(side);
       const ptq_kv_block block{sizeof block, s, layer, 0, first, tokens};
-      const ptq_tensor view = matrix_view(x, {heads_, tokens, dim_});
+      ptq_tensor view = matrix_view(x, {heads_, tokens, dim_});
+      if (place) {
+        view.device_type = PTQ_CUDA;
+        view.device_id = place->device_id;
+      }
       owner_.host_.invoke(
           "encode",
           [&](const ptq_call* call) {
@@ -143,10 +158,10 @@ class MethodInstance {
           [&] {
             return "layer " + std::to_string(layer) + (s ? " values" : " keys") + ", positions " +
                    std::to_string(first) + " to " + std::to_string(first + tokens - 1);
-          });
+          },
+          place);
     }
 
-   private:
     MethodInstance& owner_;
     const ptq_kv* table_;
     int64_t heads_, dim_;
@@ -156,7 +171,7 @@ class MethodInstance {
   class Weights final : public WeightMethod {
    public:
     Weights(MethodInstance& owner, const ptq_weights* table) : owner_(owner), table_(table) {
-      require_cpu(table->devices);
+      require_host_device(table->devices);
     }
     void encode(int layer, const std::string& name, const std::string& kind, const float* w,
                 int64_t rows, int64_t columns, RowSink& out) override {
@@ -175,7 +190,7 @@ class MethodInstance {
     const ptq_weights* table_;
   };
 
-  static void require_cpu(uint32_t devices) {
+  static void require_host_device(uint32_t devices) {
     if (!(devices & (1u << PTQ_CPU)))
       throw environment_error("this method does not run on the CPU", {},
                               "its plugin offers other devices only");

@@ -1,0 +1,401 @@
+// Attention: causal, grouped heads, sliding window, sequences packed without padding, rows read
+// from the cache as it stores them. References: cpu::attention and test/reference_attention.hpp.
+//
+// One block takes a few queries of one sequence and one kv head: its rows are (query, head of the
+// group), 16 per warp. Keys and values come in tiles of 64 rows, decoded into shared memory once
+// for all rows of the block; scores stay in registers in float32 and the softmax runs along
+// (streaming softmax, arXiv 2205.14135). A tile that lies on both sides of some query's boundary is
+// read from both sources and each (row, key) takes its own. With few rows the keys of a tile are
+// divided among the warps and the context among blocks; the parts, each with the logarithm of its
+// sum, are merged exactly. Scores are in units of log 2.
+#pragma once
+
+#include "ptq/engine/cuda/mma.hpp"
+#include "ptq/engine/cuda/queue.hpp"
+#include "ptq/engine/cuda/row_views.hpp"
+
+namespace ptq::cuda {
+
+inline constexpr int kKeyTile = 64;
+inline constexpr int kAttentionWarps = 4;
+inline constexpr float kLowest = -3.0e38f;  // below every score; exp2 of a difference to it is 0
+
+// Queries [first, first + count) of a segment, for one block.
+struct AttentionItem {
+  int32_t segment, first, count;
+};
+
+template <class T>
+struct AttentionArguments {
+  const T* q;          // [rows of the pass, heads, dim]
+  T* out;              // the same shape
+  float* partial;      // [splits, rows of the pass, heads, dim], only with splits > 1
+  float* partial_lse;  // [splits, rows of the pass, heads], log2 of the sum of exponentials
+  const SegmentView* segments;
+  const AttentionItem* items;
+  int64_t rows, heads, kv_heads, dim, window;
+  float scale;  // log2(e) / sqrt(dim)
+};
+
+// Bytes of dynamic shared memory of a block with kRows rows and heads padded to D columns.
+template <class T, int D>
+constexpr size_t attention_shared_bytes(int rows) {
+  const int stride = D + kTilePad<T>, p_stride = kKeyTile + kTilePad<T>;
+  return sizeof(T) * size_t((rows + 2 * kKeyTile) * stride + kAttentionWarps * 16 * p_stride);
+}
+
+// ---- kernels ----
+
+namespace attention_detail {
+
+// Which of the two sources a tile [begin, end) needs for queries with boundaries low .. high.
+__device__ __forceinline__ bool needs(const SideView& side, bool encoded, int64_t begin,
+                                      int64_t end, int64_t low, int64_t high) {
+  const int64_t sink = side.policy.sink;
+  if (encoded) return (begin > sink ? begin : sink) < (end < high ? end : high);
+  return begin < (end < sink ? end : sink) || (begin > low ? begin : low) < end;
+}
+
+// Rows [begin, begin + 64) of one source to shared memory; rows that it does not hold are zero.
+template <class T, int D>
+__device__ void load_tile(const SideView& side, bool encoded, int64_t head, int64_t dim,
+                          int64_t begin, int64_t end, int64_t low, int64_t high, T* tile) {
+  constexpr int kUnits = D / 8, kStride = D + kTilePad<T>;
+  constexpr int kRowStep = kAttentionWarps * kWarpLanes / kUnits;
+  const int unit = int(threadIdx.x) % kUnits;
+  const int64_t sink = side.policy.sink;
+  AffineReader reader(side.affine, head);
+  for (int r = int(threadIdx.x) / kUnits; r < kKeyTile; r += kRowStep) {
+    const int64_t position = begin + r;
+    float x[8] = {0, 0, 0, 0, 0, 0, 0, 0};
+    if (position < end) {
+      if (encoded) {
+        if (position >= sink && position < high) {
+          if (side.stored == Stored::affine)
+            reader.read8(position, unit * 8, x);
+          else
+            read_dense8(side.dense, head, position, unit * 8, dim, x);
+        }
+      } else if (position < sink) {
+        read_dense8(side.sinks, head, position, unit * 8, dim, x);
+      } else if (position >= low) {
+        read_dense8(side.tail, head, position, unit * 8, dim, x);
+      }
+    }
+    T* to = tile + r * kStride + unit * 8;
+    if constexpr (sizeof(T) == 2) {
+      uint4 word;
+      word.x = pack_bf16(x[0], x[1]);
+      word.y = pack_bf16(x[2], x[3]);
+      word.z = pack_bf16(x[4], x[5]);
+      word.w = pack_bf16(x[6], x[7]);
+      *reinterpret_cast<uint4*>(to) = word;
+    } else {
+      for (int i = 0; i < 8; ++i) to[i] = from_float<T>(x[i]);
+    }
+  }
+}
+
+}  // namespace attention_detail
+
+// kRowWarps x kKeyWarps = 4 warps: how many of them lie along the rows, how many along the keys.
+// grid (items, kv_heads, splits)
+template <class T, int D, int kRowWarps>
+__global__ void __launch_bounds__(kAttentionWarps* kWarpLanes)
+    attention_kernel(AttentionArguments<T> a) {
+  constexpr int kKeyWarps = kAttentionWarps / kRowWarps, kRows = 16 * kRowWarps;
+  constexpr int kKeys = kKeyTile / kKeyWarps;  // of a tile, per warp
+  constexpr int kStride = D + kTilePad<T>, kPStride = kKeyTile + kTilePad<T>;
+  using namespace attention_detail;
+
+  T* q_tile = reinterpret_cast<T*>(dynamic_shared());  // [kRows, kStride]
+  T* k_tile = q_tile + kRows * kStride;                // [64, kStride]
+  T* v_tile = k_tile + kKeyTile * kStride;             // [64, kStride]
+  const int warp = int(threadIdx.x) / kWarpLanes;
+  T* p_tile = v_tile + kKeyTile * kStride + warp * 16 * kPStride;  // [16, kPStride], own
+  const int row_warp = warp % kRowWarps, key_warp = warp / kRowWarps;
+
+  const AttentionItem item = a.items[blockIdx.x];
+  const SegmentView& s = a.segments[item.segment];
+  const int64_t head = blockIdx.y, group = a.heads / a.kv_heads;
+  const int rows = int(item.count * group);
+  const int64_t first_query = s.position + item.first;  // absolute
+
+  for (int i = int(threadIdx.x); i < kRows * D; i += kAttentionWarps * kWarpLanes) {
+    const int r = i / D, c = i % D;
+    float x = 0;
+    if (r < rows && c < a.dim) {
+      const int64_t row = s.row + item.first + r / group;
+      x = to_float(a.q[(row * a.heads + head * group + r % group) * a.dim + c]);
+    }
+    q_tile[r * kStride + c] = from_float<T>(x);
+  }
+
+  // The two rows of this lane.
+  int64_t key_bound[2], value_bound[2], oldest[2], newest[2];
+  for (int i = 0; i < 2; ++i) {
+    const int r = row_warp * 16 + fragment_row() + 8 * i;
+    const int64_t t = first_query + (r < rows ? r / group : item.count - 1);
+    key_bound[i] = s.keys.boundary(t);
+    value_bound[i] = s.values.boundary(t);
+    newest[i] = t;
+    oldest[i] = a.window > 0 && t + 1 > a.window ? t + 1 - a.window : 0;
+  }
+  // Boundaries do not fall from one query to the next.
+  const int64_t last_query = first_query + item.count - 1;
+  const int64_t k_low = s.keys.boundary(first_query), k_high = s.keys.boundary(last_query);
+  const int64_t v_low = s.values.boundary(first_query), v_high = s.values.boundary(last_query);
+
+  float m[2] = {kLowest, kLowest}, l[2] = {0, 0};
+  float o[D / 8][4];
+#pragma unroll
+  for (int j = 0; j < D / 8; ++j)
+    for (int i = 0; i < 4; ++i) o[j][i] = 0;
+
+  // This block's share of the tiles.
+  const int64_t visible =
+      a.window > 0 && first_query + 1 > a.window ? first_query + 1 - a.window : 0;
+  const int64_t first_tile = visible / kKeyTile, tiles = last_query / kKeyTile + 1 - first_tile;
+  const int64_t share = (tiles + gridDim.z - 1) / gridDim.z;
+  const int64_t tile_begin = first_tile + share * blockIdx.z;
+  const int64_t tile_end =
+      tile_begin + share < first_tile + tiles ? tile_begin + share : first_tile + tiles;
+  for (int64_t tile = tile_begin; tile < tile_end; ++tile) {
+    const int64_t begin = tile * kKeyTile;
+    const int64_t end = begin + kKeyTile < last_query + 1 ? begin + kKeyTile : last_query + 1;
+    const bool k_enc = needs(s.keys, true, begin, end, k_low, k_high);
+    const bool k_dense = needs(s.keys, false, begin, end, k_low, k_high);
+    const bool v_enc = needs(s.values, true, begin, end, v_low, v_high);
+    const bool v_dense = needs(s.values, false, begin, end, v_low, v_high);
+
+    __syncthreads();  // the tiles of the round before are used up
+    load_tile<T, D>(s.keys, k_enc, head, a.dim, begin, end, k_low, k_high, k_tile);
+    load_tile<T, D>(s.values, v_enc, head, a.dim, begin, end, v_low, v_high, v_tile);
+    __syncthreads();
+
+    const T* my_q = q_tile + row_warp * 16 * kStride;
+    float p[kKeys / 8][4];
+#pragma unroll
+    for (int j = 0; j < kKeys / 8; ++j)
+      for (int i = 0; i < 4; ++i) p[j][i] = 0;
+    multiply_nt<D, kKeys>(my_q, kStride, k_tile + key_warp * kKeys * kStride, kStride, p);
+    if (k_enc && k_dense) {
+      __syncthreads();
+      load_tile<T, D>(s.keys, false, head, a.dim, begin, end, k_low, k_high, k_tile);
+      __syncthreads();
+#pragma unroll
+      for (int j = 0; j < kKeys / 8; j += 2) {
+        float other[2][4] = {{0, 0, 0, 0}, {0, 0, 0, 0}};
+        multiply_nt<D, 16>(my_q, kStride, k_tile + (key_warp * kKeys + j * 8) * kStride, kStride,
+                           other);
+        for (int jj = 0; jj < 2; ++jj)
+          for (int i = 0; i < 4; ++i) {
+            const int64_t key = begin + key_warp * kKeys + (j + jj) * 8 + fragment_column() + i % 2;
+            if (key < s.keys.policy.sink || key >= key_bound[i / 2]) p[j + jj][i] = other[jj][i];
+          }
+      }
+    }
+
+    // Streaming softmax over the keys of this warp.
+    float top[2] = {m[0], m[1]};
+#pragma unroll
+    for (int j = 0; j < kKeys / 8; ++j)
+      for (int i = 0; i < 4; ++i) {
+        const int64_t key = begin + key_warp * kKeys + j * 8 + fragment_column() + i % 2;
+        p[j][i] = key >= oldest[i / 2] && key <= newest[i / 2] ? p[j][i] * a.scale : kLowest;
+        top[i / 2] = p[j][i] > top[i / 2] ? p[j][i] : top[i / 2];
+      }
+    float shrink[2], sum[2] = {0, 0};
+    for (int i = 0; i < 2; ++i) {
+      for (int step = 1; step < 4; step *= 2) {
+        const float x = __shfl_xor_sync(kFullMask, top[i], step);
+        top[i] = x > top[i] ? x : top[i];
+      }
+      shrink[i] = exp2f(m[i] - top[i]);
+      m[i] = top[i];
+    }
+#pragma unroll
+    for (int j = 0; j < kKeys / 8; ++j)
+      for (int i = 0; i < 4; ++i) {
+        // A masked key counts nothing, also where the whole row is masked so far.
+        p[j][i] = p[j][i] <= kLowest ? 0.0f : exp2f(p[j][i] - m[i / 2]);
+        sum[i / 2] += p[j][i];
+      }
+    for (int i = 0; i < 2; ++i) {
+      for (int step = 1; step < 4; step *= 2) sum[i] += __shfl_xor_sync(kFullMask, sum[i], step);
+      l[i] = l[i] * shrink[i] + sum[i];
+    }
+#pragma unroll
+    for (int j = 0; j < D / 8; ++j)
+      for (int i = 0; i < 4; ++i) o[j][i] *= shrink[i / 2];
+
+    // Output: probabilities times the source that holds the value for the row.
+    const bool both = v_enc && v_dense;
+    for (int pass = 0; pass < (both ? 2 : 1); ++pass) {
+      if (pass == 1) {
+        __syncthreads();
+        load_tile<T, D>(s.values, false, head, a.dim, begin, end, v_low, v_high, v_tile);
+        __syncthreads();
+      }
+      __syncwarp();
+#pragma unroll
+      for (int j = 0; j < kKeys / 8; ++j)
+        for (int i = 0; i < 4; ++i) {
+          const int column = j * 8 + fragment_column() + i % 2;
+          float x = p[j][i];
+          if (both) {
+            const int64_t key = begin + key_warp * kKeys + column;
+            const bool dense = key < s.values.policy.sink || key >= value_bound[i / 2];
+            if (dense != (pass == 1)) x = 0;
+          }
+          p_tile[(fragment_row() + i / 2 * 8) * kPStride + column] = from_float<T>(x);
+        }
+      __syncwarp();
+      multiply_nn<kKeys, D>(p_tile, kPStride, v_tile + key_warp * kKeys * kStride, kStride, o);
+    }
+  }
+
+  // Merge the warps along the keys.
+  if constexpr (kKeyWarps > 1) {
+    // The tiles are used up: [warps, 16, D] outputs, then [warps, 16] maxima and sums.
+    float* parts = reinterpret_cast<float*>(k_tile);
+    __shared__ float states[2][kAttentionWarps][16];
+    __syncthreads();
+#pragma unroll
+    for (int j = 0; j < D / 8; ++j)
+      for (int i = 0; i < 4; ++i)
+        parts[(warp * 16 + fragment_row() + i / 2 * 8) * D + j * 8 + fragment_column() + i % 2] =
+            o[j][i];
+    if (threadIdx.x % 4 == 0)
+      for (int i = 0; i < 2; ++i) {
+        states[0][warp][fragment_row() + 8 * i] = m[i];
+        states[1][warp][fragment_row() + 8 * i] = l[i];
+      }
+    __syncthreads();
+    if (key_warp > 0) return;
+    for (int i = 0; i < 2; ++i) {
+      const int r = fragment_row() + 8 * i;
+      float top = kLowest, sum = 0, weight[kKeyWarps];
+      for (int w = 0; w < kKeyWarps; ++w) {
+        const float x = states[0][w * kRowWarps + row_warp][r];
+        top = x > top ? x : top;
+      }
+      for (int w = 0; w < kKeyWarps; ++w) {
+        weight[w] = exp2f(states[0][w * kRowWarps + row_warp][r] - top);
+        sum += weight[w] * states[1][w * kRowWarps + row_warp][r];
+      }
+      m[i] = top;
+      l[i] = sum;
+#pragma unroll
+      for (int j = 0; j < D / 8; ++j)
+        for (int c = 0; c < 2; ++c) {
+          float x = 0;
+          for (int w = 0; w < kKeyWarps; ++w)
+            x += weight[w] *
+                 parts[((w * kRowWarps + row_warp) * 16 + r) * D + j * 8 + fragment_column() + c];
+          o[j][2 * i + c] = x;
+        }
+    }
+  }
+
+  for (int i = 0; i < 2; ++i) {
+    const int r = row_warp * 16 + fragment_row() + 8 * i;
+    if (r >= rows) continue;
+    const int64_t row = s.row + item.first + r / group, query_head = head * group + r % group;
+    const int64_t at = row * a.heads + query_head;
+    const float inverse = l[i] > 0 ? 1.0f / l[i] : 0.0f;
+    const int64_t part = blockIdx.z * a.rows * a.heads + at;
+    if (gridDim.z > 1 && threadIdx.x % 4 == 0)
+      a.partial_lse[part] = l[i] > 0 ? m[i] + log2f(l[i]) : kLowest;
+#pragma unroll
+    for (int j = 0; j < D / 8; ++j)
+      for (int c = 0; c < 2; ++c) {
+        const int column = j * 8 + fragment_column() + c;
+        if (column >= a.dim) continue;
+        const float x = o[j][2 * i + c] * inverse;
+        if (gridDim.z > 1)
+          a.partial[part * a.dim + column] = x;
+        else
+          a.out[at * a.dim + column] = from_float<T>(x);
+      }
+  }
+}
+
+// out = sum over splits of 2^(lse - max) partial / sum of 2^(lse - max). grid (rows * heads)
+template <class T>
+__global__ void merge_attention_kernel(AttentionArguments<T> a, int splits) {
+  const int64_t at = blockIdx.x, stride = a.rows * a.heads;
+  float top = kLowest, sum = 0;
+  for (int s = 0; s < splits; ++s) {
+    const float x = a.partial_lse[s * stride + at];
+    top = x > top ? x : top;
+  }
+  for (int s = 0; s < splits; ++s) sum += exp2f(a.partial_lse[s * stride + at] - top);
+  for (int64_t c = threadIdx.x; c < a.dim; c += blockDim.x) {
+    float x = 0;
+    for (int s = 0; s < splits; ++s) {
+      const float weight = exp2f(a.partial_lse[s * stride + at] - top);
+      if (weight > 0) x += weight * a.partial[(s * stride + at) * a.dim + c];
+    }
+    a.out[at * a.dim + c] = from_float<T>(x / sum);
+  }
+}
+
+// ---- launchers ----
+
+// How a pass is divided: queries per block, and blocks along the context.
+struct AttentionPlan {
+  bool few;  // the rows of one warp: decoding, short questions
+  int64_t queries_per_block;
+  int splits;
+};
+
+// longest: queries of the longest segment. The plan does not depend on the context, because a
+// captured graph outlives it.
+inline AttentionPlan plan_attention(int64_t segments, int64_t longest, int64_t heads,
+                                    int64_t kv_heads, int processors) {
+  const int64_t group = heads / kv_heads;
+  AttentionPlan plan{longest * group <= 16, 1, 1};
+  plan.queries_per_block = plan.few ? longest : (group > 64 ? 0 : 64 / group);
+  if (plan.queries_per_block == 0)
+    throw usage_error("more than 64 query heads share one key head", "the CUDA engine");
+  // Enough blocks to fill the card twice.
+  const int64_t blocks = segments * kv_heads * ceil_div(longest, plan.queries_per_block);
+  const int64_t wanted = 2 * int64_t(processors);
+  if (blocks < wanted)
+    plan.splits = int(ceil_div(wanted, blocks) < 32 ? ceil_div(wanted, blocks) : 32);
+  return plan;
+}
+
+template <class T, int D, int kRowWarps>
+void launch_attention(Queue& queue, const AttentionArguments<T>& a, int64_t items, int splits) {
+  queue.launch("attention", attention_kernel<T, D, kRowWarps>,
+               dim3(unsigned(items), unsigned(a.kv_heads), unsigned(splits)),
+               dim3(kAttentionWarps * kWarpLanes), attention_shared_bytes<T, D>(16 * kRowWarps), a);
+}
+
+template <class T>
+void attention(Queue& queue, const AttentionArguments<T>& a, int64_t items,
+               const AttentionPlan& plan) {
+  const auto with_width = [&](auto width) {
+    constexpr int D = decltype(width)::value;
+    if (plan.few)
+      launch_attention<T, D, 1>(queue, a, items, plan.splits);
+    else
+      launch_attention<T, D, 4>(queue, a, items, plan.splits);
+  };
+  if (a.dim <= 32)
+    with_width(std::integral_constant<int, 32>{});
+  else if (a.dim <= 64)
+    with_width(std::integral_constant<int, 64>{});
+  else if (a.dim <= 128)
+    with_width(std::integral_constant<int, 128>{});
+  else
+    throw usage_error("head_dim " + std::to_string(a.dim), "the CUDA engine",
+                      "it has attention for head_dim up to 128; use --device cpu");
+  if (plan.splits > 1)
+    queue.launch("merge_attention", merge_attention_kernel<T>, dim3(unsigned(a.rows * a.heads)),
+                 dim3(128), 0, a, plan.splits);
+}
+
+}  // namespace ptq::cuda

@@ -1,0 +1,450 @@
+// A CUDA device as a device of the transformer: the functions that the forward pass calls.
+//
+// T is the number format of activations: float (fp32: every product and sum in float32, for
+// comparison with the CPU's engine) or Bf16 (tensor cores, float32 inside products, norms and
+// softmax; rounded where cpu::Device rounds in its mode bf16). One stream; the host waits for it
+// only where it needs logits, or where a method works on the host.
+#pragma once
+
+#include <cmath>
+#include <cstring>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "ptq/engine/cuda/affine_decode.cuh"
+#include "ptq/engine/cuda/arena.hpp"
+#include "ptq/engine/cuda/attention.cuh"
+#include "ptq/engine/cuda/elementwise.cuh"
+#include "ptq/engine/cuda/embedding.cuh"
+#include "ptq/engine/cuda/gemm.hpp"
+#include "ptq/engine/cuda/kv_cache.hpp"
+#include "ptq/engine/cuda/linear_small.cuh"
+#include "ptq/engine/cuda/linear_tiles.cuh"
+#include "ptq/engine/cuda/queue.hpp"
+#include "ptq/engine/cuda/rms_norm.cuh"
+#include "ptq/engine/cuda/rope.cuh"
+#include "ptq/engine/cuda/tables.hpp"
+#include "ptq/engine/cuda/weights.hpp"
+
+namespace ptq::cuda {
+
+template <class T>
+class Device {
+ public:
+  using Scalar = T;
+  using Table = DenseTensor;
+  using Linear = cuda::Linear;
+  using Cache = KvCache;
+
+  // Activations, in the scratch memory of the pass.
+  class Array {
+   public:
+    Array() = default;
+    Array(T* data, int64_t n) : data_(data), n_(n) {}
+    T* data() const { return data_; }
+    int64_t size() const { return n_; }
+
+   private:
+    T* data_ = nullptr;
+    int64_t n_ = 0;
+  };
+  // A norm's weight or a bias.
+  class Vector {
+   public:
+    Vector() = default;
+    explicit Vector(DenseTensor tensor) : tensor_(tensor) {}
+    const T* data() const { return static_cast<const T*>(tensor_.data); }
+    bool empty() const { return tensor_.data == nullptr; }
+
+   private:
+    DenseTensor tensor_;
+  };
+
+  // What the rows of a pass are.
+  struct Batch {
+    int64_t rows;
+    const int32_t *ids, *positions;  // on the device
+  };
+  struct Target {
+    KvLayer* cache;
+    int64_t row, rows, position;
+  };
+  struct Shape {
+    int64_t heads, kv_heads, head_dim;
+    int64_t window;  // keys visible to a query, itself included; 0 = all
+  };
+  struct Segment {
+    int64_t row, rows;  // of the pass
+    int64_t position;   // absolute, of the first row
+    SideView keys, values;
+  };
+
+  // slab: see Arena.
+  explicit Device(int id, size_t slab = size_t{64} << 20)
+      : state_(std::make_unique<State>(id, slab)) {}
+
+  std::string name() const { return state_->name; }
+  const Ledger& ledger() const { return state_->arena.ledger(); }
+  uint64_t graph_launches() const { return state_->graph_launches; }
+  DType cache_dtype() const { return std::is_same_v<T, Bf16> ? DType::bf16 : DType::f16; }
+
+  // ---- storage ----
+
+  Array array(int64_t n) {
+    return {static_cast<T*>(state_->scratch.take(n * int64_t(sizeof(T)))), n};
+  }
+  Table table(const TensorInfo& t) {
+    return state_->tensors.upload(t.data, t.dtype, t.shape[0], t.shape[1], kept(t.dtype));
+  }
+  Linear weight(LinearWeight w) {
+    Linear linear(std::move(w));
+    const LinearWeight& h = linear.host();
+    linear.dense = state_->tensors.upload(h.file_data(), h.file_dtype(), h.out(), h.in(),
+                                          kept(h.file_dtype()));
+    return linear;
+  }
+  Vector vector(const TensorInfo& t) {
+    return Vector(state_->tensors.upload(t.data, t.dtype, 1, t.shape[0], dtype_of<T>));
+  }
+  LinearWeight& host(Linear& w) { return w.host(); }
+  // A method has been asked: packed codes replace the matrix.
+  void encoded(Linear& w) {
+    LinearWeight& h = w.host();
+    if (!h.encoded()) return;
+    const void* file = h.file_data();
+    DenseTensor as_dense;
+    if (const DenseRows* rows = h.dense_rows())
+      as_dense =
+          state_->tensors.upload(rows->data(), rows->dtype(), h.out(), h.in(), kept(rows->dtype()));
+    w.adopt(state_->arena, state_->queue, as_dense);
+    state_->tensors.release(file, kept(h.file_dtype()));
+  }
+  Cache cache(const ModelConfig& c, KvMethod* method, DType dense) {
+    state_->expect_layers(c.num_hidden_layers);
+    return KvCache(state_->home, c, method, dense);
+  }
+
+  // ---- a pass ----
+
+  // steady: this pass does what others of as many rows do (see queue.hpp).
+  Batch begin(const std::vector<int32_t>& ids, const std::vector<int32_t>& positions,
+              const std::vector<float>& inv_freq, bool steady) {
+    State& s = *state_;
+    s.queue.abandon();  // what an error may have left behind
+    const int64_t n = int64_t(ids.size());
+    int64_t last = 0;
+    for (const int32_t p : positions) last = std::max<int64_t>(last, p + 1);
+    bool moved = s.scratch.begin();
+    moved |= s.extend_rotation(inv_freq, last, std::is_same_v<T, Bf16>);
+    // Per layer: segments before and after encoding, and what attention's blocks do.
+    moved |= s.tables.begin(
+        size_t(n) * 16 +
+        size_t(s.layers) *
+            (size_t(n) * (2 * sizeof(SegmentView) + sizeof(AttentionItem)) + 8 * Tables::kAlign) +
+        size_t(n) * 8 + 4096);
+    if (moved) s.drop_graphs();
+    s.key = steady ? n : -1;
+    if (steady) {
+      const auto found = s.graphs.find(n);
+      if (found != s.graphs.end()) {
+        s.queue.begin_replay();
+      } else if (s.seen.count(n)) {  // an eager pass of this shape came before
+        s.queue.begin_capture();
+        s.tables.copy_all(s.seen[n]);
+      }
+    }
+    s.batch_ids = s.tables.put(std::span(ids));
+    return {n, s.batch_ids, s.tables.put(std::span(positions))};
+  }
+
+  // The end of a pass without logits.
+  void finish() {
+    flush();
+    state_->queue.synchronize();
+    state_->check_cached_numbers();
+  }
+
+  // n numbers where the host can read them; valid until the next operation.
+  const float* download(const T* x, int64_t n) {
+    State& s = *state_;
+    flush();
+    s.downloaded.resize(size_t(n) * sizeof(T));
+    s.queue.copy(s.downloaded.data(), x, size_t(n) * sizeof(T), cudaMemcpyDeviceToHost);
+    s.queue.synchronize();
+    s.check_cached_numbers();
+    s.floats.resize(size_t(n));
+    if constexpr (std::is_same_v<T, float>)
+      std::memcpy(s.floats.data(), s.downloaded.data(), size_t(n) * 4);
+    else
+      ptq::to_float(dtype_of<T>, s.downloaded.data(), n, s.floats.data());
+    return s.floats.data();
+  }
+
+  void poison(Array& x) {
+    state_->queue.enqueue([&](cudaStream_t stream) {
+      check(cudaMemsetAsync(x.data(), 0xFF, size_t(x.size()) * sizeof(T), stream),
+            "cudaMemsetAsync");
+    });
+  }
+  // Rows `picked` of x [*, width] to y [picked, width].
+  void pick(const T* x, std::span<const int32_t> picked, int64_t width, T* y) {
+    gather_rows(state_->queue, x, state_->tables.put(picked), int64_t(picked.size()), width, y);
+  }
+
+  // Rows of k and v [rows, width] into the caches.
+  void append(const std::vector<Target>& targets, const T* k, const T* v, int64_t width) {
+    State& s = *state_;
+    std::vector<SegmentView> segments;
+    std::vector<int32_t> segment_of_row;
+    for (const Target& t : targets) {
+      t.cache->keys.extend(t.rows);
+      t.cache->values.extend(t.rows);
+      segment_of_row.insert(segment_of_row.end(), size_t(t.rows), int32_t(segments.size()));
+      segments.push_back(
+          {t.row, t.rows, t.position, t.cache->keys.view(-1), t.cache->values.view(-1)});
+    }
+    const SegmentView* views = s.tables.put(std::span<const SegmentView>(segments));
+    const int32_t* of_row = s.tables.put(std::span<const int32_t>(segment_of_row));
+    append_rows(s.queue, k, v, views, of_row, int64_t(segment_of_row.size()), width);
+  }
+
+  // What queries with the given boundaries see of a cache, or of the rows of this pass alone.
+  SideView side(const KvRows& rows, const std::vector<int64_t>& boundary) const {
+    const bool moves = boundary.front() != boundary.back();
+    return rows.view(moves ? -1 : boundary.front());
+  }
+  SideView side(const T* x, int64_t, const Shape& shape) const {
+    SideView v;
+    v.tail = {x, dtype_of<T>, 0, shape.kv_heads * shape.head_dim, shape.head_dim};
+    v.fixed = 0;
+    return v;
+  }
+
+  // ---- operations ----
+
+  void embed(const Table& table, const Batch& batch, T* x) {
+    with_dense_type(table.dtype, [&](auto kind) {
+      gather_rows(state_->queue, static_cast<const decltype(kind)*>(table.data), batch.ids,
+                  batch.rows, table.columns, x);
+    });
+  }
+  void rms_norm(const T* x, const T* w, float eps, int64_t n, int64_t width, T* y) {
+    cuda::rms_norm(state_->queue, x, w, eps, n, width, y);
+  }
+  void rope(T* x, const Batch& batch, int64_t heads, int64_t dim) {
+    cuda::rope(state_->queue, x, batch.positions, batch.rows, heads, dim, state_->cosine.data(),
+               state_->sine.data());
+  }
+  void swiglu(T* gate, const T* up, int64_t n, int64_t width) {
+    cuda::swiglu(state_->queue, gate, up, n * width);
+  }
+  void add(T* x, const T* y, int64_t n, int64_t width) {
+    cuda::add(state_->queue, x, y, n * width);
+  }
+
+  // y [n, out] = x [n, in] W^T + b; bias may be nullptr.
+  void linear(const Linear& w, const T* bias, const T* x, int64_t n, T* y) {
+    State& s = *state_;
+    const int64_t in = w.in(), out = w.out();
+    if (n <= kSmallRows && (!w.packed() || small_linear_reads(w.affine))) {
+      if (w.packed()) return linear_small(s.queue, w.affine, bias, x, in, out, n, y);
+      return with_dense_type(w.dense.dtype, [&](auto kind) {
+        using W = decltype(kind);
+        const DenseWeight<W> weight{static_cast<const W*>(w.dense.data), in, in % 8 == 0};
+        linear_small(s.queue, weight, bias, x, in, out, n, y);
+      });
+    }
+    if (w.packed() && n < kTilesUpTo) return linear_tiles(s.queue, w.affine, bias, x, n, out, y);
+    if (!w.packed() && w.dense.dtype == dtype_of<T>)
+      return s.gemm.run(s.queue, static_cast<const T*>(w.dense.data), bias, x, n, in, out, y, out);
+    // A slice of plain rows at a time.
+    const int64_t slice = std::clamp<int64_t>(kSliceElements / in / 64 * 64, 64, out);
+    T* plain = array(std::min(slice, out) * in).data();
+    for (int64_t begin = 0; begin < out; begin += slice) {
+      const int64_t rows = std::min(slice, out - begin);
+      if (w.packed()) {
+        decode_affine(s.queue, w.affine, begin, rows, plain);
+      } else {
+        with_dense_type(w.dense.dtype, [&](auto kind) {
+          using W = decltype(kind);
+          convert(s.queue, static_cast<const W*>(w.dense.data) + begin * in, rows * in, plain);
+        });
+      }
+      s.gemm.run(s.queue, plain, bias ? bias + begin : nullptr, x, n, in, rows, y + begin, out);
+    }
+  }
+
+  // q and out [rows, heads * head_dim]; each segment attends to its own sequence.
+  void attention(const Shape& shape, const T* q, const std::vector<Segment>& segments, T* out) {
+    State& s = *state_;
+    int64_t rows = 0, longest = 0;
+    std::vector<SegmentView> views;
+    for (const Segment& segment : segments) {
+      views.push_back({segment.row, segment.rows, segment.position, segment.keys, segment.values});
+      rows += segment.rows;
+      longest = std::max(longest, segment.rows);
+    }
+    const AttentionPlan plan = plan_attention(int64_t(segments.size()), longest, shape.heads,
+                                              shape.kv_heads, s.processors);
+    std::vector<AttentionItem> items;
+    for (size_t i = 0; i < segments.size(); ++i)
+      for (int64_t at = 0; at < segments[i].rows; at += plan.queries_per_block)
+        items.push_back({int32_t(i), int32_t(at),
+                         int32_t(std::min(plan.queries_per_block, segments[i].rows - at))});
+    // Later queries read more: their blocks go first, so that the card is busy to the end.
+    std::reverse(items.begin(), items.end());
+
+    AttentionArguments<T> a{};
+    a.q = q;
+    a.out = out;
+    a.segments = s.tables.put(std::span<const SegmentView>(views));
+    a.items = s.tables.put(std::span<const AttentionItem>(items));
+    a.rows = rows;
+    a.heads = shape.heads;
+    a.kv_heads = shape.kv_heads;
+    a.dim = shape.head_dim;
+    a.window = shape.window;
+    a.scale = 1.4426950408889634f / std::sqrt(float(shape.head_dim));
+    if (plan.splits > 1) {
+      const int64_t parts = plan.splits * rows * shape.heads;
+      a.partial = static_cast<float*>(s.scratch.take(parts * shape.head_dim * 4));
+      a.partial_lse = static_cast<float*>(s.scratch.take(parts * 4));
+    }
+    cuda::attention(s.queue, a, int64_t(items.size()), plan);
+  }
+
+ private:
+  static constexpr int64_t kTilesUpTo = 256;  // rows; above, decoding once is cheaper
+  static constexpr int64_t kSliceElements = int64_t{16} << 20;
+
+  // The dtype in which a stored matrix is kept: its own where the kernels take it as it is.
+  static DType kept(DType stored) { return std::is_same_v<T, Bf16> ? DType::bf16 : stored; }
+
+  // Ends a capture or a replay: the graph runs.
+  void flush() {
+    State& s = *state_;
+    if (s.queue.mode() == Queue::Mode::capture) {
+      const cudaGraphExec_t exec = s.queue.end_capture();
+      s.graphs[s.key] = exec;
+      check(cudaGraphLaunch(exec, s.queue.stream()), "cudaGraphLaunch");
+      ++s.graph_launches;
+    } else if (s.queue.mode() == Queue::Mode::replay) {
+      s.queue.end_replay(s.graphs.at(s.key));
+      ++s.graph_launches;
+    } else if (s.key >= 0) {
+      s.seen[s.key] = s.tables.used();
+    }
+    s.key = -1;
+  }
+
+  // Everything that must not move.
+  struct State {
+    State(int device_id, size_t slab)
+        : id(select(device_id)),
+          arena(slab),
+          tables(arena, queue),
+          scratch(arena),
+          tensors(arena, queue),
+          gemm(arena),
+          home{arena, queue, {}, nullptr} {
+      cudaDeviceProp p{};
+      check(cudaGetDeviceProperties(&p, id), "cudaGetDeviceProperties");
+      name = "cuda:" + std::to_string(id) + " (" + p.name + ")";
+      processors = p.multiProcessorCount;
+      home.place.device_id = id;
+      home.place.stream = queue.stream();
+      home.place.allocate = [this](uint64_t bytes) -> void* {
+        try {
+          return arena.allocate(Region::workspace, size_t(bytes));
+        } catch (const OutOfMemory&) {
+          return nullptr;
+        }
+      };
+      home.place.release = [this](void* p) { arena.release(p); };
+    }
+    ~State() { drop_graphs(); }
+
+    static int select(int device_id) {
+      check(cudaSetDevice(device_id), "cudaSetDevice");
+      return device_id;
+    }
+
+    void expect_layers(int64_t n) {
+      if (layers == n) return;
+      layers = n;
+      not_finite = Memory<int32_t>(arena, Region::workspace, 2 * n);
+      queue.enqueue([&](cudaStream_t stream) {
+        check(cudaMemsetAsync(not_finite.data(), 0, size_t(2 * n) * 4, stream), "cudaMemsetAsync");
+      });
+      home.not_finite = not_finite.data();
+    }
+
+    // cos and sin of all positions up to `last`, with the CPU's angles and rounding.
+    bool extend_rotation(const std::vector<float>& inv_freq, int64_t last, bool bf16) {
+      const int64_t half = int64_t(inv_freq.size());
+      if (last * half <= cosine.size()) return false;
+      const int64_t rows = std::max<int64_t>(1024, last + last / 2);
+      std::vector<float> c(size_t(rows * half)), n(size_t(rows * half));
+      for (int64_t p = 0; p < rows; ++p)
+        for (int64_t d = 0; d < half; ++d) {
+          const float angle = float(p) * inv_freq[size_t(d)];
+          const float cosine_value = std::cos(angle), sine_value = std::sin(angle);
+          c[size_t(p * half + d)] = bf16 ? rounded<Bf16>(cosine_value) : cosine_value;
+          n[size_t(p * half + d)] = bf16 ? rounded<Bf16>(sine_value) : sine_value;
+        }
+      cosine = Memory<float>(arena, Region::workspace, rows * half);
+      sine = Memory<float>(arena, Region::workspace, rows * half);
+      queue.copy(cosine.data(), c.data(), c.size() * 4, cudaMemcpyHostToDevice);
+      queue.copy(sine.data(), n.data(), n.size() * 4, cudaMemcpyHostToDevice);
+      queue.synchronize();
+      return true;
+    }
+
+    // After the stream has been waited for.
+    void check_cached_numbers() {
+      if (layers == 0) return;
+      std::vector<int32_t> flags(size_t(2 * layers));
+      queue.copy(flags.data(), not_finite.data(), flags.size() * 4, cudaMemcpyDeviceToHost);
+      queue.synchronize();
+      for (size_t i = 0; i < flags.size(); ++i)
+        if (flags[i])
+          throw Error(ExitCode::cells_failed, "a number to be cached is not finite",
+                      "layer " + std::to_string(i / 2) + (i % 2 ? ", values" : ", keys"),
+                      "the model overflows the cache's number format here");
+    }
+
+    void drop_graphs() {
+      for (auto& [n, exec] : graphs) cudaGraphExecDestroy(exec);
+      graphs.clear();
+      seen.clear();
+    }
+
+    int id;
+    std::string name;
+    int processors = 1;
+    Arena arena;
+    Queue queue;
+    Tables tables;
+    Scratch scratch;
+    TensorStore tensors;
+    Gemm gemm;
+    CacheHome home;
+    int64_t layers = 0;
+    Memory<int32_t> not_finite;                 // [layers * 2]
+    Memory<float> cosine, sine;                 // [positions, head_dim / 2]
+    std::map<int64_t, cudaGraphExec_t> graphs;  // by rows of a steady pass
+    std::map<int64_t, size_t> seen;             // bytes of tables of an eager one
+    int64_t key = -1;
+    uint64_t graph_launches = 0;
+    const int32_t* batch_ids = nullptr;
+    std::vector<uint8_t> downloaded;
+    std::vector<float> floats;
+  };
+
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace ptq::cuda

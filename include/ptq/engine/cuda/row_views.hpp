@@ -1,0 +1,166 @@
+// What kernels see of a cache: plain structs of pointers and strides, filled by the host
+// (kv_cache.hpp) and read from device memory.
+//
+// A query with t tokens before it takes row s from encoded storage exactly when
+// sink <= s < boundary(t). The layouts are those of encoding/affine.hpp and encoding/dense.hpp.
+#pragma once
+
+#include "ptq/encoding/affine.hpp"
+#include "ptq/engine/cuda/numbers.hpp"
+#include "ptq/engine/engine.hpp"
+
+namespace ptq::cuda {
+
+// Dense rows: element c of head h of the row at absolute position p is
+// data[h * head_stride + (p - first) * row_stride + c].
+struct DenseView {
+  const void* data = nullptr;
+  DType dtype = DType::f16;
+  int64_t first = 0, row_stride = 0, head_stride = 0;  // elements
+};
+
+// Packed rows: per head a matrix [rows, columns] as AffineRows stores it. params counts groups.
+struct AffineView {
+  const uint8_t* codes = nullptr;
+  const uint16_t* scales = nullptr;  // float16
+  const void* zeros = nullptr;       // float16 (Grid::min), packed integers, or nullptr
+  int bits = 0, axis = 1;
+  Grid grid = Grid::min;
+  int64_t first = 0, columns = 0, group = 0, groups = 0;  // groups: per row (axis 1)
+  int64_t row_bytes = 0;
+  int64_t head_codes = 0, head_params = 0, head_zeros = 0;  // strides between heads; zeros in bytes
+};
+
+enum class Stored : int { nothing, dense, affine };
+
+// One side of one layer of one sequence.
+struct SideView {
+  DenseView sinks, tail;  // rows [0, sink), rows from tail.first on
+  Stored stored = Stored::nothing;
+  DenseView dense;    // the encoded rows, in whichever form
+  AffineView affine;  //
+  KvPolicy policy;
+  int64_t fixed = -1;  // boundary of every query; -1: it follows the policy
+
+  PTQ_HD int64_t boundary(int64_t t) const {
+    return fixed >= 0 ? fixed : policy.sink + policy.encoded(t);
+  }
+};
+
+// The rows of a pass that belong to one sequence.
+struct SegmentView {
+  int64_t row = 0, rows = 0;  // of the pass
+  int64_t position = 0;       // absolute, of the first row
+  SideView keys, values;
+};
+
+// ---- reading -----------------------------------------------------------------------------------
+
+// Eight neighbouring columns of a dense row; columns behind `columns` are zero.
+__device__ __forceinline__ void read_dense8(const DenseView& v, int64_t head, int64_t position,
+                                            int64_t column, int64_t columns, float* out) {
+  const int64_t at = head * v.head_stride + (position - v.first) * v.row_stride + column;
+  if (column + 8 <= columns && v.dtype != DType::f32 && at % 8 == 0 && v.row_stride % 8 == 0) {
+    const uint4 word = *reinterpret_cast<const uint4*>(static_cast<const uint16_t*>(v.data) + at);
+    const uint32_t words[4] = {word.x, word.y, word.z, word.w};
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const uint16_t bits = uint16_t(words[i / 2] >> (i % 2 * 16));
+      out[i] = v.dtype == DType::bf16 ? to_float(Bf16{bits}) : to_float(F16{bits});
+    }
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    if (column + i >= columns)
+      out[i] = 0;
+    else if (v.dtype == DType::f32)
+      out[i] = static_cast<const float*>(v.data)[at + i];
+    else if (v.dtype == DType::bf16)
+      out[i] = to_float(static_cast<const Bf16*>(v.data)[at + i]);
+    else
+      out[i] = to_float(static_cast<const F16*>(v.data)[at + i]);
+  }
+}
+
+// Scale and offset of one group of a head.
+__device__ __forceinline__ void read_affine_params(const AffineView& v, int64_t head, int64_t group,
+                                                   float& scale, float& offset) {
+  scale = to_float(F16{v.scales[head * v.head_params + group]});
+  if (v.grid == Grid::min) {
+    offset = to_float(F16{static_cast<const uint16_t*>(v.zeros)[head * v.head_params + group]});
+    return;
+  }
+  float zero = float(1 << (v.bits - 1));
+  if (v.zeros) {
+    const int64_t bit = group * v.bits;
+    const uint8_t* p = static_cast<const uint8_t*>(v.zeros) + head * v.head_zeros + bit / 8;
+    const unsigned word = p[0] | unsigned(p[1]) << 8;
+    zero = float((word >> (bit % 8)) & ((1u << v.bits) - 1));
+  }
+  offset = affine_offset({scale, zero}, v.grid);
+}
+
+// Reads eight neighbouring columns at a time, row after row. Scale and offset stay in registers as
+// long as the group stays the same: on axis 0 for all rows of a group.
+class AffineReader {
+ public:
+  __device__ AffineReader(const AffineView& v, int64_t head) : v_(v), head_(head) {}
+
+  // column is a multiple of 8; columns behind the matrix are zero.
+  __device__ __forceinline__ void read8(int64_t position, int64_t column, float* out) {
+    const int64_t row = position - v_.first;
+    load_params(row, column);
+    uint32_t low = 0, high = 0;
+    const int64_t begin = column * v_.bits / 8;
+    const uint8_t* p = v_.codes + head_ * v_.head_codes + row * v_.row_bytes + begin;
+    if (v_.bits == 2 && v_.row_bytes % 2 == 0) {
+      low = *reinterpret_cast<const uint16_t*>(p);
+    } else if (v_.bits == 4 && v_.row_bytes % 4 == 0) {
+      low = *reinterpret_cast<const uint32_t*>(p);
+    } else if (v_.bits == 8 && v_.row_bytes % 8 == 0) {
+      const uint2 both = *reinterpret_cast<const uint2*>(p);
+      low = both.x;
+      high = both.y;
+    } else {
+      const int64_t left = v_.row_bytes - begin;
+      const int n = int(left < v_.bits ? left : int64_t(v_.bits));
+      for (int i = 0; i < n; ++i) (i < 4 ? low : high) |= uint32_t(p[i]) << (i % 4 * 8);
+    }
+    const uint32_t mask = (1u << v_.bits) - 1;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const uint32_t code = v_.bits == 8 ? ((i < 4 ? low : high) >> (i % 4 * 8)) & mask
+                                         : (low >> (v_.bits * i)) & mask;
+      out[i] = column + i < v_.columns ? float(code) * scale_[i] + offset_[i] : 0.0f;
+    }
+  }
+
+ private:
+  __device__ __forceinline__ void load_params(int64_t row, int64_t column) {
+    const int64_t key = v_.axis == 1 ? row : (v_.group == 0 ? 0 : row / v_.group);
+    if (key == row_key_ && column == column_) return;
+    row_key_ = key;
+    column_ = column;
+    int64_t last = -1;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      int64_t c = column + i;
+      if (c >= v_.columns) c = v_.columns - 1;
+      const int64_t group = v_.axis == 1 ? row * v_.groups + c / v_.group : key * v_.columns + c;
+      if (group == last) {
+        scale_[i] = scale_[i - 1];
+        offset_[i] = offset_[i - 1];
+      } else {
+        read_affine_params(v_, head_, group, scale_[i], offset_[i]);
+        last = group;
+      }
+    }
+  }
+
+  const AffineView& v_;
+  int64_t head_, row_key_ = -1, column_ = -1;
+  float scale_[8], offset_[8];
+};
+
+}  // namespace ptq::cuda

@@ -1,0 +1,126 @@
+// Weights on the device: uploaded once in the form in which they are stored.
+#pragma once
+
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "ptq/engine/cuda/arena.hpp"
+#include "ptq/engine/cuda/elementwise.cuh"
+#include "ptq/engine/cuda/row_views.hpp"
+#include "ptq/engine/linear.hpp"
+
+namespace ptq::cuda {
+
+// A dense matrix or vector in device memory.
+struct DenseTensor {
+  const void* data = nullptr;
+  DType dtype = DType::f32;
+  int64_t rows = 0, columns = 0;
+};
+
+// One linear layer, W [out, in]. Until a method encodes it, a copy of the file's matrix; afterwards
+// the packed encoding is all that the device holds.
+class Linear {
+ public:
+  Linear() = default;
+  explicit Linear(LinearWeight host) : host_(std::move(host)), bytes_(host_.bytes()) {}
+
+  const std::string& name() const { return host_.name(); }
+  int64_t out() const { return host_.out(); }
+  int64_t in() const { return host_.in(); }
+  int64_t scalars() const { return host_.scalars(); }
+  bool encoded() const { return encoded_; }
+  uint64_t bytes() const { return bytes_; }
+
+  // Only one of the two is filled.
+  bool packed() const { return encoded_ && affine.codes != nullptr; }
+  DenseTensor dense;
+  AffineView affine;
+
+  // What a weight method works on, and then fills.
+  LinearWeight& host() { return host_; }
+
+  // Takes over what a method put into host(): the packed bytes go to the device and leave the host.
+  void adopt(Arena& arena, Queue& queue, DenseTensor as_dense) {
+    encoded_ = true;
+    bytes_ = host_.bytes();
+    if (const AffineRows* rows = host_.packed()) {
+      const AffineRows::Bytes b = rows->stored();
+      codes_ = upload(arena, queue, b.codes, b.codes_bytes);
+      scales_ = upload(arena, queue, b.scales, b.scales_bytes);
+      zeros_ = upload(arena, queue, b.zeros, b.zeros_bytes);
+      queue.synchronize();
+      const AffineFormat& f = rows->format();
+      affine.codes = codes_.data();
+      affine.scales = reinterpret_cast<const uint16_t*>(scales_.data());
+      affine.zeros = zeros_.data();
+      affine.bits = f.bits;
+      affine.axis = f.axis;
+      affine.grid = f.grid;
+      affine.columns = in();
+      affine.group =
+          f.axis == 1 && (f.group_size == 0 || f.group_size > in()) ? in() : f.group_size;
+      affine.groups = f.axis == 1 ? ceil_div(in(), affine.group) : 0;
+      affine.row_bytes = packed_bytes(in(), f.bits);
+      dense = {};
+    } else {
+      dense = as_dense;
+    }
+    host_.forget();
+  }
+
+ private:
+  // With a few bytes behind: kernels read whole words.
+  static Memory<uint8_t> upload(Arena& arena, Queue& queue, const void* data, size_t bytes) {
+    if (bytes == 0) return {};
+    Memory<uint8_t> memory(arena, Region::weights, int64_t(bytes) + 8);
+    queue.copy(memory.data(), data, bytes, cudaMemcpyHostToDevice);
+    return memory;
+  }
+
+  LinearWeight host_;
+  bool encoded_ = false;
+  uint64_t bytes_ = 0;
+  Memory<uint8_t> codes_, scales_, zeros_;
+};
+
+// Copies of the file's tensors, each made once: a tied output matrix is the embedding's.
+class TensorStore {
+ public:
+  TensorStore(Arena& arena, Queue& queue) : arena_(arena), queue_(queue) {}
+
+  // The tensor as it is stored, or converted to `as`.
+  DenseTensor upload(const void* data, DType stored, int64_t rows, int64_t columns, DType as) {
+    const auto key = std::make_pair(data, as);
+    const auto found = tensors_.find(key);
+    if (found != tensors_.end()) return {found->second.data(), as, rows, columns};
+    const int64_t n = rows * columns;
+    Memory<uint8_t> memory(arena_, Region::weights, n * dtype_bytes(as));
+    if (stored == as) {
+      queue_.copy(memory.data(), data, size_t(n * dtype_bytes(as)), cudaMemcpyHostToDevice);
+    } else {
+      const Memory<uint8_t> staged(arena_, Region::workspace, n * dtype_bytes(stored));
+      queue_.copy(staged.data(), data, size_t(n * dtype_bytes(stored)), cudaMemcpyHostToDevice);
+      with_dense_type(stored, [&](auto from) {
+        with_dense_type(as, [&](auto to) {
+          using From = decltype(from);
+          using To = decltype(to);
+          convert(queue_, reinterpret_cast<const From*>(staged.data()), n,
+                  reinterpret_cast<To*>(memory.data()));
+        });
+      });
+    }
+    queue_.synchronize();  // the source is pageable memory
+    return {tensors_.emplace(key, std::move(memory)).first->second.data(), as, rows, columns};
+  }
+  void release(const void* data, DType as) { tensors_.erase(std::make_pair(data, as)); }
+
+ private:
+  Arena& arena_;
+  Queue& queue_;
+  std::map<std::pair<const void*, DType>, Memory<uint8_t>> tensors_;
+};
+
+}  // namespace ptq::cuda

@@ -1,0 +1,40 @@
+// The border between the program and its CUDA engine, which is a shared object of its own
+// (libptq-engine-cuda.so): one binary runs on machines with and without a GPU. Both sides come from
+// one build; this is no stable interface.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "ptq/engine/engine.hpp"
+
+namespace ptq {
+
+struct CudaDevice {
+  std::string name;       // "NVIDIA H200"
+  int major, minor;       // compute capability
+  uint64_t memory, free;  // bytes
+};
+
+// What the driver and the library say.
+struct CudaFacts {
+  std::string why_not;  // one sentence when no device can be used, else empty
+  int driver = 0;       // the CUDA version that the driver knows, as 1000 * major + 10 * minor
+  int runtime = 0;      // the one that the library was built with
+  std::vector<CudaDevice> devices;
+};
+
+// The one symbol of the library.
+struct CudaLibrary {
+  const char* build;  // version and commit: must be the program's own
+  CudaFacts (*facts)();
+  // Errors: as of the CPU's engine, and no such device, too little memory.
+  std::unique_ptr<Engine> (*make)(const std::string& folder, const EngineOptions& options,
+                                  int device);
+};
+inline constexpr const char* kCudaLibrarySymbol = "ptq_cuda_library";
+inline constexpr const char* kCudaLibraryFile = "libptq-engine-cuda.so";
+
+}  // namespace ptq

@@ -1,0 +1,203 @@
+// The CUDA engine against the CPU's, end to end. Without a GPU its kernels run on the host
+// (test/cuda_shim), so the models are small and the texts short.
+#include <catch2/catch.hpp>
+#include <cmath>
+#include <filesystem>
+#include <vector>
+
+#include "ptq/engine/cpu/device.hpp"
+#include "ptq/engine/cuda/device.hpp"
+#include "ptq/engine/transformer.hpp"
+#include "random_model.hpp"
+
+using namespace ptq;
+template <class T>
+using CudaTransformer = Transformer<cuda::Device<T>>;
+using CpuTransformer = Transformer<cpu::Device>;
+
+namespace {
+
+struct TestKivi final : KvMethod {
+  int bits = 2;
+  int64_t group = 8, residual = 16, sink = 0, heads = 2, dim = 16;
+  bool cuda = true;
+  int encoded_on_device = 0;
+  KvPolicy policy(KvSide side) const override {
+    return side == KvSide::keys ? KvPolicy{sink, 0, residual} : KvPolicy{sink, residual, 1};
+  }
+  void encode(KvSide side, int, int64_t, int64_t tokens, const float* x, RowSink& out) override {
+    out.affine({bits, Grid::min, side == KvSide::keys ? 0 : 1, group}, heads, tokens, dim, x);
+  }
+  bool on_cuda() const override { return cuda; }
+  void encode_on(const CudaPlace&, KvSide side, int layer, int64_t first, int64_t tokens,
+                 const float* x, RowSink& out) override {
+    ++encoded_on_device;
+    encode(side, layer, first, tokens, x, out);
+  }
+};
+
+struct TestRtn final : WeightMethod {
+  void encode(int layer, const std::string&, const std::string&, const float* w, int64_t rows,
+              int64_t columns, RowSink& out) override {
+    if (layer >= 0) out.affine({4, Grid::asym_gptq, 1, 16}, 1, rows, columns, w);
+  }
+};
+
+std::vector<int32_t> ids(int64_t n, int64_t vocab) {
+  std::vector<int32_t> result;
+  for (int64_t i = 0; i < n; ++i) result.push_back(int32_t((i * i * 31 + 7 * i + 3) % vocab));
+  return result;
+}
+
+std::vector<float> run(Engine& engine, Sequence& s, std::span<const int32_t> text, Regime regime,
+                       int64_t cut = 0) {
+  const size_t vocab = size_t(engine.config().vocab_size);
+  std::vector<float> out;
+  if (cut == 0) cut = int64_t(text.size());
+  for (size_t at = 0; at < text.size(); at += size_t(cut))
+    engine.forward(s, text.subspan(at, std::min(size_t(cut), text.size() - at)), regime, 0,
+                   [&](int64_t, int64_t rows, const float* p) {
+                     out.insert(out.end(), p, p + size_t(rows) * vocab);
+                   });
+  return out;
+}
+
+double difference(const std::vector<float>& a, const std::vector<float>& b) {
+  REQUIRE(a.size() == b.size());
+  double worst = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    const double d = std::abs(double(a[i]) - double(b[i]));
+    if (!(d <= worst)) worst = d;
+  }
+  return worst;
+}
+
+struct Folder {
+  std::string path;
+  explicit Folder(const ptq_test::RandomModel& m, const std::string& name)
+      : path(ptq_test::write_random_model(m, name)) {}
+  ~Folder() { std::filesystem::remove_all(path); }
+};
+
+}  // namespace
+
+TEST_CASE("cuda engine: logits within 1e-3 of the CPU's, dense and KIVI", "[cuda]") {
+  ptq_test::RandomModel plain, qwen, mistral;
+  qwen.architecture = "Qwen2ForCausalLM";
+  qwen.model_type = "qwen2";
+  mistral.architecture = "MistralForCausalLM";
+  mistral.model_type = "mistral";
+  mistral.sliding_window = 20;
+  mistral.tied = false;
+  for (const auto& model : {plain, qwen, mistral}) {
+    Folder folder(model, "cuda-" + model.model_type);
+    CpuTransformer cpu(folder.path, cpu::Device(1));
+    CudaTransformer<float> cuda(folder.path, cuda::Device<float>(0));
+    // A 16-bit window would turn last bits the other way and with them codes.
+    cpu.set_test_hooks({false, DType::f32});
+    cuda.set_test_hooks({false, DType::f32});
+    const auto text = ids(50, cpu.config().vocab_size);
+    for (const Regime regime : {Regime::independent, Regime::streaming, Regime::prefill_exact}) {
+      auto a = cpu.start(nullptr), b = cuda.start(nullptr);
+      CHECK(difference(run(cpu, *a, text, regime), run(cuda, *b, text, regime)) < 1e-4);
+    }
+    for (const int64_t cut : {0, 7}) {
+      TestKivi kivi;
+      kivi.sink = model.tied ? 0 : 3;
+      auto a = cpu.start(&kivi), b = cuda.start(&kivi);
+      const auto want = run(cpu, *a, text, Regime::streaming, cut),
+                 got = run(cuda, *b, text, Regime::streaming, cut);
+      CHECK(difference(want, got) < 1e-3);
+      CHECK(kivi.encoded_on_device > 0);
+      CHECK(a->reads().exposure() == b->reads().exposure());
+      const CacheBytes x = a->bytes(), y = b->bytes();
+      CHECK(x.encoded == y.encoded);
+      CHECK(x.window == y.window);
+      CHECK(x.sink == y.sink);
+      CHECK(x.scalars == y.scalars);
+    }
+  }
+}
+
+TEST_CASE("cuda engine: a method that works on the host", "[cuda]") {
+  Folder folder({}, "cuda-host");
+  CpuTransformer cpu(folder.path, cpu::Device(1));
+  CudaTransformer<float> cuda(folder.path, cuda::Device<float>(0));
+  cpu.set_test_hooks({false, DType::f32});
+  cuda.set_test_hooks({false, DType::f32});
+  TestKivi kivi;
+  kivi.cuda = false;
+  const auto text = ids(40, 96);
+  auto a = cpu.start(&kivi), b = cuda.start(&kivi);
+  CHECK(difference(run(cpu, *a, text, Regime::streaming), run(cuda, *b, text, Regime::streaming)) <
+        1e-3);
+  CHECK(kivi.encoded_on_device == 0);
+}
+
+TEST_CASE("cuda engine: packed weights", "[cuda]") {
+  Folder folder({}, "cuda-rtn");
+  CpuTransformer cpu(folder.path, cpu::Device(1));
+  CudaTransformer<float> cuda(folder.path, cuda::Device<float>(0));
+  cpu.set_test_hooks({false, DType::f32});
+  cuda.set_test_hooks({false, DType::f32});
+  TestRtn rtn;
+  cpu.encode_weights(rtn, {});
+  cuda.encode_weights(rtn, {});
+  CHECK(cpu.weight_bytes().encoded == cuda.weight_bytes().encoded);
+  CHECK(cpu.weight_bytes().total() == cuda.weight_bytes().total());
+  const auto text = ids(30, 96);
+  for (const int64_t cut : {0, 1}) {
+    auto a = cpu.start(nullptr), b = cuda.start(nullptr);
+    CHECK(difference(run(cpu, *a, text, Regime::streaming, cut),
+                     run(cuda, *b, text, Regime::streaming, cut)) < 1e-3);
+  }
+}
+
+TEST_CASE("cuda engine: a decoded step comes from a graph and gives the same logits", "[cuda]") {
+  Folder folder({}, "cuda-graph");
+  CudaTransformer<float> engine(folder.path, cuda::Device<float>(0));
+  CpuTransformer cpu(folder.path, cpu::Device(1));
+  cpu.set_test_hooks({false, DType::f32});
+  engine.set_test_hooks({false, DType::f32});
+  const auto text = ids(40, 96);
+  auto a = cpu.start(nullptr), b = engine.start(nullptr);
+  const auto want = run(cpu, *a, text, Regime::streaming);
+  auto got = run(engine, *b, std::span(text).first(20), Regime::streaming);
+  const auto rest = run(engine, *b, std::span(text).subspan(20), Regime::streaming, 1);
+  got.insert(got.end(), rest.begin(), rest.end());
+  CHECK(difference(want, got) < 1e-4);
+  CHECK(engine.device_for_tests().graph_launches() >= 15);
+}
+
+TEST_CASE("cuda engine: bfloat16 stays within its own rounding of float32", "[cuda]") {
+  Folder folder({}, "cuda-bf16");
+  CudaTransformer<cuda::Bf16> engine(folder.path, cuda::Device<cuda::Bf16>(0));
+  CpuTransformer cpu(folder.path, cpu::Device(1, Compute::bf16)),
+      exact(folder.path, cpu::Device(1));
+  const auto text = ids(40, 96);
+  auto a = cpu.start(nullptr), b = engine.start(nullptr), c = exact.start(nullptr);
+  const auto want = run(cpu, *a, text, Regime::streaming),
+             got = run(engine, *b, text, Regime::streaming),
+             full = run(exact, *c, text, Regime::streaming);
+  // No further from the CPU's bfloat16 than bfloat16 is from float32.
+  const auto mean = [](const std::vector<float>& x, const std::vector<float>& y) {
+    double sum = 0;
+    for (size_t i = 0; i < x.size(); ++i) sum += std::abs(double(x[i]) - double(y[i]));
+    return sum / double(x.size());
+  };
+  CHECK(mean(want, got) < mean(want, full));
+}
+
+TEST_CASE("cuda engine: memory is counted, and running out is one sentence", "[cuda]") {
+  Folder folder({}, "cuda-memory");
+  size_t free_before = 0, free_after = 0, total = 0;
+  cudaMemGetInfo(&free_before, &total);
+  CudaTransformer<float> engine(folder.path, cuda::Device<float>(0, size_t{2} << 20));
+  auto s = engine.start(nullptr);
+  run(engine, *s, ids(30, 96), Regime::streaming);
+  const cuda::Ledger& ledger = engine.device_for_tests().ledger();
+  cudaMemGetInfo(&free_after, &total);
+  CHECK(ledger.reserved == free_before - free_after);
+  CHECK(ledger.used[0] + ledger.used[1] + ledger.used[2] <= ledger.reserved);
+  CHECK(ledger.used[1] >= s->bytes().total());
+}
