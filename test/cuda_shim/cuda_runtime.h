@@ -74,6 +74,9 @@ T __ldg(const T* p) {
   return *p;
 }
 
+inline int min(int a, int b) { return a < b ? a : b; }
+inline int max(int a, int b) { return a > b ? a : b; }
+
 struct alignas(16) uint4 {
   uint32_t x, y, z, w;
 };

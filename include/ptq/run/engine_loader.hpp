@@ -42,7 +42,7 @@ class CudaEngine {
     namespace fs = std::filesystem;
     const fs::path beside = fs::path(boost::dll::program_location().parent_path().string());
     std::error_code none;
-    for (const fs::path& folder : {beside, beside / "../lib", beside / "../lib/ptq"}) {
+    for (const fs::path& folder : {beside / "../lib", beside / "../lib/ptq"}) {
       if (fs::is_regular_file(folder / kCudaLibraryFile, none)) {
         file_ = fs::weakly_canonical(folder / kCudaLibraryFile, none).string();
         break;
@@ -50,7 +50,7 @@ class CudaEngine {
     }
     if (file_.empty()) {
       facts_.why_not = std::string("this build has no CUDA engine (") + kCudaLibraryFile +
-                       " is not beside the program: it is made where CMake finds nvcc)";
+                       " is not in ../lib of the program: it is made where CMake finds nvcc)";
       return;
     }
     try {

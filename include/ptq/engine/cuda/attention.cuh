@@ -48,41 +48,49 @@ constexpr size_t attention_shared_bytes(int rows) {
 
 namespace attention_detail {
 
-// Which of the two sources a tile [begin, end) needs for queries with boundaries low .. high.
-__device__ __forceinline__ bool needs(const SideView& side, bool encoded, int64_t begin,
-                                      int64_t end, int64_t low, int64_t high) {
-  const int64_t sink = side.policy.sink;
-  if (encoded) return (begin > sink ? begin : sink) < (end < high ? end : high);
-  return begin < (end < sink ? end : sink) || (begin > low ? begin : low) < end;
+// The side of a sequence that a block reads, in 32-bit positions: registers are scarce here.
+// low, high: boundaries of the block's first and last query; they do not fall in between.
+struct BlockSide {
+  int sink, low, high;
+};
+__device__ __forceinline__ BlockSide block_side(const SideView& side, int64_t first, int64_t last) {
+  return {int(side.policy.sink), int(side.boundary(first)), int(side.boundary(last))};
+}
+
+// Which of the two sources a tile [begin, end) needs.
+__device__ __forceinline__ bool needs(BlockSide b, bool encoded, int begin, int end) {
+  if (encoded) return max(begin, b.sink) < min(end, b.high);
+  return begin < min(end, b.sink) || max(begin, b.low) < end;
 }
 
 // Rows [begin, begin + 64) of one source to shared memory; rows that it does not hold are zero.
-template <class T, int D>
-__device__ void load_tile(const SideView& side, bool encoded, int64_t head, int64_t dim,
-                          int64_t begin, int64_t end, int64_t low, int64_t high, T* tile) {
+// kAtOnce: rows per thread whose loads are in flight together; registers set the limit.
+template <class T, int D, int kAtOnce>
+__device__ __forceinline__ void load_tile(const SideView& side, BlockSide b, bool encoded, int head,
+                                          int dim, int begin, int end, T* tile) {
   constexpr int kUnits = D / 8, kStride = D + kTilePad<T>;
   constexpr int kRowStep = kAttentionWarps * kWarpLanes / kUnits;
-  const int unit = int(threadIdx.x) % kUnits;
-  const int64_t sink = side.policy.sink;
+  const int column = int(threadIdx.x) % kUnits * 8;
   AffineReader reader(side.affine, head);
+#pragma unroll(kAtOnce)
   for (int r = int(threadIdx.x) / kUnits; r < kKeyTile; r += kRowStep) {
-    const int64_t position = begin + r;
+    const int position = begin + r;
     float x[8] = {0, 0, 0, 0, 0, 0, 0, 0};
     if (position < end) {
       if (encoded) {
-        if (position >= sink && position < high) {
+        if (position >= b.sink && position < b.high) {
           if (side.stored == Stored::affine)
-            reader.read8(position, unit * 8, x);
+            reader.read8(position, column, x);
           else
-            read_dense8(side.dense, head, position, unit * 8, dim, x);
+            read_dense8(side.dense, head, position, column, dim, x);
         }
-      } else if (position < sink) {
-        read_dense8(side.sinks, head, position, unit * 8, dim, x);
-      } else if (position >= low) {
-        read_dense8(side.tail, head, position, unit * 8, dim, x);
+      } else if (position < b.sink) {
+        read_dense8(side.sinks, head, position, column, dim, x);
+      } else if (position >= b.low) {
+        read_dense8(side.tail, head, position, column, dim, x);
       }
     }
-    T* to = tile + r * kStride + unit * 8;
+    T* to = tile + r * kStride + column;
     if constexpr (sizeof(T) == 2) {
       uint4 word;
       word.x = pack_bf16(x[0], x[1]);
@@ -91,6 +99,7 @@ __device__ void load_tile(const SideView& side, bool encoded, int64_t head, int6
       word.w = pack_bf16(x[6], x[7]);
       *reinterpret_cast<uint4*>(to) = word;
     } else {
+#pragma unroll
       for (int i = 0; i < 8; ++i) to[i] = from_float<T>(x[i]);
     }
   }
@@ -101,11 +110,12 @@ __device__ void load_tile(const SideView& side, bool encoded, int64_t head, int6
 // kRowWarps x kKeyWarps = 4 warps: how many of them lie along the rows, how many along the keys.
 // grid (items, kv_heads, splits)
 template <class T, int D, int kRowWarps>
-__global__ void __launch_bounds__(kAttentionWarps* kWarpLanes)
+__global__ void __launch_bounds__(kAttentionWarps* kWarpLanes, 2)
     attention_kernel(AttentionArguments<T> a) {
   constexpr int kKeyWarps = kAttentionWarps / kRowWarps, kRows = 16 * kRowWarps;
   constexpr int kKeys = kKeyTile / kKeyWarps;  // of a tile, per warp
   constexpr int kStride = D + kTilePad<T>, kPStride = kKeyTile + kTilePad<T>;
+  constexpr int kAtOnce = kRowWarps == 1 ? 4 : 1;
   using namespace attention_detail;
 
   T* q_tile = reinterpret_cast<T*>(dynamic_shared());  // [kRows, kStride]
@@ -117,81 +127,80 @@ __global__ void __launch_bounds__(kAttentionWarps* kWarpLanes)
 
   const AttentionItem item = a.items[blockIdx.x];
   const SegmentView& s = a.segments[item.segment];
-  const int64_t head = blockIdx.y, group = a.heads / a.kv_heads;
-  const int rows = int(item.count * group);
-  const int64_t first_query = s.position + item.first;  // absolute
+  const int head = int(blockIdx.y), group = int(a.heads / a.kv_heads), dim = int(a.dim);
+  const int rows = item.count * group;
+  const int first_query = int(s.position) + item.first;  // absolute
+  const int last_query = first_query + item.count - 1;
 
   for (int i = int(threadIdx.x); i < kRows * D; i += kAttentionWarps * kWarpLanes) {
     const int r = i / D, c = i % D;
     float x = 0;
-    if (r < rows && c < a.dim) {
+    if (r < rows && c < dim) {
       const int64_t row = s.row + item.first + r / group;
-      x = to_float(a.q[(row * a.heads + head * group + r % group) * a.dim + c]);
+      x = to_float(a.q[(row * a.heads + head * group + r % group) * dim + c]);
     }
     q_tile[r * kStride + c] = from_float<T>(x);
   }
 
   // The two rows of this lane.
-  int64_t key_bound[2], value_bound[2], oldest[2], newest[2];
+  int key_bound[2], value_bound[2], oldest[2], newest[2];
+#pragma unroll
   for (int i = 0; i < 2; ++i) {
     const int r = row_warp * 16 + fragment_row() + 8 * i;
-    const int64_t t = first_query + (r < rows ? r / group : item.count - 1);
-    key_bound[i] = s.keys.boundary(t);
-    value_bound[i] = s.values.boundary(t);
+    const int t = first_query + (r < rows ? r / group : item.count - 1);
+    key_bound[i] = int(s.keys.boundary(t));
+    value_bound[i] = int(s.values.boundary(t));
     newest[i] = t;
-    oldest[i] = a.window > 0 && t + 1 > a.window ? t + 1 - a.window : 0;
+    oldest[i] = a.window > 0 ? max(0, t + 1 - int(a.window)) : 0;
   }
-  // Boundaries do not fall from one query to the next.
-  const int64_t last_query = first_query + item.count - 1;
-  const int64_t k_low = s.keys.boundary(first_query), k_high = s.keys.boundary(last_query);
-  const int64_t v_low = s.values.boundary(first_query), v_high = s.values.boundary(last_query);
+  const BlockSide keys = block_side(s.keys, first_query, last_query),
+                  values = block_side(s.values, first_query, last_query);
 
   float m[2] = {kLowest, kLowest}, l[2] = {0, 0};
   float o[D / 8][4];
 #pragma unroll
   for (int j = 0; j < D / 8; ++j)
+#pragma unroll
     for (int i = 0; i < 4; ++i) o[j][i] = 0;
 
   // This block's share of the tiles.
-  const int64_t visible =
-      a.window > 0 && first_query + 1 > a.window ? first_query + 1 - a.window : 0;
-  const int64_t first_tile = visible / kKeyTile, tiles = last_query / kKeyTile + 1 - first_tile;
-  const int64_t share = (tiles + gridDim.z - 1) / gridDim.z;
-  const int64_t tile_begin = first_tile + share * blockIdx.z;
-  const int64_t tile_end =
-      tile_begin + share < first_tile + tiles ? tile_begin + share : first_tile + tiles;
-  for (int64_t tile = tile_begin; tile < tile_end; ++tile) {
-    const int64_t begin = tile * kKeyTile;
-    const int64_t end = begin + kKeyTile < last_query + 1 ? begin + kKeyTile : last_query + 1;
-    const bool k_enc = needs(s.keys, true, begin, end, k_low, k_high);
-    const bool k_dense = needs(s.keys, false, begin, end, k_low, k_high);
-    const bool v_enc = needs(s.values, true, begin, end, v_low, v_high);
-    const bool v_dense = needs(s.values, false, begin, end, v_low, v_high);
+  const int first_tile = (a.window > 0 ? max(0, first_query + 1 - int(a.window)) : 0) / kKeyTile;
+  const int tiles = last_query / kKeyTile + 1 - first_tile;
+  const int share = (tiles + int(gridDim.z) - 1) / int(gridDim.z);
+  const int tile_begin = first_tile + share * int(blockIdx.z);
+  const int tile_end = min(tile_begin + share, first_tile + tiles);
+  for (int tile = tile_begin; tile < tile_end; ++tile) {
+    const int begin = tile * kKeyTile, end = min(begin + kKeyTile, last_query + 1);
+    const bool k_enc = needs(keys, true, begin, end), k_dense = needs(keys, false, begin, end);
+    const bool v_enc = needs(values, true, begin, end), v_dense = needs(values, false, begin, end);
 
     __syncthreads();  // the tiles of the round before are used up
-    load_tile<T, D>(s.keys, k_enc, head, a.dim, begin, end, k_low, k_high, k_tile);
-    load_tile<T, D>(s.values, v_enc, head, a.dim, begin, end, v_low, v_high, v_tile);
+    load_tile<T, D, kAtOnce>(s.keys, keys, k_enc, head, dim, begin, end, k_tile);
+    load_tile<T, D, kAtOnce>(s.values, values, v_enc, head, dim, begin, end, v_tile);
     __syncthreads();
 
     const T* my_q = q_tile + row_warp * 16 * kStride;
     float p[kKeys / 8][4];
 #pragma unroll
     for (int j = 0; j < kKeys / 8; ++j)
+#pragma unroll
       for (int i = 0; i < 4; ++i) p[j][i] = 0;
     multiply_nt<D, kKeys>(my_q, kStride, k_tile + key_warp * kKeys * kStride, kStride, p);
     if (k_enc && k_dense) {
       __syncthreads();
-      load_tile<T, D>(s.keys, false, head, a.dim, begin, end, k_low, k_high, k_tile);
+      load_tile<T, D, kAtOnce>(s.keys, keys, false, head, dim, begin, end, k_tile);
       __syncthreads();
 #pragma unroll
       for (int j = 0; j < kKeys / 8; j += 2) {
         float other[2][4] = {{0, 0, 0, 0}, {0, 0, 0, 0}};
         multiply_nt<D, 16>(my_q, kStride, k_tile + (key_warp * kKeys + j * 8) * kStride, kStride,
                            other);
+#pragma unroll
         for (int jj = 0; jj < 2; ++jj)
+#pragma unroll
           for (int i = 0; i < 4; ++i) {
-            const int64_t key = begin + key_warp * kKeys + (j + jj) * 8 + fragment_column() + i % 2;
-            if (key < s.keys.policy.sink || key >= key_bound[i / 2]) p[j + jj][i] = other[jj][i];
+            const int key = begin + key_warp * kKeys + (j + jj) * 8 + fragment_column() + i % 2;
+            if (key < keys.sink || key >= key_bound[i / 2]) p[j + jj][i] = other[jj][i];
           }
       }
     }
@@ -200,13 +209,16 @@ __global__ void __launch_bounds__(kAttentionWarps* kWarpLanes)
     float top[2] = {m[0], m[1]};
 #pragma unroll
     for (int j = 0; j < kKeys / 8; ++j)
+#pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const int64_t key = begin + key_warp * kKeys + j * 8 + fragment_column() + i % 2;
+        const int key = begin + key_warp * kKeys + j * 8 + fragment_column() + i % 2;
         p[j][i] = key >= oldest[i / 2] && key <= newest[i / 2] ? p[j][i] * a.scale : kLowest;
         top[i / 2] = p[j][i] > top[i / 2] ? p[j][i] : top[i / 2];
       }
     float shrink[2], sum[2] = {0, 0};
+#pragma unroll
     for (int i = 0; i < 2; ++i) {
+#pragma unroll
       for (int step = 1; step < 4; step *= 2) {
         const float x = __shfl_xor_sync(kFullMask, top[i], step);
         top[i] = x > top[i] ? x : top[i];
@@ -216,17 +228,21 @@ __global__ void __launch_bounds__(kAttentionWarps* kWarpLanes)
     }
 #pragma unroll
     for (int j = 0; j < kKeys / 8; ++j)
+#pragma unroll
       for (int i = 0; i < 4; ++i) {
         // A masked key counts nothing, also where the whole row is masked so far.
         p[j][i] = p[j][i] <= kLowest ? 0.0f : exp2f(p[j][i] - m[i / 2]);
         sum[i / 2] += p[j][i];
       }
+#pragma unroll
     for (int i = 0; i < 2; ++i) {
+#pragma unroll
       for (int step = 1; step < 4; step *= 2) sum[i] += __shfl_xor_sync(kFullMask, sum[i], step);
       l[i] = l[i] * shrink[i] + sum[i];
     }
 #pragma unroll
     for (int j = 0; j < D / 8; ++j)
+#pragma unroll
       for (int i = 0; i < 4; ++i) o[j][i] *= shrink[i / 2];
 
     // Output: probabilities times the source that holds the value for the row.
@@ -234,18 +250,19 @@ __global__ void __launch_bounds__(kAttentionWarps* kWarpLanes)
     for (int pass = 0; pass < (both ? 2 : 1); ++pass) {
       if (pass == 1) {
         __syncthreads();
-        load_tile<T, D>(s.values, false, head, a.dim, begin, end, v_low, v_high, v_tile);
+        load_tile<T, D, kAtOnce>(s.values, values, false, head, dim, begin, end, v_tile);
         __syncthreads();
       }
       __syncwarp();
 #pragma unroll
       for (int j = 0; j < kKeys / 8; ++j)
+#pragma unroll
         for (int i = 0; i < 4; ++i) {
           const int column = j * 8 + fragment_column() + i % 2;
           float x = p[j][i];
           if (both) {
-            const int64_t key = begin + key_warp * kKeys + column;
-            const bool dense = key < s.values.policy.sink || key >= value_bound[i / 2];
+            const int key = begin + key_warp * kKeys + column;
+            const bool dense = key < values.sink || key >= value_bound[i / 2];
             if (dense != (pass == 1)) x = 0;
           }
           p_tile[(fragment_row() + i / 2 * 8) * kPStride + column] = from_float<T>(x);
@@ -263,23 +280,28 @@ __global__ void __launch_bounds__(kAttentionWarps* kWarpLanes)
     __syncthreads();
 #pragma unroll
     for (int j = 0; j < D / 8; ++j)
+#pragma unroll
       for (int i = 0; i < 4; ++i)
         parts[(warp * 16 + fragment_row() + i / 2 * 8) * D + j * 8 + fragment_column() + i % 2] =
             o[j][i];
     if (threadIdx.x % 4 == 0)
+#pragma unroll
       for (int i = 0; i < 2; ++i) {
         states[0][warp][fragment_row() + 8 * i] = m[i];
         states[1][warp][fragment_row() + 8 * i] = l[i];
       }
     __syncthreads();
     if (key_warp > 0) return;
+#pragma unroll
     for (int i = 0; i < 2; ++i) {
       const int r = fragment_row() + 8 * i;
       float top = kLowest, sum = 0, weight[kKeyWarps];
+#pragma unroll
       for (int w = 0; w < kKeyWarps; ++w) {
         const float x = states[0][w * kRowWarps + row_warp][r];
         top = x > top ? x : top;
       }
+#pragma unroll
       for (int w = 0; w < kKeyWarps; ++w) {
         weight[w] = exp2f(states[0][w * kRowWarps + row_warp][r] - top);
         sum += weight[w] * states[1][w * kRowWarps + row_warp][r];
@@ -288,8 +310,10 @@ __global__ void __launch_bounds__(kAttentionWarps* kWarpLanes)
       l[i] = sum;
 #pragma unroll
       for (int j = 0; j < D / 8; ++j)
+#pragma unroll
         for (int c = 0; c < 2; ++c) {
           float x = 0;
+#pragma unroll
           for (int w = 0; w < kKeyWarps; ++w)
             x += weight[w] *
                  parts[((w * kRowWarps + row_warp) * 16 + r) * D + j * 8 + fragment_column() + c];
@@ -298,6 +322,7 @@ __global__ void __launch_bounds__(kAttentionWarps* kWarpLanes)
     }
   }
 
+#pragma unroll
   for (int i = 0; i < 2; ++i) {
     const int r = row_warp * 16 + fragment_row() + 8 * i;
     if (r >= rows) continue;
@@ -309,14 +334,15 @@ __global__ void __launch_bounds__(kAttentionWarps* kWarpLanes)
       a.partial_lse[part] = l[i] > 0 ? m[i] + log2f(l[i]) : kLowest;
 #pragma unroll
     for (int j = 0; j < D / 8; ++j)
+#pragma unroll
       for (int c = 0; c < 2; ++c) {
         const int column = j * 8 + fragment_column() + c;
-        if (column >= a.dim) continue;
+        if (column >= dim) continue;
         const float x = o[j][2 * i + c] * inverse;
         if (gridDim.z > 1)
-          a.partial[part * a.dim + column] = x;
+          a.partial[part * dim + column] = x;
         else
-          a.out[at * a.dim + column] = from_float<T>(x);
+          a.out[at * dim + column] = from_float<T>(x);
       }
   }
 }

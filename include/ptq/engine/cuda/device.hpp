@@ -253,7 +253,7 @@ class Device {
       if (w.packed()) return linear_small(s.queue, w.affine, bias, x, in, out, n, y);
       return with_dense_type(w.dense.dtype, [&](auto kind) {
         using W = decltype(kind);
-        const DenseWeight<W> weight{static_cast<const W*>(w.dense.data), in, in % 8 == 0};
+        const DenseWeight<W> weight{static_cast<const W*>(w.dense.data), in % 8 == 0};
         linear_small(s.queue, weight, bias, x, in, out, n, y);
       });
     }

@@ -146,7 +146,7 @@ class EncodedRows final : public RowSink {
     v.grid = format_.grid;
     v.first = first_;
     v.columns = dim_;
-    v.group = group_;
+    v.set_group(group_);
     v.groups = groups_;
     v.row_bytes = row_bytes();
     v.head_codes = capacity_ * row_bytes();

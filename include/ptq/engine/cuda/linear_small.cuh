@@ -1,9 +1,11 @@
 // y = x W^T + b for a few rows of x: decoding. Bound by reading W once, whatever its encoding.
 // Reference: cpu::Device::linear.
 //
-// A warp takes two output rows and walks along the inputs, 8 weights a lane at a time; the weights
-// are decoded in registers and multiplied with up to 8 rows of x, which stay in the first-level
-// cache. A group of packed weights costs one multiply-add: sum (q s + z) x = s sum q x + z sum x.
+// A warp takes two output rows and walks along the inputs; weights are decoded in registers and
+// multiplied with up to 8 rows of x, which stay in the first-level cache. Codes become floats
+// without a conversion: put below the exponent of 2^bits they read 2^bits + q, so that
+//   sum (q s + z) x = s sum (2^bits + q) x + (z - 2^bits s) sum x
+// costs a shift, a mask and a multiply-add per weight.
 #pragma once
 
 #include "ptq/engine/cuda/queue.hpp"
@@ -19,8 +21,16 @@ inline constexpr int kLinearWarps = 4;  // of a block
 template <class W>
 struct DenseWeight {
   const W* data;
-  int64_t in;
   bool aligned;  // rows begin at multiples of 16 bytes
+};
+
+// The rows of x and where the result goes.
+template <class T>
+struct SmallLinear {
+  const T *bias, *x;  // [out] or nullptr; [n, in]
+  T* y;               // [n, out]
+  int in, out, n;
+  bool aligned;  // rows of x begin at multiples of 16 bytes
 };
 
 // ---- kernels ----
@@ -41,132 +51,204 @@ __device__ __forceinline__ void load8(const H* p, float* out) {
 }
 // Up to 8 numbers from column c on; the rest is zero.
 template <class H>
-__device__ __forceinline__ void load8(const H* row, int64_t c, int64_t n, bool aligned,
-                                      float* out) {
+__device__ __forceinline__ void load8(const H* row, int c, int n, bool aligned, float* out) {
   if (aligned && c + 8 <= n) return load8(row + c, out);
 #pragma unroll
   for (int i = 0; i < 8; ++i) out[i] = c + i < n ? to_float(row[c + i]) : 0.0f;
 }
 
-// An integer below 2^23 as float with full-rate instructions.
-__device__ __forceinline__ float code_to_float(uint32_t code) {
-  return bits_float(0x4B000000u | code) - 8388608.0f;
-}
-
-// Dot products of 8 weights with each row of x, added to acc.
-template <int N, class W>
-__device__ __forceinline__ void multiply8(const DenseWeight<W>& w, int64_t row, int64_t c,
-                                          const float (*x)[8], float* acc) {
-  float v[8];
-  load8(w.data + row * w.in, c, w.in, w.aligned, v);
-#pragma unroll
-  for (int n = 0; n < N; ++n)
-#pragma unroll
-    for (int i = 0; i < 8; ++i) acc[n] += v[i] * x[n][i];
-}
-
-template <int N>
-__device__ __forceinline__ void multiply8(const AffineView& w, int64_t row, int64_t c,
-                                          const float (*x)[8], float* acc) {
-  uint32_t low = 0, high = 0;
-  const uint8_t* p = w.codes + row * w.row_bytes + c * w.bits / 8;
-  if (w.bits == 4 && w.row_bytes % 4 == 0) {
-    low = *reinterpret_cast<const uint32_t*>(p);
-  } else if (w.bits == 8 && w.row_bytes % 8 == 0) {
-    const uint2 both = *reinterpret_cast<const uint2*>(p);
-    low = both.x;
-    high = both.y;
-  } else if (w.bits == 2 && w.row_bytes % 2 == 0) {
-    low = *reinterpret_cast<const uint16_t*>(p);
-  } else {
-    const int64_t left = w.row_bytes - c * w.bits / 8;
-    const int bytes = int(left < w.bits ? left : int64_t(w.bits));
-    for (int i = 0; i < bytes; ++i) (i < 4 ? low : high) |= uint32_t(p[i]) << (i % 4 * 8);
-  }
-  float scale, offset;
-  read_affine_params(w, 0, row * w.groups + c / w.group, scale, offset);
-  float sum[N], dot[N];
-#pragma unroll
-  for (int n = 0; n < N; ++n) sum[n] = dot[n] = 0;
-  const uint32_t mask = (1u << w.bits) - 1;
-#pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    const uint32_t code =
-        w.bits == 8 ? ((i < 4 ? low : high) >> (i % 4 * 8)) & mask : (low >> (w.bits * i)) & mask;
-    const float q = code_to_float(code);  // columns behind the row meet x = 0
-#pragma unroll
-    for (int n = 0; n < N; ++n) {
-      dot[n] += q * x[n][i];
-      sum[n] += x[n][i];
-    }
-  }
-#pragma unroll
-  for (int n = 0; n < N; ++n) acc[n] += scale * dot[n] + offset * sum[n];
-}
-
-}  // namespace linear_detail
-
-// x [n, in], y [n, out]; rows of x beyond n are not read. Weight: DenseWeight or AffineView (axis
-// 1, groups of a multiple of 8, or one group per row). grid (ceil(out / 8))
-template <class T, int N, class Weight>
-__global__ void linear_small_kernel(Weight w, const T* bias, const T* x, int64_t in, int64_t out,
-                                    int n, bool x_aligned, T* y) {
-  using namespace linear_detail;
-  const int lane = int(threadIdx.x) % kWarpLanes;
-  const int64_t first =
-      (int64_t(blockIdx.x) * kLinearWarps + int(threadIdx.x) / kWarpLanes) * kOutputsPerWarp;
-  if (first >= out) return;
-  float acc[kOutputsPerWarp][N];
-#pragma unroll
-  for (int r = 0; r < kOutputsPerWarp; ++r)
-#pragma unroll
-    for (int i = 0; i < N; ++i) acc[r][i] = 0;
-  for (int64_t c = lane * 8; c < in; c += kWarpLanes * 8) {
-    float values[N][8];
-#pragma unroll
-    for (int i = 0; i < N; ++i) load8(x + (i < n ? i : 0) * in, c, in, x_aligned, values[i]);
-#pragma unroll
-    for (int r = 0; r < kOutputsPerWarp; ++r)
-      multiply8<N>(w, first + r < out ? first + r : first, c, values, acc[r]);
-  }
+// The rows of a lane's sums, added up and stored.
+template <class T, int N>
+__device__ __forceinline__ void store_sums(const SmallLinear<T>& a, int first,
+                                           const float (*acc)[N]) {
 #pragma unroll
   for (int r = 0; r < kOutputsPerWarp; ++r)
 #pragma unroll
     for (int i = 0; i < N; ++i) {
       const float sum = warp_sum(acc[r][i]);
-      if (lane == 0 && i < n && first + r < out) {
-        const float b = bias ? to_float(bias[first + r]) : 0.0f;
-        y[i * out + first + r] = from_float<T>(sum + b);
+      if (threadIdx.x % kWarpLanes == 0 && i < a.n && first + r < a.out) {
+        const float b = a.bias ? to_float(a.bias[first + r]) : 0.0f;
+        a.y[int64_t(i) * a.out + first + r] = from_float<T>(sum + b);
       }
     }
 }
 
-// ---- launcher ----
+__device__ __forceinline__ int first_output() {
+  return (int(blockIdx.x) * kLinearWarps + int(threadIdx.x) / kWarpLanes) * kOutputsPerWarp;
+}
+
+// The codes of 8 columns, c a multiple of 8, in one word (in two for 8 bits).
+__device__ __forceinline__ void load_codes(const AffineView& w, int row, int c, uint32_t* words) {
+  const uint8_t* p = w.codes + int64_t(row) * w.row_bytes + c / 8 * w.bits;
+  words[0] = words[1] = 0;
+  if (w.bits == 4 && w.row_bytes % 4 == 0) {
+    words[0] = *reinterpret_cast<const uint32_t*>(p);
+  } else if (w.bits == 8 && w.row_bytes % 8 == 0) {
+    const uint2 both = *reinterpret_cast<const uint2*>(p);
+    words[0] = both.x;
+    words[1] = both.y;
+  } else if (w.bits == 2 && w.row_bytes % 2 == 0) {
+    words[0] = *reinterpret_cast<const uint16_t*>(p);
+  } else {
+    const int left = int(w.row_bytes) - c / 8 * w.bits, bytes = left < w.bits ? left : w.bits;
+    for (int i = 0; i < bytes; ++i) words[i / 4] |= uint32_t(p[i]) << (i % 4 * 8);
+  }
+}
+
+// 2^bits + code i of the words, as float.
+template <int kBits>
+__device__ __forceinline__ float code_above_base(const uint32_t* words, int i, int bits) {
+  const int b = kBits ? kBits : bits, shift = b == 8 ? i % 4 * 8 : i * b;
+  const uint32_t word = b == 8 ? words[i / 4] : words[0];
+  const uint32_t code = (word >> shift) & ((1u << b) - 1);
+  return bits_float(uint32_t(127 + b) << 23 | code << (23 - b));
+}
+
+}  // namespace linear_detail
+
+// Dense weights, 8 a lane at a time. grid (ceil(out / 8))
+template <class T, int N, class W>
+__global__ void linear_dense_kernel(DenseWeight<W> w, SmallLinear<T> a) {
+  using namespace linear_detail;
+  const int first = first_output();
+  if (first >= a.out) return;
+  float acc[kOutputsPerWarp][N] = {};
+#pragma unroll 2
+  for (int c = int(threadIdx.x) % kWarpLanes * 8; c < a.in; c += kWarpLanes * 8) {
+    float x[N][8];
+#pragma unroll
+    for (int i = 0; i < N; ++i)
+      load8(a.x + int64_t(i < a.n ? i : 0) * a.in, c, a.in, a.aligned, x[i]);
+#pragma unroll
+    for (int r = 0; r < kOutputsPerWarp; ++r) {
+      const int row = first + r < a.out ? first + r : first;
+      float v[8];
+      load8(w.data + int64_t(row) * a.in, c, a.in, w.aligned, v);
+#pragma unroll
+      for (int i = 0; i < N; ++i)
+#pragma unroll
+        for (int k = 0; k < 8; ++k) acc[r][i] += v[k] * x[i][k];
+    }
+  }
+  store_sums<T, N>(a, first, acc);
+}
+
+// Packed weights on axis 1 whose groups are multiples of 8 columns, or one per row. kBits: 4, or 0
+// for any. kUnits: units of 8 columns that a lane takes at a time; with 4, groups are multiples of
+// 32 columns and rows of 16 bytes. grid (ceil(out / 8))
+template <class T, int N, int kBits, int kUnits>
+__global__ void linear_packed_kernel(AffineView w, SmallLinear<T> a) {
+  using namespace linear_detail;
+  const int first = first_output();
+  if (first >= a.out) return;
+  const float base = float(1u << (kBits ? kBits : w.bits));
+  float acc[kOutputsPerWarp][N] = {};
+  constexpr int kColumns = 8 * kUnits;
+  for (int c = int(threadIdx.x) % kWarpLanes * kColumns; c < a.in; c += kWarpLanes * kColumns) {
+    uint32_t codes[kOutputsPerWarp][kUnits == 4 ? 4 : 2];
+    float dot[kOutputsPerWarp][N] = {}, sum[N] = {};
+#pragma unroll
+    for (int r = 0; r < kOutputsPerWarp; ++r) {
+      const int row = first + r < a.out ? first + r : first;
+      if constexpr (kUnits == 4) {
+        const uint4 word =
+            *reinterpret_cast<const uint4*>(w.codes + int64_t(row) * w.row_bytes + c / 2);
+        codes[r][0] = word.x, codes[r][1] = word.y, codes[r][2] = word.z, codes[r][3] = word.w;
+      } else {
+        load_codes(w, row, c, codes[r]);
+      }
+    }
+#pragma unroll
+    for (int u = 0; u < kUnits; ++u) {
+      float x[N][8];
+#pragma unroll
+      for (int i = 0; i < N; ++i) {
+        load8(a.x + int64_t(i < a.n ? i : 0) * a.in, c + u * 8, a.in, a.aligned, x[i]);
+#pragma unroll
+        for (int k = 0; k < 8; ++k) sum[i] += x[i][k];  // columns behind the row are zero
+      }
+#pragma unroll
+      for (int r = 0; r < kOutputsPerWarp; ++r)
+#pragma unroll
+        for (int k = 0; k < 8; ++k) {
+          const float q = code_above_base<kBits>(codes[r] + (kUnits == 4 ? u : 0), k, w.bits);
+#pragma unroll
+          for (int i = 0; i < N; ++i) dot[r][i] += q * x[i][k];
+        }
+    }
+#pragma unroll
+    for (int r = 0; r < kOutputsPerWarp; ++r) {
+      const int row = first + r < a.out ? first + r : first;
+      float scale, offset;
+      read_affine_params(w, 0, int64_t(row) * w.groups + w.group_of(c), scale, offset);
+#pragma unroll
+      for (int i = 0; i < N; ++i) acc[r][i] += scale * dot[r][i] + (offset - base * scale) * sum[i];
+    }
+  }
+  store_sums<T, N>(a, first, acc);
+}
+
+// ---- launchers ----
 
 // Can the kernel read this weight?
 inline bool small_linear_reads(const AffineView& w) {
   return w.axis == 1 && (w.group % 8 == 0 || w.group >= w.columns);
 }
 
-// n rows of x, 1 .. kSmallRows.
-template <class T, class Weight>
-void linear_small(Queue& queue, const Weight& w, const T* bias, const T* x, int64_t in, int64_t out,
-                  int64_t n, T* y) {
-  const auto with_rows = [&](auto rows) {
-    constexpr int N = decltype(rows)::value;
-    queue.launch("linear_small", linear_small_kernel<T, N, Weight>,
-                 dim3(unsigned(ceil_div(out, kLinearWarps * kOutputsPerWarp))),
-                 dim3(kLinearWarps * kWarpLanes), 0, w, bias, x, in, out, int(n),
-                 in % 8 == 0 && reinterpret_cast<uintptr_t>(x) % 16 == 0, y);
-  };
+namespace linear_detail {
+
+template <class T>
+SmallLinear<T> arguments(const T* bias, const T* x, int64_t in, int64_t out, int64_t n, T* y) {
+  return {bias,
+          x,
+          y,
+          int(in),
+          int(out),
+          int(n),
+          in % 8 == 0 && reinterpret_cast<uintptr_t>(x) % 16 == 0};
+}
+inline dim3 blocks(int64_t out) {
+  return dim3(unsigned(ceil_div(out, kLinearWarps * kOutputsPerWarp)));
+}
+// fn(integral constant) with the number of rows that a kernel is compiled for.
+template <class Fn>
+void with_rows(int64_t n, const Fn& fn) {
   if (n == 1)
-    with_rows(std::integral_constant<int, 1>{});
+    fn(std::integral_constant<int, 1>{});
   else if (n <= 2)
-    with_rows(std::integral_constant<int, 2>{});
+    fn(std::integral_constant<int, 2>{});
   else if (n <= 4)
-    with_rows(std::integral_constant<int, 4>{});
+    fn(std::integral_constant<int, 4>{});
   else
-    with_rows(std::integral_constant<int, 8>{});
+    fn(std::integral_constant<int, 8>{});
+}
+
+}  // namespace linear_detail
+
+// n rows of x, 1 .. kSmallRows.
+template <class T, class W>
+void linear_small(Queue& queue, const DenseWeight<W>& w, const T* bias, const T* x, int64_t in,
+                  int64_t out, int64_t n, T* y) {
+  linear_detail::with_rows(n, [&](auto rows) {
+    queue.launch("linear_dense", linear_dense_kernel<T, decltype(rows)::value, W>,
+                 linear_detail::blocks(out), dim3(kLinearWarps * kWarpLanes), 0, w,
+                 linear_detail::arguments(bias, x, in, out, n, y));
+  });
+}
+template <class T>
+void linear_small(Queue& queue, const AffineView& w, const T* bias, const T* x, int64_t in,
+                  int64_t out, int64_t n, T* y) {
+  const bool wide = w.bits == 4 && in % 32 == 0 && w.row_bytes % 16 == 0 &&
+                    (w.group % 32 == 0 || w.group >= w.columns);
+  linear_detail::with_rows(n, [&](auto rows) {
+    constexpr int N = decltype(rows)::value;
+    queue.launch("linear_packed",
+                 wide          ? linear_packed_kernel<T, N, 4, 4>
+                 : w.bits == 4 ? linear_packed_kernel<T, N, 4, 1>
+                               : linear_packed_kernel<T, N, 0, 1>,
+                 linear_detail::blocks(out), dim3(kLinearWarps * kWarpLanes), 0, w,
+                 linear_detail::arguments(bias, x, in, out, n, y));
+  });
 }
 
 }  // namespace ptq::cuda

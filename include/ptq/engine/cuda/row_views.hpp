@@ -27,8 +27,20 @@ struct AffineView {
   int bits = 0, axis = 1;
   Grid grid = Grid::min;
   int64_t first = 0, columns = 0, group = 0, groups = 0;  // groups: per row (axis 1)
+  int group_shift = -1;  // log2 of the group where it is a power of two
   int64_t row_bytes = 0;
   int64_t head_codes = 0, head_params = 0, head_zeros = 0;  // strides between heads; zeros in bytes
+
+  void set_group(int64_t size) {
+    group = size;
+    group_shift = -1;
+    for (int shift = 0; shift < 31; ++shift)
+      if (size == int64_t{1} << shift) group_shift = shift;
+  }
+  // Of a row (axis 0) or a column (axis 1); a division costs a hundred instructions.
+  PTQ_HD int group_of(int index) const {
+    return group_shift >= 0 ? index >> group_shift : group == 0 ? 0 : index / int(group);
+  }
 };
 
 enum class Stored : int { nothing, dense, affine };
@@ -108,12 +120,12 @@ class AffineReader {
   __device__ AffineReader(const AffineView& v, int64_t head) : v_(v), head_(head) {}
 
   // column is a multiple of 8; columns behind the matrix are zero.
-  __device__ __forceinline__ void read8(int64_t position, int64_t column, float* out) {
-    const int64_t row = position - v_.first;
+  __device__ __forceinline__ void read8(int64_t position, int column, float* out) {
+    const int row = int(position - v_.first);
     load_params(row, column);
     uint32_t low = 0, high = 0;
-    const int64_t begin = column * v_.bits / 8;
-    const uint8_t* p = v_.codes + head_ * v_.head_codes + row * v_.row_bytes + begin;
+    const int begin = column / 8 * v_.bits;
+    const uint8_t* p = v_.codes + head_ * v_.head_codes + int64_t(row) * v_.row_bytes + begin;
     if (v_.bits == 2 && v_.row_bytes % 2 == 0) {
       low = *reinterpret_cast<const uint16_t*>(p);
     } else if (v_.bits == 4 && v_.row_bytes % 4 == 0) {
@@ -137,17 +149,17 @@ class AffineReader {
   }
 
  private:
-  __device__ __forceinline__ void load_params(int64_t row, int64_t column) {
-    const int64_t key = v_.axis == 1 ? row : (v_.group == 0 ? 0 : row / v_.group);
+  __device__ __forceinline__ void load_params(int row, int column) {
+    const int key = v_.axis == 1 ? row : v_.group_of(row);
     if (key == row_key_ && column == column_) return;
     row_key_ = key;
     column_ = column;
     int64_t last = -1;
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
-      int64_t c = column + i;
-      if (c >= v_.columns) c = v_.columns - 1;
-      const int64_t group = v_.axis == 1 ? row * v_.groups + c / v_.group : key * v_.columns + c;
+      const int c = column + i < int(v_.columns) ? column + i : int(v_.columns) - 1;
+      const int64_t group =
+          v_.axis == 1 ? int64_t(row) * v_.groups + v_.group_of(c) : int64_t(key) * v_.columns + c;
       if (group == last) {
         scale_[i] = scale_[i - 1];
         offset_[i] = offset_[i - 1];
@@ -159,7 +171,8 @@ class AffineReader {
   }
 
   const AffineView& v_;
-  int64_t head_, row_key_ = -1, column_ = -1;
+  int64_t head_;
+  int row_key_ = -1, column_ = -1;
   float scale_[8], offset_[8];
 };
 

@@ -60,8 +60,8 @@ class Linear {
       affine.axis = f.axis;
       affine.grid = f.grid;
       affine.columns = in();
-      affine.group =
-          f.axis == 1 && (f.group_size == 0 || f.group_size > in()) ? in() : f.group_size;
+      affine.set_group(f.axis == 1 && (f.group_size == 0 || f.group_size > in()) ? in()
+                                                                                 : f.group_size);
       affine.groups = f.axis == 1 ? ceil_div(in(), affine.group) : 0;
       affine.row_bytes = packed_bytes(in(), f.bits);
       dense = {};
