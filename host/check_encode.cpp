@@ -43,7 +43,8 @@ bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
 
 bool same(const Encoding& a, const Encoding& b) {
   return a.dense == b.dense && a.codes == b.codes && same_bits(a.scale, b.scale) &&
-         same_bits(a.zero, b.zero) && same_bits(a.values, b.values);
+         same_bits(a.zero, b.zero) && same_bits(a.values, b.values) && a.bits == b.bits &&
+         a.outlier_at == b.outlier_at && same_bits(a.outlier_value, b.outlier_value);
 }
 
 void must_be_finite(const std::vector<float>& decoded, const char* of) {
@@ -120,6 +121,7 @@ Result shapes(const Subject& subject, const ptq_method& method, Side side) {
 
 Result blocks(const Subject& subject, const ptq_method& method, Side side) {
   Bench bench(method, subject, side);
+  if (bench.session.rewrites()) skip("it encodes all rows again at every step");
   const int64_t block = bench.rows, count = 5;
   const int64_t row = bench.columns;
   const std::vector<float> x = bell_curve(bench.batch, count * block, row, subject.seed);
@@ -160,8 +162,13 @@ Result same_twice(const Subject& subject, const ptq_method& method, Side side) {
 
 Result lossy(const Subject& subject, const ptq_method& method, Side side) {
   Bench bench(method, subject, side);
-  const std::vector<float> x = bench.values(subject.seed);
-  const Encoding encoding = bench.encode(x);
+  std::vector<float> x = bench.values(subject.seed);
+  Encoding encoding = bench.encode(x);
+  if (encoding.low_rank) {  // noise has full rank and may be kept as it is: rows that are alike
+    for (size_t i = size_t(bench.columns); i < x.size(); ++i)
+      x[i] = x[i % size_t(bench.columns)] + 0.1f * x[i];
+    encoding = bench.encode(x);
+  }
   const double bits = double(encoding.stored_bits()) / double(x.size());
   if (method.traits & PTQ_LOSSLESS) {
     const double difference = relative_error(x, encoding.decode());
@@ -200,11 +207,13 @@ Result extremes(const Subject& subject, const ptq_method& method, Side side) {
     must_be_finite(decoded, of);
     return decoded;
   };
+  // Ranges that calibration fixed need not contain them.
+  const bool free = !bench.session.calibrated();
   for (const float value : decode(std::vector<float>(count, 0.0f), "only zeros")) {
-    if (std::fabs(value) > 1e-3f) fail("a zero among zeros decodes to {}", value);
+    if (free && std::fabs(value) > 1e-3f) fail("a zero among zeros decodes to {}", value);
   }
   for (const float value : decode(std::vector<float>(count, 3.0f), "only threes")) {
-    if (std::fabs(value - 3.0f) > 3.0f) fail("a three among threes decodes to {}", value);
+    if (free && std::fabs(value - 3.0f) > 3.0f) fail("a three among threes decodes to {}", value);
   }
   std::vector<float> x = bench.values(subject.seed);
   x[count / 2] = 30000.0f;

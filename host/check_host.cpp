@@ -5,13 +5,6 @@
 #include <algorithm>
 
 namespace ptq::check {
-namespace {
-
-// [.., rows, columns] as batch x rows x columns; a matrix has batch 1.
-struct Shape {
-  int64_t batch, rows, columns;
-};
-
 std::string problem_of(const ptq_tensor* x, ptq_dtype dtype, Shape& shape) {
   if (!x) return "a tensor is NULL";
   if (x->ndim < 2 || x->ndim > 6) return fmt::format("a tensor has {} axes, not 2 to 6", x->ndim);
@@ -27,22 +20,7 @@ std::string problem_of(const ptq_tensor* x, ptq_dtype dtype, Shape& shape) {
   return {};
 }
 
-// The elements in row-major order.
-template <class T>
-std::vector<T> gather(const ptq_tensor& x) {
-  int64_t count = 1;
-  for (int i = 0; i < x.ndim; ++i) count *= x.shape[i];
-  std::vector<T> out(static_cast<size_t>(count));
-  for (int64_t i = 0; i < count; ++i) {
-    int64_t rest = i, offset = 0;
-    for (int axis = x.ndim - 1; axis >= 0; --axis) {
-      offset += rest % x.shape[axis] * x.stride[axis];
-      rest /= x.shape[axis];
-    }
-    out[size_t(i)] = static_cast<const T*>(x.data)[offset];
-  }
-  return out;
-}
+namespace {
 
 bool symmetric(int32_t grid) {
   return grid == PTQ_GRID_SYM_NARROW || grid == PTQ_GRID_SYM_FULL || grid == PTQ_GRID_SYM_GPTQ;
@@ -190,7 +168,7 @@ ptq_status Host::affine_codes(const ptq_call* call, const ptq_tensor* codes,
     }
   }
   for (size_t g = 0; g < encoding.scale.size(); ++g) {
-    if (!(encoding.scale[g] >= 0) || std::isinf(as_float16(encoding.scale[g]))) {
+    if (!std::isfinite(as_float16(encoding.scale[g]))) {
       return refuse(
           fmt::format("scale {} is {}, which float16 does not have", g, encoding.scale[g]));
     }

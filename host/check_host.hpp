@@ -55,13 +55,26 @@ struct Encoding {
   std::vector<uint8_t> codes;
   std::vector<float> scale, zero;  // zero: empty for the symmetric grids
   std::vector<float> values;       // of a dense encoding, already rounded to 16 bits
+  // Of a codebook or low-rank encoding: `values` is what it decodes to, `bits` what storing it
+  // takes.
+  bool decoded = false, low_rank = false;
+  uint64_t bits = 0;
+  // Outliers: places in [batch, rows, columns] and exact values.
+  std::vector<int64_t> outlier_at;
+  std::vector<float> outlier_value;
+  uint64_t outlier_bits = 0;
+  bool has_outliers = false;
 
   bool filled() const { return fills > 0; }
   float n() const { return float((1 << how.bits) - 1); }
   float middle() const { return float(1 << (how.bits - 1)); }
 
   std::vector<float> decode() const {
-    if (dense) return values;
+    std::vector<float> x = dense || decoded ? values : decode_affine();
+    for (size_t i = 0; i < outlier_at.size(); ++i) x[size_t(outlier_at[i])] = outlier_value[i];
+    return x;
+  }
+  std::vector<float> decode_affine() const {
     std::vector<float> x(codes.size());
     const Groups groups(batch, rows, columns, how);
     for (int64_t i = 0; i < int64_t(x.size()); ++i) {
@@ -76,11 +89,37 @@ struct Encoding {
   }
   // Bits that storing it takes: codes packed, scales float16, zero points float16 or b bits.
   uint64_t stored_bits() const {
-    if (dense) return 16 * values.size();
+    if (dense) return 16 * values.size() + outlier_bits;
+    if (decoded) return bits + outlier_bits;
     const uint64_t zero_bits = how.grid == PTQ_GRID_MIN ? 16 : uint64_t(how.bits);
-    return uint64_t(how.bits) * codes.size() + 16 * scale.size() + zero_bits * zero.size();
+    return uint64_t(how.bits) * codes.size() + 16 * scale.size() + zero_bits * zero.size() +
+           outlier_bits;
   }
 };
+
+// [.., rows, columns] as batch x rows x columns; a matrix has batch 1.
+struct Shape {
+  int64_t batch, rows, columns;
+};
+// What is wrong with a tensor that a plugin handed over, or an empty string and its shape.
+std::string problem_of(const ptq_tensor* x, ptq_dtype dtype, Shape& shape);
+
+// The elements in row-major order.
+template <class T>
+std::vector<T> gather(const ptq_tensor& x) {
+  int64_t count = 1;
+  for (int i = 0; i < x.ndim; ++i) count *= x.shape[i];
+  std::vector<T> out(static_cast<size_t>(count));
+  for (int64_t i = 0; i < count; ++i) {
+    int64_t rest = i, offset = 0;
+    for (int axis = x.ndim - 1; axis >= 0; --axis) {
+      offset += rest % x.shape[axis] * x.stride[axis];
+      rest /= x.shape[axis];
+    }
+    out[size_t(i)] = static_cast<const T*>(x.data)[offset];
+  }
+  return out;
+}
 
 class Host {
  public:
@@ -186,9 +225,20 @@ class Host {
                                                       get_float, get_string};
     static const ptq_encode_service encode_table = {sizeof(ptq_encode_service), 0, affine,
                                                     affine_codes, dense};
+    static const ptq_codebook_service codebook_table = {sizeof(ptq_codebook_service), 0,
+                                                        codebook_codes};
+    static const ptq_lowrank_service lowrank_table = {sizeof(ptq_lowrank_service), 0, factor};
+    static const ptq_outliers_service outliers_table = {sizeof(ptq_outliers_service), 0, overlay};
     if (!of(call).has_services || !id) return nullptr;
-    if (std::strcmp(id, PTQ_OPTIONS_1) == 0) return &options_table;
-    return std::strcmp(id, PTQ_ENCODE_1) == 0 ? &encode_table : nullptr;
+    const std::pair<const char*, const void*> tables[] = {{PTQ_OPTIONS_1, &options_table},
+                                                          {PTQ_ENCODE_1, &encode_table},
+                                                          {PTQ_ENCODE_CODEBOOK_1, &codebook_table},
+                                                          {PTQ_ENCODE_LOWRANK_1, &lowrank_table},
+                                                          {PTQ_ENCODE_OUTLIERS_1, &outliers_table}};
+    for (const auto& [name, table] : tables) {
+      if (std::strcmp(id, name) == 0) return table;
+    }
+    return nullptr;
   }
 
   // --- ptq.options/1 ---
@@ -220,6 +270,15 @@ class Host {
   static ptq_status affine_codes(const ptq_call*, const ptq_tensor*, const ptq_tensor*,
                                  const ptq_tensor*, const ptq_affine*, ptq_encoding*) noexcept;
   static ptq_status dense(const ptq_call*, const ptq_tensor*, ptq_dtype, ptq_encoding*) noexcept;
+
+  // --- ptq.encode.codebook/1, .lowrank/1, .outliers/1 (check_cache_encodings.cpp) ---
+  static ptq_status codebook_codes(const ptq_call*, const ptq_tensor*, const ptq_tensor*,
+                                   const ptq_tensor*, const ptq_tensor*, const ptq_codebook*,
+                                   ptq_encoding*) noexcept;
+  static ptq_status factor(const ptq_call*, const ptq_tensor*, const ptq_lowrank*,
+                           ptq_encoding*) noexcept;
+  static ptq_status overlay(const ptq_call*, const ptq_tensor*, const ptq_tensor*, int32_t,
+                            ptq_encoding*) noexcept;
 
   struct {
     ptq_call head;

@@ -1,9 +1,12 @@
 #include "check_session.hpp"
 
+#include <algorithm>
 #include <cmath>
 
 namespace ptq::check {
 namespace {
+
+constexpr uint32_t kKnownFlags = PTQ_KV_CURRENT | PTQ_KV_HADAMARD | PTQ_KV_EVICTS | PTQ_KV_REWRITES;
 
 std::string json_object(const OptionValues& options) {
   std::string text = "{";
@@ -85,7 +88,7 @@ int64_t Session::block(Side side, int64_t heads, int64_t columns) {
   if (side == Side::weights) return 1;
   const auto* kv = static_cast<const ptq_kv*>(method_.get(self_, PTQ_KV_1));
   const ptq_kv_shape shape{sizeof(ptq_kv_shape), 0, 4, heads, columns};
-  ptq_kv_policy keys{sizeof(ptq_kv_policy), PTQ_POST_ROPE, 0, 0, 1}, values = keys;
+  ptq_kv_policy keys{sizeof(ptq_kv_policy), PTQ_POST_ROPE, 0, 0, 1, 0, 0}, values = keys;
   Answer answer;
   answer.status = kv->policy(self_, host_.begin(), &shape, &keys, &values);
   settle("policy", answer);
@@ -97,9 +100,39 @@ int64_t Session::block(Side side, int64_t heads, int64_t columns) {
     if (p->window < 0) fail("window of {} is {}, it must be at least 0", name, p->window);
     if (p->block < 1) fail("block of {} is {}, it must be at least 1", name, p->block);
     if (p->block > 1 << 20) fail("block of {} is {}, more rows than any context", name, p->block);
-    if (p->key_space != PTQ_POST_ROPE) fail("key_space of {} is {}", name, p->key_space);
+    if (p->key_space > PTQ_PRE_ROPE) fail("key_space of {} is {}", name, p->key_space);
+    if (p->flags & ~kKnownFlags) fail("flags of {} are {:#x}, not PTQ_KV_*", name, p->flags);
+    if (p->reserved != 0) fail("reserved of {} is {}, it must be 0", name, p->reserved);
   }
-  return side == Side::keys ? keys.block : values.block;
+  if ((keys.flags ^ values.flags) & PTQ_KV_EVICTS) fail("it evicts rows of one side only");
+  if (keys.flags & PTQ_KV_EVICTS) skip("it evicts rows and encodes none");
+  const auto* table =
+      static_cast<const ptq_kv_calibration*>(method_.get(self_, PTQ_KV_CALIBRATION_1));
+  if (table && !calibrated_) calibrate(*table, heads, columns);
+  const ptq_kv_policy& own = side == Side::keys ? keys : values;
+  rewrites_ = own.flags & PTQ_KV_REWRITES;
+  // A method that rewrites gets all rows at once; some number of them.
+  return rewrites_ ? std::max<int64_t>(own.block, 32) : own.block;
+}
+
+// A sample of two sequences for keys and values of layer 0.
+void Session::calibrate(const ptq_kv_calibration& table, int64_t heads, int64_t columns) {
+  constexpr int64_t kLength = 64, kTokens = 2 * kLength;
+  for (const Side side : {Side::keys, Side::values}) {
+    const std::vector<float> x = bell_curve(kTokens, heads, columns, host_.seed + 17);
+    std::vector<float> squared = x;
+    for (float& value : squared) value *= value;
+    Input input(kTokens, heads, columns, x), weights(kTokens, heads, columns, squared);
+    const ptq_tensor sample = input.tensor(false), fisher = weights.tensor(false);
+    const ptq_kv_block rows{sizeof(ptq_kv_block), int32_t(side), 0, 0, 0, kLength};
+    Answer answer;
+    answer.status = table.calibrate(self_, host_.begin(), &rows, &sample,
+                                    table.wants & PTQ_WANT_FISHER ? &fisher : nullptr);
+    settle("calibrate", answer);
+    if (answer.status != PTQ_OK) fail("calibrate failed: {}", answer.sentence);
+    if (input.changed() || weights.changed()) fail("calibrate wrote into its input");
+  }
+  calibrated_ = true;
 }
 
 Answer Session::encode(Side side, const ptq_tensor& x, int64_t first) {

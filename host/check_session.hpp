@@ -98,18 +98,24 @@ class Session {
   const void* get(const char* id) const { return method_.get(self_, id); }
   bool can(Side side) const;  // does the instance offer the capability, on the CPU
   // Rows per block of the cache policy; FAIL when the policy is not valid. 1 for weights.
+  // Calibrates a method that wants it, with a sample of layer 0; SKIP for a method that evicts rows
+  // and so never encodes any.
   int64_t block(Side side, int64_t heads, int64_t columns);
+  // Of the policy, after block().
+  bool calibrated() const { return calibrated_; }
+  bool rewrites() const { return rewrites_; }
   Answer encode(Side side, const ptq_tensor& x, int64_t first = 0);
   // The same; stops with FAIL when the method refuses or leaves the encoding empty.
   Encoding must_encode(Side side, Input& input, int64_t first = 0);
 
  private:
   void settle(const char* function, Answer& answer);
+  void calibrate(const ptq_kv_calibration& table, int64_t heads, int64_t columns);
 
   const ptq_method& method_;
   Host host_;
   void* self_ = nullptr;
-  bool alive_ = false;
+  bool alive_ = false, calibrated_ = false, rewrites_ = false;
 };
 
 // Values like those of a cache or a weight matrix: a bell curve with some louder columns.

@@ -6,6 +6,9 @@
 // jy-yuan/KIVI (models/llama_kivi.py, quant/new_pack.py):
 //   keys    are encoded residual_length at a time, when the tail is full        {0, 0, R}
 //   values  are encoded one token at a time, when R newer ones exist             {0, R, 1}
+// The option `rotate` is not KIVI's: rows are stored after an orthonormal Hadamard rotation
+// (QuaRot, arXiv 2404.00456), which spreads outlier channels; keys are then the better grouped per
+// token.
 #include "ptq/plugin.hpp"
 
 namespace {
@@ -14,9 +17,11 @@ using ptq::plugin::About;
 using ptq::plugin::Call;
 using ptq::plugin::Invalid;
 using ptq::plugin::Options;
+using ptq::plugin::set_flags;
 
 const char* const kBits[] = {"1", "2", "4", "8", nullptr};
 const char* const kSideBits[] = {"0", "1", "2", "4", "8", nullptr};
+const char* const kAxes[] = {"\"channel\"", "\"token\"", nullptr};
 const ptq_option kOptions[] = {
     {sizeof(ptq_option), PTQ_OPTION_INT, "bits", "2", "bits per code, keys and values", 0, 0,
      kBits},
@@ -28,13 +33,17 @@ const ptq_option kOptions[] = {
      "tokens (keys) or channels (values) that share a scale", 1, 4096, nullptr},
     {sizeof(ptq_option), PTQ_OPTION_INT, "residual_length", "128",
      "R: newest tokens kept in full precision; a multiple of group_size", 1, 65536, nullptr},
+    {sizeof(ptq_option), PTQ_OPTION_STRING, "key_axis", "\"channel\"",
+     "what shares a scale of keys: channel (KIVI) or token", 0, 0, kAxes},
+    {sizeof(ptq_option), PTQ_OPTION_BOOL, "rotate", "false", "store rows after a Hadamard rotation",
+     0, 0, nullptr},
 };
 const ptq_option* const kOptionList[] = {&kOptions[0], &kOptions[1], &kOptions[2], &kOptions[3],
-                                         &kOptions[4]};
+                                         &kOptions[4], &kOptions[5], &kOptions[6]};
 
 class Kivi {
  public:
-  static constexpr About about = {"kivi", "1.0.0",
+  static constexpr About about = {"kivi", "1.1.0",
                                   "KV cache: keys per channel, values per token, asymmetric",
                                   "KIVI (arXiv 2402.02750)"};
   static constexpr bool runs_on_cuda = true;  // the host rounds and packs, on either device
@@ -43,7 +52,9 @@ class Kivi {
   explicit Kivi(const Options& o)
       : bits_{int(o.integer("key_bits")), int(o.integer("value_bits"))},
         group_size_(o.integer("group_size")),
-        residual_length_(o.integer("residual_length")) {
+        residual_length_(o.integer("residual_length")),
+        key_axis_(o.text("key_axis") == "channel" ? 0 : 1),
+        rotate_(o.boolean("rotate")) {
     for (int& bits : bits_)
       if (bits == 0) bits = int(o.integer("bits"));
     if (residual_length_ % group_size_ != 0)
@@ -55,16 +66,21 @@ class Kivi {
     keys.block = residual_length_;
     values.window = residual_length_;
     values.block = 1;
+    if (!rotate_) return;
+    set_flags(keys, PTQ_KV_HADAMARD);
+    set_flags(values, PTQ_KV_HADAMARD);
   }
 
   void encode(const Call& call, const ptq_kv_block& block, const ptq_tensor& x, ptq_encoding* out) {
-    const int axis = block.side == PTQ_KEYS ? 0 : 1;
+    const int axis = block.side == PTQ_KEYS ? key_axis_ : 1;
     call.affine(x, bits_[block.side], PTQ_GRID_MIN, axis, group_size_, out);
   }
 
  private:
   int bits_[2];  // keys, values
   int64_t group_size_, residual_length_;
+  int key_axis_;
+  bool rotate_;
 };
 
 }  // namespace

@@ -68,7 +68,8 @@ Report check(const std::string& file, std::vector<std::string> options = {}) {
 }  // namespace
 
 TEST_CASE("the plugins of this tree keep the rules", "[check]") {
-  for (const char* name : {"example_c", "fp16", "kivi", "rtn"}) {
+  for (const char* name : {"example_c", "forge", "fp16", "fp8", "ggml_blocks", "kivi", "kvquant",
+                           "kvquant_lite", "rtn", "seed", "streaming_llm"}) {
     const Report report = check("plugins/" + std::string(name) + ".so");
     INFO(name << ": " << report.tests.dump(1));
     CHECK(report.code == 0);

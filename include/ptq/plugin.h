@@ -36,7 +36,7 @@ extern "C" {
 
 /* A host accepts a plugin whose major number equals its own; the minor number only informs. */
 #define PTQ_ABI_MAJOR 1u
-#define PTQ_ABI_MINOR 0u
+#define PTQ_ABI_MINOR 1u
 
 #if defined(__GNUC__)
 #define PTQ_EXPORT __attribute__((visibility("default")))
@@ -205,8 +205,9 @@ typedef struct ptq_encode_service {
 
   /* [method] The method's own numbers. codes: uint8, the shape of x, one code per byte in
      0 .. 2^bits-1; the host packs. scale, zero: float32 [..., rows, groups] (axis 1) or
-     [..., groups, columns] (axis 0). zero is NULL for the symmetric grids, whose stored code is
-     q + 2^(b-1), a float for PTQ_GRID_MIN, and an integer in 0 .. 2^bits-1 for the others. */
+     [..., groups, columns] (axis 0); a scale may be negative. zero is NULL for the symmetric grids,
+     whose stored code is q + 2^(b-1), a float for PTQ_GRID_MIN, and an integer in 0 .. 2^bits-1 for
+     the others. */
   ptq_status (*affine_codes)(const ptq_call* call, const ptq_tensor* codes, const ptq_tensor* scale,
                              const ptq_tensor* zero, const ptq_affine* how, ptq_encoding* out);
 
@@ -215,6 +216,73 @@ typedef struct ptq_encode_service {
   ptq_status (*dense)(const ptq_call* call, const ptq_tensor* x, ptq_dtype dtype,
                       ptq_encoding* out);
 } ptq_encode_service;
+
+/* The three encodings below are for the cache only. They are services of their own, since 1.1: a
+   host without one gives NULL. Numbers must be finite; scales, offsets, factors, means and outliers
+   are stored as float16, levels as float32. */
+
+/* Growing. The `codebook` encoding: b-bit codes into a table of 2^bits levels,
+   x = level[code] * scale + offset. */
+typedef struct ptq_codebook {
+  uint32_t struct_size;
+  int32_t bits;    /* 1, 2, 3, 4 or 8 */
+  int32_t scaling; /* PTQ_SCALE_* */
+  uint32_t reserved;
+} ptq_codebook;
+#define PTQ_SCALE_PER_ROW 1    /* [batch, rows]: of one row of one matrix (head) */
+#define PTQ_SCALE_PER_TOKEN 2  /* [rows]: of one row of all matrices */
+#define PTQ_SCALE_PER_COLUMN 3 /* [batch, columns]: equal in all calls, stored and counted once */
+
+/* "ptq.encode.codebook/1", growing. */
+#define PTQ_ENCODE_CODEBOOK_1 "ptq.encode.codebook/1"
+typedef struct ptq_codebook_service {
+  uint32_t struct_size, reserved;
+
+  /* [method] codes: uint8 [batch, rows, columns], one per byte, in 0 .. 2^bits-1. levels: float32
+     [2^bits], equal in all calls of one layer and side, stored and counted once. scale, and offset
+     or NULL: float32, any number of axes, as many elements as `scaling` says. */
+  ptq_status (*codes)(const ptq_call* call, const ptq_tensor* codes, const ptq_tensor* levels,
+                      const ptq_tensor* scale, const ptq_tensor* offset, const ptq_codebook* how,
+                      ptq_encoding* out);
+} ptq_codebook_service;
+
+/* Growing. The `lowrank` encoding of chunks of rows: X [chunk, columns] = P Q, P [chunk, rank]
+   orthonormal, by the truncated singular value decomposition. */
+typedef struct ptq_lowrank {
+  uint32_t struct_size;
+  uint32_t flags;             /* PTQ_LOWRANK_* */
+  int64_t chunk;              /* rows, 1 to 256; the policy's block is a multiple */
+  int64_t min_rank, max_rank; /* the rank is clamped to these; max_rank 0 = no limit */
+  double energy;              /* rank: the fewest squared singular values whose sum is at least
+                                 energy times the sum of all; 1 = the numerical rank */
+} ptq_lowrank;
+#define PTQ_LOWRANK_CENTER 1u /* the mean row (float16) is taken off before and added after */
+#define PTQ_LOWRANK_SHARED 2u /* all matrices of the batch use the largest rank among them */
+#define PTQ_LOWRANK_RAW 4u    /* where float16 rows take no more bytes, they are stored instead */
+
+/* "ptq.encode.lowrank/1", growing. */
+#define PTQ_ENCODE_LOWRANK_1 "ptq.encode.lowrank/1"
+typedef struct ptq_lowrank_service {
+  uint32_t struct_size, reserved;
+
+  /* [method] The host factorises x (float32 [batch, rows, columns], rows a multiple of chunk). */
+  ptq_status (*factor)(const ptq_call* call, const ptq_tensor* x, const ptq_lowrank* how,
+                       ptq_encoding* out);
+} ptq_lowrank_service;
+
+/* "ptq.encode.outliers/1", growing. */
+#define PTQ_ENCODE_OUTLIERS_1 "ptq.encode.outliers/1"
+typedef struct ptq_outliers_service {
+  uint32_t struct_size, reserved;
+
+  /* [method] Exact values on top of what this call of the method has already filled into `out`.
+     index: int32 [batch, rows, k], the column of each value in its row; value: float32 of the same
+     shape. With `fixed` non-zero every row has k outliers, else an index of -1 marks an unused
+     place. Either all calls of a layer and side bring outliers, in one form and k, or none does
+     (without `fixed`, k may differ). */
+  ptq_status (*overlay)(const ptq_call* call, const ptq_tensor* index, const ptq_tensor* value,
+                        int32_t fixed, ptq_encoding* out);
+} ptq_outliers_service;
 
 /* ---- capability: weights ------------------------------------------------------------------- */
 
@@ -254,12 +322,32 @@ typedef struct ptq_kv_shape {
    Rows are encoded once and never rewritten. KIVI: keys {0, 0, R}, values {0, R, 1}. */
 typedef struct ptq_kv_policy {
   uint32_t struct_size;
-  uint32_t key_space; /* keys only: PTQ_POST_ROPE */
+  uint32_t key_space; /* keys only: PTQ_POST_ROPE or PTQ_PRE_ROPE */
   int64_t sink;       /* rows, >= 0 */
   int64_t window;     /* rows, >= 0 */
   int64_t block;      /* rows, >= 1 */
+  uint32_t flags;     /* since 1.1: PTQ_KV_* */
+  uint32_t reserved;
 } ptq_kv_policy;
-#define PTQ_POST_ROPE 0u /* keys are encoded after rotation */
+#define PTQ_POST_ROPE 0u /* keys are cached and encoded after rotation */
+/* Since 1.1. Keys are cached before rotation, the dense ones too; attention rotates them by their
+   positions when it reads them. */
+#define PTQ_PRE_ROPE 1u
+
+/* The query's own row counts among those before it: t + 1 in place of t in E. It may be read from
+   its encoding by its own query. */
+#define PTQ_KV_CURRENT 1u
+/* Rows are multiplied by the orthonormal Hadamard matrix of size head_dim (a power of two) before
+   `encode` and again after they are decoded. Dense rows stay as they are. Not for methods that want
+   calibration. */
+#define PTQ_KV_HADAMARD 2u
+/* Rows below the boundary are dropped and never seen again; `encode` is never called. With
+   PTQ_PRE_ROPE, positions count inside what is left (StreamingLLM). Keys and values alike. */
+#define PTQ_KV_EVICTS 4u
+/* Whenever E grows, all encoded rows are decoded, the new ones appended, and everything is encoded
+   again in one call: block = all rows so far. For reproduction of studies that did so; the host
+   runs token by token, and errors add up. */
+#define PTQ_KV_REWRITES 8u
 
 /* Growing. Which rows are to be encoded. `tokens` is a multiple of the policy's block; the encoding
    of a block must not depend on the other blocks of the call, nor on how rows were cut into calls:
@@ -292,6 +380,30 @@ typedef struct ptq_kv {
   ptq_status (*encode)(void* method, const ptq_call* call, const ptq_kv_block* block,
                        const ptq_tensor* x, ptq_encoding* out);
 } ptq_kv;
+
+/* ---- capability: calibration of a KV cache ----------------------------------------------------
+ */
+
+/* "ptq.kv.calibration/1", growing, since 1.1. For cache methods that learn from a sample of a
+   model's keys and values, e.g. ranges of channels or tables of levels. `get` may give another
+   table, or NULL, for another choice of options. */
+#define PTQ_KV_CALIBRATION_1 "ptq.kv.calibration/1"
+typedef struct ptq_kv_calibration {
+  uint32_t struct_size;
+  uint32_t wants; /* PTQ_WANT_* */
+
+  /* [setup] Once per layer and side, after `policy` and before the first `encode`. x: [tokens,
+     kv_heads, head_dim], float32, finite, read-only: what the layer would cache for full-precision
+     weights and cache, bias included, keys in the key space of the policy. Sequences of
+     rows->tokens tokens each lie end to end, each from position rows->first = 0 on. fisher: NULL
+     when not wanted, else of the same shape, read-only: the squared gradient of the mean
+     cross-entropy loss with respect to the same numbers.
+     A host that has no sample never calls it; `encode` then says what is missing. */
+  ptq_status (*calibrate)(void* method, const ptq_call* call, const ptq_kv_block* rows,
+                          const ptq_tensor* x, const ptq_tensor* fisher);
+} ptq_kv_calibration;
+#define PTQ_WANT_SAMPLES 1u
+#define PTQ_WANT_FISHER 2u
 
 /* ---- methods and the plugin ---------------------------------------------------------------- */
 

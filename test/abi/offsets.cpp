@@ -80,6 +80,35 @@ FIELD(ptq_encode_service, affine, 8, 8);
 FIELD(ptq_encode_service, affine_codes, 16, 8);
 FIELD(ptq_encode_service, dense, 24, 8);
 
+STRUCT(ptq_codebook, 16, 4);
+FIELD(ptq_codebook, struct_size, 0, 4);
+FIELD(ptq_codebook, bits, 4, 4);
+FIELD(ptq_codebook, scaling, 8, 4);
+FIELD(ptq_codebook, reserved, 12, 4);
+
+STRUCT(ptq_codebook_service, 16, 8);
+FIELD(ptq_codebook_service, struct_size, 0, 4);
+FIELD(ptq_codebook_service, reserved, 4, 4);
+FIELD(ptq_codebook_service, codes, 8, 8);
+
+STRUCT(ptq_lowrank, 40, 8);
+FIELD(ptq_lowrank, struct_size, 0, 4);
+FIELD(ptq_lowrank, flags, 4, 4);
+FIELD(ptq_lowrank, chunk, 8, 8);
+FIELD(ptq_lowrank, min_rank, 16, 8);
+FIELD(ptq_lowrank, max_rank, 24, 8);
+FIELD(ptq_lowrank, energy, 32, 8);
+
+STRUCT(ptq_lowrank_service, 16, 8);
+FIELD(ptq_lowrank_service, struct_size, 0, 4);
+FIELD(ptq_lowrank_service, reserved, 4, 4);
+FIELD(ptq_lowrank_service, factor, 8, 8);
+
+STRUCT(ptq_outliers_service, 16, 8);
+FIELD(ptq_outliers_service, struct_size, 0, 4);
+FIELD(ptq_outliers_service, reserved, 4, 4);
+FIELD(ptq_outliers_service, overlay, 8, 8);
+
 STRUCT(ptq_linear, 32, 8);
 FIELD(ptq_linear, struct_size, 0, 4);
 FIELD(ptq_linear, layer, 4, 4);
@@ -99,12 +128,14 @@ FIELD(ptq_kv_shape, layers, 8, 8);
 FIELD(ptq_kv_shape, kv_heads, 16, 8);
 FIELD(ptq_kv_shape, head_dim, 24, 8);
 
-STRUCT(ptq_kv_policy, 32, 8);
+STRUCT(ptq_kv_policy, 40, 8);
 FIELD(ptq_kv_policy, struct_size, 0, 4);
 FIELD(ptq_kv_policy, key_space, 4, 4);
 FIELD(ptq_kv_policy, sink, 8, 8);
 FIELD(ptq_kv_policy, window, 16, 8);
 FIELD(ptq_kv_policy, block, 24, 8);
+FIELD(ptq_kv_policy, flags, 32, 4);
+FIELD(ptq_kv_policy, reserved, 36, 4);
 
 STRUCT(ptq_kv_block, 32, 8);
 FIELD(ptq_kv_block, struct_size, 0, 4);
@@ -119,6 +150,11 @@ FIELD(ptq_kv, struct_size, 0, 4);
 FIELD(ptq_kv, devices, 4, 4);
 FIELD(ptq_kv, policy, 8, 8);
 FIELD(ptq_kv, encode, 16, 8);
+
+STRUCT(ptq_kv_calibration, 16, 8);
+FIELD(ptq_kv_calibration, struct_size, 0, 4);
+FIELD(ptq_kv_calibration, wants, 4, 4);
+FIELD(ptq_kv_calibration, calibrate, 8, 8);
 
 STRUCT(ptq_method, 88, 8);
 FIELD(ptq_method, struct_size, 0, 4);
@@ -145,4 +181,4 @@ FIELD(ptq_plugin, name, 32, 8);
 FIELD(ptq_plugin, license, 40, 8);
 FIELD(ptq_plugin, build, 48, 8);
 
-static_assert(PTQ_ABI_MAJOR == 1 && PTQ_ABI_MINOR == 0, "add the new fields here");
+static_assert(PTQ_ABI_MAJOR == 1 && PTQ_ABI_MINOR == 1, "add the new fields here");

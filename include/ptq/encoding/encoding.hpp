@@ -2,8 +2,10 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "ptq/core/dtype.hpp"
+#include "ptq/core/error.hpp"
 
 namespace ptq {
 
@@ -27,6 +29,29 @@ struct AffineFormat {
   bool operator==(const AffineFormat&) const = default;
 };
 
+// To what a scale (and an offset) of a codebook encoding belongs; PTQ_SCALE_* in plugin.h.
+enum class ScaleOf : int {
+  row = 1,     // one row of one matrix
+  token = 2,   // one row of all matrices of the batch
+  column = 3,  // one column of one matrix, in all rows: given once
+};
+
+// Codes into a table of levels; see ptq_codebook in plugin.h.
+struct CodebookFormat {
+  int bits = 4;
+  ScaleOf scale = ScaleOf::row;
+  bool has_offset = false;
+  bool operator==(const CodebookFormat&) const = default;
+};
+
+// How chunks of rows are factorised; see ptq_lowrank in plugin.h.
+struct LowRankFormat {
+  int64_t chunk = 16, min_rank = 0, max_rank = 0;  // max_rank 0: no limit
+  double energy = 0.95;
+  bool center = false, shared_rank = false, raw_fallback = false;
+  bool operator==(const LowRankFormat&) const = default;
+};
+
 // Where an encoding goes: the weight of a layer, or the rows of a cache. Exactly one function is
 // called, once. `batch` matrices of [rows, columns] lie one behind the other (weights: 1, cache:
 // kv_heads). Errors are thrown as ptq::Error.
@@ -43,7 +68,36 @@ class RowSink {
                             const float* zero) = 0;
   // 16-bit numbers.
   virtual void dense(DType dtype, int64_t batch, int64_t rows, int64_t columns, const float* x) = 0;
+
+  // The sinks that cannot store the following kinds leave them as they are here.
+
+  // Codes (one per byte) into levels [2^bits], x = level * scale + offset (nullptr: none). scale
+  // and offset: [batch, rows], [rows] or [batch, columns], as format.scale says.
+  virtual void codebook(const CodebookFormat&, int64_t /*batch*/, int64_t /*rows*/,
+                        int64_t /*columns*/, const uint8_t* /*codes*/, const float* /*levels*/,
+                        const float* /*scale*/, const float* /*offset*/) {
+    throw not_here("codebook");
+  }
+  // Chunks of rows as products of two thin matrices.
+  virtual void lowrank(const LowRankFormat&, int64_t /*batch*/, int64_t /*rows*/,
+                       int64_t /*columns*/, const float* /*x*/) {
+    throw not_here("low-rank");
+  }
+  // Exact values on top of the encoding that was just filled in: index, value [batch, rows, k], the
+  // column of each value, or -1 for an unused place; with `fixed` every place is used.
+  virtual void outliers(bool /*fixed*/, int64_t /*batch*/, int64_t /*rows*/, int64_t /*k*/,
+                        const int32_t* /*index*/, const float* /*value*/) {
+    throw not_here("outlier");
+  }
   virtual bool filled() const = 0;
+
+ private:
+  static Error not_here(const char* kind) {
+    return usage_error(
+        std::string("the ") + kind + " encoding cannot be stored here", {},
+        "it is for the KV cache on the CPU; weights, and caches on other devices, take "
+        "affine, affine_codes and dense");
+  }
 };
 
 }  // namespace ptq

@@ -46,9 +46,14 @@ enum class Regime {
 enum class KvSide : int { keys = 0, values = 1 };
 
 // What stays dense; E(t) = block * floor(max(0, t - sink - window) / block) rows after the sinks
-// are encoded when t tokens lie before the query (methods.md 4.0).
+// are encoded when t tokens lie before the query (methods.md 4.0). The flags: PTQ_KV_* and
+// PTQ_PRE_ROPE in plugin.h.
 struct KvPolicy {
   int64_t sink = 0, window = 0, block = 1;
+  bool pre_rope = false, current = false, hadamard = false, evicts = false, rewrites = false;
+
+  // Does what a query sees depend on the calls before it, so that tokens go one by one?
+  bool step_by_step() const { return evicts || rewrites; }
 
   PTQ_HD int64_t encoded(int64_t t) const {
     const int64_t free = t - sink - window;
@@ -79,6 +84,17 @@ class KvMethod {
   virtual void encode_on(const CudaPlace& /*place*/, KvSide /*side*/, int /*layer*/,
                          int64_t /*first*/, int64_t /*tokens*/, const float* /*x*/,
                          RowSink& /*out*/) {}
+
+  // What calibrate() has to be given before the first encode(); nothing by default.
+  struct Wants {
+    bool samples = false, fisher = false;
+  };
+  virtual Wants wants() const { return {}; }
+  // Once per layer and side: x [tokens, kv_heads, head_dim] float32 in the policy's key space,
+  // sequences of `length` tokens end to end; fisher: the squared gradient of the mean cross-entropy
+  // loss with respect to x, or nullptr when it is not wanted.
+  virtual void calibrate(KvSide, int /*layer*/, int64_t /*tokens*/, int64_t /*length*/,
+                         const float* /*x*/, const float* /*fisher*/) {}
 };
 
 // A weight method as the engine sees it. Leaving `out` unfilled keeps the layer dense.
@@ -108,8 +124,9 @@ struct CacheBytes {
 // Rows that attention read, summed over queries and layers, per side.
 struct CacheReads {
   double encoded[2] = {0, 0}, total[2] = {0, 0};  // [KvSide]
-  // Mean over queries of the share of attended positions that came from encoded storage, averaged
-  // over queries, sides and layers: 0 means that the numbers say nothing about the method.
+  // Mean over queries of the share of visible positions that came from encoded storage (or were
+  // evicted, and so not read at all), averaged over queries, sides and layers: 0 means that the
+  // numbers say nothing about the method.
   double share_sum[2] = {0, 0};
   double queries = 0;
   double exposure() const {

@@ -141,9 +141,11 @@ class Transformer final : public Engine {
     for (Piece& left : rest) {
       while (left.rows > 0) {
         const bool cut = regime == Regime::streaming;
-        if (rows > 0 && (rows >= kPass || (!cut && rows + left.rows > kPass))) flush();
+        const bool step_by_step = cut && left.sequence->cache.step_by_step();
+        if (rows > 0 && (rows >= kPass || step_by_step || (!cut && rows + left.rows > kPass)))
+          flush();
         Piece piece = left;
-        if (cut) piece.rows = std::min(left.rows, kPass - rows);
+        if (cut) piece.rows = std::min(left.rows, step_by_step ? 1 : kPass - rows);
         piece.row = rows;
         pieces.push_back(piece);
         rows += piece.rows;
@@ -237,6 +239,9 @@ class Transformer final : public Engine {
       device_.linear(w.k, bias(w.k_bias), y.data(), n, k.data());
       device_.linear(w.v, bias(w.v_bias), y.data(), n, v.data());
       device_.rope(q.data(), batch, heads, dim);
+      // Caches of keys before rotation take them here, and rotate what is read from them.
+      if (regime != Regime::independent)
+        device_.append_unrotated(targets(pieces, l), k.data(), kv_heads * dim);
       device_.rope(k.data(), batch, kv_heads, dim);
       attend(pieces, l, regime, q, k, v, o);
       device_.linear(w.o, bias(w.o_bias), o.data(), n, y.data());
@@ -271,10 +276,7 @@ class Transformer final : public Engine {
       device_.attention(shape, q.data(), segments, o.data());
       return;
     }
-    std::vector<typename Device::Target> targets;
-    for (const Piece& p : pieces)
-      targets.push_back({&p.sequence->cache.layer(l), p.row, p.rows, p.position});
-    device_.append(targets, k.data(), v.data(), kv_width);
+    device_.append(targets(pieces, l), k.data(), v.data(), kv_width);
     if (hooks_.poison) {
       device_.poison(k);
       device_.poison(v);
@@ -284,16 +286,15 @@ class Transformer final : public Engine {
       const auto boundaries = [&](const auto& rows) {  // first dense row of each query
         std::vector<int64_t> result;
         for (int64_t i = 0; i < p.rows; ++i)
-          result.push_back(
-              rows.boundary(regime == Regime::streaming ? p.position + i : p.position));
+          result.push_back(regime == Regime::streaming ? rows.boundary(p.position + i)
+                                                       : rows.held(p.position));
         return result;
       };
       const std::vector<int64_t> keys = boundaries(cache.keys), values = boundaries(cache.values);
       cache.keys.encode();
       cache.values.encode();
-      count_reads(p.sequence->read, KvSide::keys, cache.keys.sink(), keys, p.position, window);
-      count_reads(p.sequence->read, KvSide::values, cache.values.sink(), values, p.position,
-                  window);
+      count_reads(p.sequence->read, KvSide::keys, cache.keys, keys, p.position, window);
+      count_reads(p.sequence->read, KvSide::values, cache.values, values, p.position, window);
       segments.push_back({p.row, p.rows, p.position, device_.side(cache.keys, keys),
                           device_.side(cache.values, values)});
     }
@@ -347,7 +348,7 @@ class Transformer final : public Engine {
     for (const Piece& p : pieces) {
       const auto& first = p.sequence->cache.layer(0);  // the policy is that of every layer
       const auto encodes = [&](const auto& rows) {
-        return rows.boundary(p.position + 1) != rows.boundary(p.position);
+        return rows.held(p.position + 1) != rows.held(p.position);
       };
       if (p.rows != 1 || p.request->first_logits_row != 0 || encodes(first.keys) ||
           encodes(first.values))
@@ -356,6 +357,12 @@ class Transformer final : public Engine {
     return true;
   }
 
+  static std::vector<typename Device::Target> targets(const std::vector<Piece>& pieces, int64_t l) {
+    std::vector<typename Device::Target> result;
+    for (const Piece& p : pieces)
+      result.push_back({&p.sequence->cache.layer(l), p.row, p.rows, p.position});
+    return result;
+  }
   static std::vector<int32_t> ids(const std::vector<Piece>& pieces) {
     std::vector<int32_t> result;
     for (const Piece& p : pieces) {
@@ -372,16 +379,19 @@ class Transformer final : public Engine {
   }
 
   // What attention read, from the same boundaries that it used.
-  void count_reads(CacheReads& read, KvSide side, int64_t sink,
+  template <class Rows>
+  void count_reads(CacheReads& read, KvSide side, const Rows& rows,
                    const std::vector<int64_t>& boundary, int64_t p, int64_t window) const {
     const int s = int(side);
+    const int64_t sink = rows.sink();
+    const bool evicts = rows.policy().evicts;
     for (size_t i = 0; i < boundary.size(); ++i) {
       const int64_t end = p + int64_t(i) + 1,
                     begin = window > 0 ? std::max<int64_t>(0, end - window) : 0;
-      const int64_t encoded =
+      const int64_t encoded =  // or evicted
           std::max<int64_t>(0, std::min(boundary[i], end) - std::max(begin, sink));
-      read.encoded[s] += double(encoded);
-      read.total[s] += double(end - begin);
+      read.encoded[s] += evicts ? 0.0 : double(encoded);
+      read.total[s] += double(end - begin - (evicts ? encoded : 0));
       read.share_sum[s] +=
           double(encoded) / double(end - begin) / double(config_.num_hidden_layers);
     }

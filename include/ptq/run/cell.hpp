@@ -239,7 +239,14 @@ inline void run_cell(const CellJob& job,
   facts.lossless = record.method.lossless;
   facts.weights = methods.weights != nullptr;
   facts.kv = methods.kv != nullptr;
-  if (methods.kv != nullptr) facts.first_encoded_length = eval::first_encoded_length(*methods.kv);
+  if (methods.kv != nullptr) {
+    facts.first_encoded_length = eval::first_encoded_length(*methods.kv);
+    facts.evicts = methods.kv->policy(KvSide::keys).evicts;
+    if (methods.kv->policy(KvSide::keys).rewrites || methods.kv->policy(KvSide::values).rewrites)
+      record.warnings.push_back(
+          "a study's preset for reproduction: the whole history is encoded again at every step, so "
+          "errors add up");
+  }
   for (const eval::Finding& finding : eval::check_exercised(outcome, facts)) {
     record.warnings.push_back(finding.sentence);
     if (finding.severity == eval::Severity::error) record.status = "invalid";

@@ -69,6 +69,9 @@ class HostSide {
       if (!id) return nullptr;
       if (std::strcmp(id, PTQ_OPTIONS_1) == 0) return &options_service();
       if (std::strcmp(id, PTQ_ENCODE_1) == 0) return &encode_service();
+      if (std::strcmp(id, PTQ_ENCODE_CODEBOOK_1) == 0) return &codebook_service();
+      if (std::strcmp(id, PTQ_ENCODE_LOWRANK_1) == 0) return &lowrank_service();
+      if (std::strcmp(id, PTQ_ENCODE_OUTLIERS_1) == 0) return &outliers_service();
       return nullptr;
     };
 
@@ -185,19 +188,21 @@ class HostSide {
     int64_t batch, rows, columns;
   };
   static Matrices matrices(const ptq_call* call, const ptq_tensor* t, ptq_dtype dtype,
-                           const char* name) {
+                           const char* name, int least_axes = 2) {
     const auto wrong = [&](const std::string& what) {
       return usage_error(std::string("tensor ") + name + " " + what);
     };
     if (!t || !t->data) throw wrong("is NULL");
     if (t->dtype.code != dtype.code || t->dtype.bits != dtype.bits || t->dtype.lanes != 1)
       throw wrong("has the wrong dtype, expected " +
-                  std::string(dtype.code == PTQ_FLOAT ? "float" : "uint") +
+                  std::string(dtype.code == PTQ_FLOAT  ? "float"
+                              : dtype.code == PTQ_UINT ? "uint"
+                                                       : "int") +
                   std::to_string(dtype.bits));
     if (t->device_type != call->device_type || t->device_id != call->device_id)
       throw wrong(call->device_type == PTQ_CPU ? "is not on the CPU"
                                                : "is not on the device of the call");
-    if (t->ndim < 2 || t->ndim > 6)
+    if (t->ndim < least_axes || t->ndim > 6)
       throw wrong("has " + std::to_string(t->ndim) + " axes, expected [..., rows, columns]");
     int64_t stride = 1, batch = 1;
     for (int i = t->ndim - 1; i >= 0; --i) {
@@ -206,7 +211,17 @@ class HostSide {
       stride *= t->shape[i];
       if (i < t->ndim - 2) batch *= t->shape[i];
     }
-    return {batch, t->shape[t->ndim - 2], t->shape[t->ndim - 1]};
+    return {batch, t->ndim > 1 ? t->shape[t->ndim - 2] : 1, t->shape[t->ndim - 1]};
+  }
+  // The numbers of a tensor of any shape with `count` elements.
+  static const float* numbers(const ptq_call* call, const ptq_tensor* t, int64_t count,
+                              const char* name) {
+    const Matrices m = matrices(call, t, {PTQ_FLOAT, 32, 1}, name, 1);
+    if (m.batch * m.rows * m.columns != count)
+      throw usage_error("tensor " + std::string(name) + " has " +
+                        std::to_string(m.batch * m.rows * m.columns) + " elements, expected " +
+                        std::to_string(count));
+    return static_cast<const float*>(t->data);
   }
   static AffineFormat format(const ptq_affine* how) {
     if (!how || how->struct_size < sizeof(ptq_affine))
@@ -275,6 +290,69 @@ class HostSide {
               throw usage_error("dense encodings are float16 or bfloat16");
             sink.dense(dtype.code == PTQ_FLOAT ? DType::f16 : DType::bf16, m.batch, m.rows,
                        m.columns, static_cast<const float*>(x->data));
+          });
+        }};
+    return service;
+  }
+
+  // ---- ptq.encode.codebook/1, .lowrank/1, .outliers/1 ----
+
+  static const ptq_codebook_service& codebook_service() {
+    static const ptq_codebook_service service = {
+        sizeof(ptq_codebook_service), 0,
+        [](const ptq_call* call, const ptq_tensor* codes, const ptq_tensor* levels,
+           const ptq_tensor* scale, const ptq_tensor* offset, const ptq_codebook* how,
+           ptq_encoding* out) {
+          return build(call, out, [&](RowSink& sink) {
+            if (!how || how->struct_size < sizeof(ptq_codebook))
+              throw usage_error("ptq_codebook is missing or smaller than this host's");
+            if (how->bits < 1 || how->bits > 8)
+              throw usage_error("codebook encoding with bits = " + std::to_string(how->bits), {},
+                                "bits is 1, 2, 3, 4 or 8");
+            if (how->scaling < PTQ_SCALE_PER_ROW || how->scaling > PTQ_SCALE_PER_COLUMN)
+              throw usage_error("unknown scaling " + std::to_string(how->scaling), {},
+                                "scaling is one of PTQ_SCALE_*");
+            const Matrices m = matrices(call, codes, {PTQ_UINT, 8, 1}, "codes");
+            const int64_t scales = how->scaling == PTQ_SCALE_PER_ROW     ? m.batch * m.rows
+                                   : how->scaling == PTQ_SCALE_PER_TOKEN ? m.rows
+                                                                         : m.batch * m.columns;
+            sink.codebook({how->bits, ScaleOf(how->scaling), offset != nullptr}, m.batch, m.rows,
+                          m.columns, static_cast<const uint8_t*>(codes->data),
+                          numbers(call, levels, int64_t(1) << how->bits, "levels"),
+                          numbers(call, scale, scales, "scale"),
+                          offset ? numbers(call, offset, scales, "offset") : nullptr);
+          });
+        }};
+    return service;
+  }
+
+  static const ptq_lowrank_service& lowrank_service() {
+    static const ptq_lowrank_service service = {
+        sizeof(ptq_lowrank_service), 0,
+        [](const ptq_call* call, const ptq_tensor* x, const ptq_lowrank* how, ptq_encoding* out) {
+          return build(call, out, [&](RowSink& sink) {
+            if (!how || how->struct_size < sizeof(ptq_lowrank))
+              throw usage_error("ptq_lowrank is missing or smaller than this host's");
+            const Matrices m = matrices(call, x, {PTQ_FLOAT, 32, 1}, "x");
+            const auto has = [&](uint32_t flag) { return (how->flags & flag) != 0; };
+            sink.lowrank({how->chunk, how->min_rank, how->max_rank, how->energy,
+                          has(PTQ_LOWRANK_CENTER), has(PTQ_LOWRANK_SHARED), has(PTQ_LOWRANK_RAW)},
+                         m.batch, m.rows, m.columns, static_cast<const float*>(x->data));
+          });
+        }};
+    return service;
+  }
+
+  static const ptq_outliers_service& outliers_service() {
+    static const ptq_outliers_service service = {
+        sizeof(ptq_outliers_service), 0,
+        [](const ptq_call* call, const ptq_tensor* index, const ptq_tensor* value, int32_t fixed,
+           ptq_encoding* out) {
+          return build(call, out, [&](RowSink& sink) {
+            const Matrices m = matrices(call, index, {PTQ_INT, 32, 1}, "index");
+            sink.outliers(fixed != 0, m.batch, m.rows, m.columns,
+                          static_cast<const int32_t*>(index->data),
+                          numbers(call, value, m.batch * m.rows * m.columns, "value"));
           });
         }};
     return service;

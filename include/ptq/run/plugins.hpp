@@ -76,7 +76,10 @@ class MethodInstance {
   KvMethod* kv(const ModelConfig& config) {
     const auto* table = static_cast<const ptq_kv*>(info_.table->get(method_, PTQ_KV_1));
     if (!table) return nullptr;
-    kv_ = std::make_unique<Kv>(*this, table, config);
+    kv_ = std::make_unique<Kv>(
+        *this, table,
+        static_cast<const ptq_kv_calibration*>(info_.table->get(method_, PTQ_KV_CALIBRATION_1)),
+        config);
     return kv_.get();
   }
   // The weights half, or nullptr.
@@ -107,27 +110,54 @@ class MethodInstance {
 
   class Kv final : public KvMethod {
    public:
-    Kv(MethodInstance& owner, const ptq_kv* table, const ModelConfig& c)
-        : owner_(owner), table_(table), heads_(c.num_key_value_heads), dim_(c.head_dim) {
+    Kv(MethodInstance& owner, const ptq_kv* table, const ptq_kv_calibration* calibration,
+       const ModelConfig& c)
+        : owner_(owner),
+          table_(table),
+          calibration_(calibration),
+          heads_(c.num_key_value_heads),
+          dim_(c.head_dim) {
       require_host_device(table->devices);
       const ptq_kv_shape shape{sizeof shape, 0, c.num_hidden_layers, c.num_key_value_heads,
                                c.head_dim};
       ptq_kv_policy out[2] = {};
-      for (auto& p : out) p = {sizeof p, PTQ_POST_ROPE, 0, 0, 1};
+      for (auto& p : out) p = {sizeof p, PTQ_POST_ROPE, 0, 0, 1, 0, 0};
       owner_.host_.invoke("policy", [&](const ptq_call* call) {
         return table_->policy(owner_.method_, call, &shape, &out[0], &out[1]);
       });
       for (int side = 0; side < 2; ++side) {
         const ptq_kv_policy& p = out[side];
-        if (p.sink < 0 || p.window < 0 || p.block < 1 || p.key_space != PTQ_POST_ROPE)
+        if (p.sink < 0 || p.window < 0 || p.block < 1 || p.key_space > PTQ_PRE_ROPE)
           throw owner_.host_.plugin_error(
               "policy",
               "answers with sink " + std::to_string(p.sink) + ", window " +
                   std::to_string(p.window) + ", block " + std::to_string(p.block) + ", key space " +
                   std::to_string(p.key_space),
-              "sink and window are at least 0, block at least 1, key_space is PTQ_POST_ROPE");
-        policy_[side] = {p.sink, p.window, p.block};
+              "sink and window are at least 0, block at least 1, key_space is PTQ_POST_ROPE or "
+              "PTQ_PRE_ROPE");
+        const auto has = [&](uint32_t flag) { return (p.flags & flag) != 0; };
+        const uint32_t known = PTQ_KV_CURRENT | PTQ_KV_HADAMARD | PTQ_KV_EVICTS | PTQ_KV_REWRITES;
+        if ((p.flags & ~known) != 0)
+          throw owner_.host_.plugin_error("policy",
+                                          "sets unknown flags " + std::to_string(p.flags & ~known),
+                                          "this host knows PTQ_KV_* of version 1.1");
+        if (has(PTQ_KV_HADAMARD) && calibration_)
+          throw owner_.host_.plugin_error("policy", "sets PTQ_KV_HADAMARD and wants calibration",
+                                          "samples are not rotated; rotate in the method");
+        policy_[side] = {p.sink,
+                         p.window,
+                         p.block,
+                         side == 0 && p.key_space == PTQ_PRE_ROPE,
+                         has(PTQ_KV_CURRENT),
+                         has(PTQ_KV_HADAMARD),
+                         has(PTQ_KV_EVICTS),
+                         has(PTQ_KV_REWRITES)};
       }
+      const KvPolicy &k = policy_[0], &v = policy_[1];
+      if (k.evicts != v.evicts || (k.evicts && (k.sink != v.sink || k.window != v.window ||
+                                                k.block != v.block || k.current != v.current)))
+        throw owner_.host_.plugin_error("policy", "evicts other rows of keys than of values",
+                                        "keys and values leave together");
     }
     KvPolicy policy(KvSide side) const override { return policy_[int(side)]; }
     void encode(KvSide side, int layer, int64_t first, int64_t tokens, const float* x,
@@ -161,9 +191,29 @@ class MethodInstance {
           },
           place);
     }
+    Wants wants() const override {
+      const uint32_t wants = calibration_ ? calibration_->wants : 0;
+      return {(wants & PTQ_WANT_SAMPLES) != 0, (wants & PTQ_WANT_FISHER) != 0};
+    }
+    void calibrate(KvSide side, int layer, int64_t tokens, int64_t length, const float* x,
+                   const float* fisher) override {
+      if (!calibration_) return;
+      const int s = int(side);
+      const ptq_kv_block rows{sizeof rows, s, layer, 0, 0, length};
+      const ptq_tensor view = matrix_view(x, {tokens, heads_, dim_}),
+                       squared = matrix_view(fisher, {tokens, heads_, dim_});
+      owner_.host_.invoke(
+          "calibrate",
+          [&](const ptq_call* call) {
+            return calibration_->calibrate(owner_.method_, call, &rows, &view,
+                                           fisher ? &squared : nullptr);
+          },
+          [&] { return "layer " + std::to_string(layer) + (s ? " values" : " keys"); });
+    }
 
     MethodInstance& owner_;
     const ptq_kv* table_;
+    const ptq_kv_calibration* calibration_;  // nullptr: the method wants none
     int64_t heads_, dim_;
     KvPolicy policy_[2];
   };

@@ -24,6 +24,7 @@ struct AttentionSide {
   int64_t sink;
   std::vector<int64_t> boundary;                     // per query, nondecreasing
   std::shared_ptr<const RowSource> owned = nullptr;  // keeps a source of this pass alive
+  bool evicts = false;  // rows [sink, boundary) are gone: no query sees them
 };
 
 struct AttentionShape {
@@ -44,7 +45,7 @@ struct Need {
   bool encoded, dense;
 };
 inline Need need(const AttentionSide& side, int64_t begin, int64_t end, int64_t low, int64_t high) {
-  return {std::max(begin, side.sink) < std::min(end, high),
+  return {!side.evicts && std::max(begin, side.sink) < std::min(end, high),
           begin < std::min(end, side.sink) || std::max(begin, low) < end};
 }
 
@@ -122,6 +123,7 @@ inline void attention(ThreadPool& pool, const AttentionShape& shape, const float
     const int64_t last = shape.first + i1;  // one behind the newest visible key
     for (int64_t begin = first_key(i0) / kTile * kTile; begin < last; begin += kTile) {
       const int64_t end = std::min(begin + kTile, last);
+      if (keys.evicts && begin >= keys.sink && end <= k_low) continue;
 
       // Scores: every row against the source that holds the key for it.
       const Need kn = need(keys, begin, end, k_low, k_high);
@@ -154,7 +156,15 @@ inline void attention(ThreadPool& pool, const AttentionShape& shape, const float
         }
         for (int64_t j = 0; j < from; ++j) p[j] = lowest;
         for (int64_t j = to; j < kTile; ++j) p[j] = lowest;
+        if (keys.evicts)
+          for (int64_t j = std::max<int64_t>(0, keys.sink - begin);
+               j < std::min(kTile, keys.boundary[i] - begin); ++j)
+            p[j] = lowest;
         const float top = std::max(m[r], largest(p, kTile));
+        if (top == lowest) {  // no visible key so far
+          std::fill(p, p + kTile, 0.0f);
+          continue;
+        }
         const float shrink = exp_nonpositive(m[r] - top);
         for (int64_t j = 0; j < kTile; ++j) p[j] = exp_nonpositive(p[j] - top);
         l[r] = l[r] * shrink + total(p, kTile);

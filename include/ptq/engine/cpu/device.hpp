@@ -140,18 +140,23 @@ class Device {
   // n numbers where the host can read them; valid until the next operation.
   const float* download(const float* x, int64_t) const { return x; }
 
-  // Rows of k and v [rows, width] into the caches.
+  // Rows of k and v [rows, width] into the caches; keys before rotation into those that want them.
+  void append_unrotated(const std::vector<Target>& targets, const float* k, int64_t width) const {
+    for (const Target& t : targets)
+      if (t.cache->keys.pre_rope()) t.cache->keys.append(k + t.row * width, t.rows);
+  }
   void append(const std::vector<Target>& targets, const float* k, const float* v,
               int64_t width) const {
     for (const Target& t : targets) {
-      t.cache->keys.append(k + t.row * width, t.rows);
+      if (!t.cache->keys.pre_rope()) t.cache->keys.append(k + t.row * width, t.rows);
       t.cache->values.append(v + t.row * width, t.rows);
     }
   }
 
   // What queries with the given boundaries see of a cache, or of the rows of this pass alone.
   AttentionSide side(const KvRows& rows, std::vector<int64_t> boundary) const {
-    return {&rows.encoded(), &rows, rows.sink(), std::move(boundary)};
+    return {&rows.encoded(),     &rows,   rows.sink(),
+            std::move(boundary), nullptr, rows.policy().evicts};
   }
   AttentionSide side(const float* x, int64_t rows, const Shape& shape) const {
     auto fresh = std::make_shared<FreshRows>(x, shape.kv_heads, shape.head_dim);

@@ -194,6 +194,8 @@ class Device {
     gather_rows(state_->queue, x, state_->tables.put(picked), int64_t(picked.size()), width, y);
   }
 
+  // Keys before rotation, for the caches that want them: none on this device.
+  void append_unrotated(const std::vector<Target>&, const T*, int64_t) const {}
   // Rows of k and v [rows, width] into the caches.
   void append(const std::vector<Target>& targets, const T* k, const T* v, int64_t width) {
     State& s = *state_;

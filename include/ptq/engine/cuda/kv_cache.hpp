@@ -300,9 +300,19 @@ class KvRows {
         sinks_(home, dense, kv_heads * head_dim),
         tail_(home, dense, kv_heads * head_dim),
         encoded_(home, kv_heads, head_dim, policy_.block, policy_.sink, where_),
-        tail_begin_(policy_.sink) {}
+        tail_begin_(policy_.sink) {
+    if (policy_.pre_rope || policy_.current || policy_.hadamard || policy_.step_by_step())
+      throw usage_error("this method's cache policy is not supported on CUDA", where_,
+                        "run it on the CPU: --device cpu");
+  }
 
-  int64_t boundary(int64_t t) const { return policy_.sink + (method_ ? policy_.encoded(t) : 0); }
+  const KvPolicy& policy() const { return policy_; }
+  // First dense position once the cache has settled at a length, and for a query with t tokens
+  // before it.
+  int64_t held(int64_t length) const {
+    return policy_.sink + (method_ ? policy_.encoded(length) : 0);
+  }
+  int64_t boundary(int64_t t) const { return held(t); }
   int64_t sink() const { return policy_.sink; }
   const EncodedRows& encoded() const { return encoded_; }
 
@@ -414,6 +424,7 @@ class KvCache {
       layers_.emplace_back(home, c.num_key_value_heads, c.head_dim, l, method, dense);
   }
   KvLayer& layer(int64_t l) { return layers_[size_t(l)]; }
+  bool step_by_step() const { return false; }
   int64_t length() const { return layers_.empty() ? 0 : layers_[0].keys.length(); }
   void reserve(int64_t n) {
     for (KvLayer& layer : layers_) {

@@ -1,0 +1,101 @@
+// FP8: keys and values as E4M3 numbers, the industry's eight-bit cache. No calibration.
+//
+// E4M3 (arXiv 2209.05433): sign, 4 exponent bits of bias 7, 3 mantissa bits; no infinity, largest
+// 448, smallest step 2^-9. A number is divided by its scale, rounded half to even and saturated.
+// The row of the query itself is read from its code.
+//
+// Options
+//   scaling  token (default): s = max|x| / 448 per token and head, 8 + 16/head_dim bits
+//            one: s = 1, as servers do it without calibration, 8 bits
+//   rotate   false | true: rows are stored after an orthonormal Hadamard rotation
+#include <algorithm>
+#include <cmath>
+
+#include "ptq/plugin.hpp"
+
+namespace {
+
+using ptq::plugin::About;
+using ptq::plugin::Call;
+using ptq::plugin::Options;
+using ptq::plugin::set_flags;
+using ptq::plugin::tensor;
+
+const char* const kScalings[] = {"\"token\"", "\"one\"", nullptr};
+const ptq_option kOptions[] = {
+    {sizeof(ptq_option), PTQ_OPTION_STRING, "scaling", "\"token\"",
+     "token: one scale per token and head; one: no scale", 0, 0, kScalings},
+    {sizeof(ptq_option), PTQ_OPTION_BOOL, "rotate", "false", "store rows after a Hadamard rotation",
+     0, 0, nullptr},
+};
+const ptq_option* const kOptionList[] = {&kOptions[0], &kOptions[1]};
+
+// The value of a code. 0x7F and 0xFF are NaN in the format; no code of ours, they read as 448.
+float value_of(int code) {
+  const int exponent = (code >> 3) & 15, mantissa = code & 7;
+  const float size = (code & 0x7F) == 0x7F ? 448.0f
+                     : exponent == 0       ? std::ldexp(float(mantissa), -9)
+                                           : std::ldexp(float(8 + mantissa), exponent - 10);
+  return code & 0x80 ? -size : size;
+}
+
+// The nearest code, half to even, saturated.
+uint8_t code_of(float x) {
+  const float size = std::min(std::fabs(x), 448.0f);
+  int exponent = 0;
+  std::frexp(size, &exponent);            // size = m 2^exponent, m in [0.5, 1)
+  exponent = std::max(exponent - 1, -6);  // of the leading bit; subnormal below 2^-6
+  int steps = int(std::rint(std::ldexp(size, 3 - exponent)));  // 0 .. 16
+  if (steps == 16) {
+    steps = 8;
+    ++exponent;
+  }
+  const int code = steps < 8 ? steps : ((exponent + 7) << 3) | (steps - 8);
+  return uint8_t(code | (std::signbit(x) ? 0x80 : 0));
+}
+
+class Fp8 {
+ public:
+  static constexpr About about = {"fp8", "1.0.0", "KV cache: FP8 (E4M3), 8 bits",
+                                  "FP8 Formats for Deep Learning (arXiv 2209.05433)"};
+  static std::span<const ptq_option* const> options() { return kOptionList; }
+
+  explicit Fp8(const Options& o)
+      : per_token_(o.text("scaling") == "token"), rotate_(o.boolean("rotate")) {
+    for (int code = 0; code < 256; ++code) levels_[code] = value_of(code);
+  }
+
+  void policy(const ptq_kv_shape&, ptq_kv_policy& keys, ptq_kv_policy& values) const {
+    for (ptq_kv_policy* p : {&keys, &values})
+      set_flags(*p, PTQ_KV_CURRENT | (rotate_ ? PTQ_KV_HADAMARD : 0));
+  }
+  void encode(const Call& call, const ptq_kv_block&, const ptq_tensor& x, ptq_encoding* out) {
+    const std::vector<float> rows = ptq::plugin::copy_of(x);
+    const int64_t heads = x.shape[0], tokens = x.shape[1], columns = x.shape[2];
+    std::vector<uint8_t> codes(rows.size());
+    std::vector<float> scale(size_t(per_token_ ? heads * tokens : heads * columns), 1.0f);
+    for (int64_t r = 0; r < heads * tokens; ++r) {
+      const float* row = rows.data() + r * columns;
+      float s = 1;
+      if (per_token_) {
+        float largest = 0;
+        for (int64_t c = 0; c < columns; ++c) largest = std::max(largest, std::fabs(row[c]));
+        // Not below the smallest float16: then the codes use less than their range.
+        if (largest > 0) s = std::max(ptq::plugin::round_float16(largest / 448), 0x1p-24f);
+        scale[size_t(r)] = s;
+      }
+      for (int64_t c = 0; c < columns; ++c) codes[size_t(r * columns + c)] = code_of(row[c] / s);
+    }
+    call.codebook(tensor(codes.data(), {heads, tokens, columns}), tensor(levels_, {256}),
+                  tensor(scale.data(), {int64_t(scale.size())}), nullptr, 8,
+                  per_token_ ? PTQ_SCALE_PER_ROW : PTQ_SCALE_PER_COLUMN, out);
+  }
+
+ private:
+  bool per_token_, rotate_;
+  float levels_[256];
+};
+
+}  // namespace
+
+PTQ_PLUGIN("fp8", "Apache-2.0", Fp8)

@@ -1,0 +1,89 @@
+// kvquant_lite: dense-and-sparse quantization of the cache without calibration, after the
+// simplified KVQuant of an earlier study, with blocks that are encoded once.
+//
+// Per token and head the numbers of largest |x| are kept exactly (value, index) and set to 0; what
+// is left is quantized uniformly with scale and minimum, keys per channel over group_size tokens,
+// values per token over all channels. Unlike the study's version (`kvquant_seed`) history is never
+// encoded again, keys are taken before their rotation, where channels are steady, and the first
+// token stays in full precision. The full method is `kvquant` (arXiv 2401.18079).
+//
+// Options (defaults as the study's configuration)
+//   key_bits, value_bits  1, 2, 3, 4, 8 (2)      num_outliers     0 .. 16 per token and head (1)
+//   residual_length       newest rows in full precision (32)
+//   group_size            tokens of a channel that share a scale (32)
+//   sink                  first rows in full precision (1)
+//   pre_rope              keys before rotation (true)
+#include <algorithm>
+
+#include "ptq/plugin.hpp"
+
+namespace {
+
+using ptq::plugin::About;
+using ptq::plugin::Call;
+using ptq::plugin::Options;
+using ptq::plugin::tensor;
+
+const char* const kBits[] = {"1", "2", "3", "4", "8", nullptr};
+const ptq_option kOptions[] = {
+    {sizeof(ptq_option), PTQ_OPTION_INT, "key_bits", "2", "bits per code of keys", 0, 0, kBits},
+    {sizeof(ptq_option), PTQ_OPTION_INT, "value_bits", "2", "bits per code of values", 0, 0, kBits},
+    {sizeof(ptq_option), PTQ_OPTION_INT, "num_outliers", "1",
+     "numbers kept exactly per token and head", 0, 16, nullptr},
+    {sizeof(ptq_option), PTQ_OPTION_INT, "residual_length", "32",
+     "newest tokens kept in full precision", 0, 65536, nullptr},
+    {sizeof(ptq_option), PTQ_OPTION_INT, "group_size", "32",
+     "tokens of a key channel that share a scale", 1, 4096, nullptr},
+    {sizeof(ptq_option), PTQ_OPTION_INT, "sink", "1", "first tokens kept in full precision", 0,
+     4096, nullptr},
+    {sizeof(ptq_option), PTQ_OPTION_BOOL, "pre_rope", "true", "encode keys before rotation", 0, 0,
+     nullptr},
+};
+const ptq_option* const kOptionList[] = {&kOptions[0], &kOptions[1], &kOptions[2], &kOptions[3],
+                                         &kOptions[4], &kOptions[5], &kOptions[6]};
+
+class KvquantLite {
+ public:
+  static constexpr About about = {"kvquant_lite", "1.0.0",
+                                  "KV cache: uniform codes and exact outliers, no calibration",
+                                  "after KVQuant (arXiv 2401.18079)"};
+  static std::span<const ptq_option* const> options() { return kOptionList; }
+
+  explicit KvquantLite(const Options& o)
+      : bits_{int(o.integer("key_bits")), int(o.integer("value_bits"))},
+        outliers_(o.integer("num_outliers")),
+        residual_length_(o.integer("residual_length")),
+        group_size_(o.integer("group_size")),
+        sink_(o.integer("sink")),
+        pre_rope_(o.boolean("pre_rope")) {}
+
+  void policy(const ptq_kv_shape&, ptq_kv_policy& keys, ptq_kv_policy& values) const {
+    keys.sink = values.sink = sink_;
+    keys.window = values.window = residual_length_;
+    keys.block = group_size_;
+    if (pre_rope_) keys.key_space = PTQ_PRE_ROPE;
+  }
+
+  void encode(const Call& call, const ptq_kv_block& block, const ptq_tensor& x, ptq_encoding* out) {
+    std::vector<float> rows = ptq::plugin::copy_of(x);
+    const int64_t heads = x.shape[0], tokens = x.shape[1], columns = x.shape[2],
+                  k = std::min(outliers_, columns);
+    const ptq::plugin::Outliers largest =
+        ptq::plugin::take_largest(rows.data(), heads * tokens, columns, k);
+    const bool keys = block.side == PTQ_KEYS;
+    call.affine(tensor(rows.data(), {heads, tokens, columns}), bits_[block.side], PTQ_GRID_MIN,
+                keys ? 0 : 1, keys ? group_size_ : 0, out);
+    if (k > 0)
+      call.outliers(tensor(largest.index.data(), {heads, tokens, k}),
+                    tensor(largest.value.data(), {heads, tokens, k}), true, out);
+  }
+
+ private:
+  int bits_[2];  // keys, values
+  int64_t outliers_, residual_length_, group_size_, sink_;
+  bool pre_rope_;
+};
+
+}  // namespace
+
+PTQ_PLUGIN("kvquant_lite", "Apache-2.0", KvquantLite)

@@ -1,0 +1,57 @@
+// StreamingLLM: attention sinks and a sliding window (arXiv 2309.17453). Everything between is
+// dropped.
+//
+// The first tokens take the attention that has nowhere else to go; with them and the newest tokens
+// in place, a model goes on for ever at a steady perplexity. Positions are those inside the cache,
+// so keys are cached before rotation (mit-han-lab/streaming-llm, kv_cache.py). What was dropped
+// cannot be retrieved: the control that shows whether a retrieval test tests retrieval.
+//
+// Options
+//   start_size   first tokens that stay (4)
+//   recent_size  newest tokens that a query sees beside itself (512; paper 2044)
+#include "ptq/plugin.hpp"
+
+namespace {
+
+using ptq::plugin::About;
+using ptq::plugin::Call;
+using ptq::plugin::Options;
+using ptq::plugin::set_flags;
+
+const ptq_option kOptions[] = {
+    {sizeof(ptq_option), PTQ_OPTION_INT, "start_size", "4", "first tokens that stay", 0, 65536,
+     nullptr},
+    {sizeof(ptq_option), PTQ_OPTION_INT, "recent_size", "512", "newest tokens that stay", 0,
+     1048576, nullptr},
+};
+const ptq_option* const kOptionList[] = {&kOptions[0], &kOptions[1]};
+
+class StreamingLlm {
+ public:
+  static constexpr About about = {"streaming_llm", "1.0.0",
+                                  "KV cache: first and newest tokens only, a control",
+                                  "StreamingLLM (arXiv 2309.17453)"};
+  static std::span<const ptq_option* const> options() { return kOptionList; }
+
+  explicit StreamingLlm(const Options& o)
+      : start_(o.integer("start_size")), recent_(o.integer("recent_size")) {}
+
+  void policy(const ptq_kv_shape&, ptq_kv_policy& keys, ptq_kv_policy& values) const {
+    keys.key_space = PTQ_PRE_ROPE;
+    for (ptq_kv_policy* p : {&keys, &values}) {
+      p->sink = start_;
+      p->window = recent_;
+      set_flags(*p, PTQ_KV_EVICTS);
+    }
+  }
+  void encode(const Call&, const ptq_kv_block&, const ptq_tensor&, ptq_encoding*) {
+    throw ptq::plugin::Invalid("rows are dropped, never encoded: PTQ_KV_EVICTS was ignored");
+  }
+
+ private:
+  int64_t start_, recent_;
+};
+
+}  // namespace
+
+PTQ_PLUGIN("streaming_llm", "Apache-2.0", StreamingLlm)
