@@ -201,3 +201,64 @@ TEST_CASE("cuda engine: memory is counted, and running out is one sentence", "[c
   CHECK(ledger.used[0] + ledger.used[1] + ledger.used[2] <= ledger.reserved);
   CHECK(ledger.used[1] >= s->bytes().total());
 }
+
+TEST_CASE("cuda engine: short of memory, passes become smaller, then one sentence", "[cuda]") {
+#ifndef __CUDACC__
+  auto& device = ptq_shim::Device::get();
+  const size_t all = device.total;
+  ptq_test::RandomModel wide;  // logits that dominate a pass
+  wide.vocab = 3000;
+  Folder folder(wide, "cuda-short");
+  const auto text = ids(60, 3000);
+  std::vector<float> want;
+  {
+    CudaTransformer<float> engine(folder.path, cuda::Device<float>(0, 0));
+    engine.set_test_hooks({false, DType::f32});
+    auto s = engine.start(nullptr);
+    want = run(engine, *s, text, Regime::streaming);
+  }
+  // What is left after the weights holds logits of some ten tokens.
+  device.total = device.used + (size_t{34} << 20);
+  {
+    CudaTransformer<float> engine(folder.path, cuda::Device<float>(0, 0));
+    engine.set_test_hooks({false, DType::f32});
+    device.total = device.used + (size_t{5} << 18);
+    auto s = engine.start(nullptr);
+    CHECK(difference(run(engine, *s, text, Regime::streaming), want) < 1e-4);
+    device.total = device.used + 1000;
+    auto t = engine.start(nullptr);
+    CHECK_THROWS_WITH(run(engine, *t, text, Regime::streaming),
+                      Catch::Contains("out of device memory"));
+  }
+  device.total = all;
+#endif
+}
+
+TEST_CASE("cuda engine: policies that read the current row, and those it does not have", "[cuda]") {
+  Folder folder({}, "cuda-policy");
+  CpuTransformer cpu(folder.path, cpu::Device(1));
+  CudaTransformer<float> cuda(folder.path, cuda::Device<float>(0));
+  cpu.set_test_hooks({false, DType::f32});
+  cuda.set_test_hooks({false, DType::f32});
+  struct Current final : KvMethod {
+    KvPolicy asked;
+    KvPolicy policy(KvSide) const override { return asked; }
+    void encode(KvSide, int, int64_t, int64_t tokens, const float* x, RowSink& out) override {
+      out.affine({4, Grid::min, 1, 16}, 2, tokens, 16, x);
+    }
+  } method;
+  method.asked.sink = 1;
+  method.asked.current = true;
+  const auto text = ids(30, 96);
+  for (const int64_t cut : {0, 1}) {
+    auto a = cpu.start(&method), b = cuda.start(&method);
+    CHECK(difference(run(cpu, *a, text, Regime::streaming, cut),
+                     run(cuda, *b, text, Regime::streaming, cut)) < 1e-3);
+    CHECK(a->reads().exposure() == b->reads().exposure());
+  }
+  method.asked.hadamard = true;
+  CHECK_THROWS_WITH(cuda.start(&method), Catch::Contains("Hadamard"));
+  method.asked = {};
+  method.asked.rewrites = true;
+  CHECK_THROWS_WITH(cuda.start(&method), Catch::Contains("--device cpu"));
+}

@@ -281,7 +281,7 @@ class AffineRows {
     for (int64_t i = 0; i < per_append; ++i) {
       const float z = zero ? zero[i] : float(1 << (format_.bits - 1));
       if (!std::isfinite(round_f16(scale[i])) || !std::isfinite(round_f16(z)))
-        throw usage_error("scale or zero point does not fit float16 at group " + std::to_string(i),
+        throw usage_error("scale or zero point is not finite as float16 at group " + std::to_string(i),
                           where);
       if (format_.grid != Grid::min && (z < 0 || z > max_code || z != std::rint(z)))
         throw usage_error("zero point " + std::to_string(z) + " at group " + std::to_string(i),

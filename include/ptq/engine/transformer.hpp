@@ -131,6 +131,7 @@ class Transformer final : public Engine {
     }
     // Whole requests fill a pass until it is full. Streaming may be cut anywhere without changing a
     // result, which bounds the memory of a pass; the other regimes treat a request as a unit.
+    const int64_t most = device_.pass_rows(kPass, scalars_per_row());
     std::vector<Piece> pieces;
     int64_t rows = 0;
     const auto flush = [&] {
@@ -142,10 +143,10 @@ class Transformer final : public Engine {
       while (left.rows > 0) {
         const bool cut = regime == Regime::streaming;
         const bool step_by_step = cut && left.sequence->cache.step_by_step();
-        if (rows > 0 && (rows >= kPass || step_by_step || (!cut && rows + left.rows > kPass)))
+        if (rows > 0 && (rows >= most || step_by_step || (!cut && rows + left.rows > most)))
           flush();
         Piece piece = left;
-        if (cut) piece.rows = std::min(left.rows, step_by_step ? 1 : kPass - rows);
+        if (cut) piece.rows = std::min(left.rows, step_by_step ? 1 : most - rows);
         piece.row = rows;
         pieces.push_back(piece);
         rows += piece.rows;
@@ -198,8 +199,15 @@ class Transformer final : public Engine {
     int64_t position;  // absolute, of its first token
   };
 
-  static constexpr int64_t kPass = 2048;       // tokens per pass
+  static constexpr int64_t kPass = 2048;       // tokens per pass, less where memory is short
   static constexpr int64_t kLogitsRows = 256;  // rows of logits at once
+
+  // Numbers that a pass holds per token, at most.
+  int64_t scalars_per_row() const {
+    const ModelConfig& c = config_;
+    return 4 * c.hidden_size + 2 * c.num_attention_heads * c.head_dim +
+           2 * c.num_key_value_heads * c.head_dim + 2 * c.intermediate_size + c.vocab_size;
+  }
 
   void check(const Request& r, Regime regime) const {
     const int64_t length = r.sequence.length(), n = int64_t(r.tokens.size());

@@ -112,6 +112,9 @@ class Device {
 
   // ---- a pass ----
 
+  // Tokens of a pass, at most `wanted`, for which there is memory.
+  int64_t pass_rows(int64_t wanted, int64_t /*scalars_per_row*/) const { return wanted; }
+
   // The rotary angle is the float32 product position * frequency, as the reference computes it; it
   // rounds cos and sin afterwards.
   Batch begin(std::vector<int32_t> ids, const std::vector<int32_t>& positions,

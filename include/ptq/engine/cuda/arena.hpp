@@ -76,7 +76,7 @@ class Arena {
     size_t free_bytes = 0, total = 0, best = 0;
     check(cudaMemGetInfo(&free_bytes, &total), "cudaMemGetInfo");
     for (const auto& [p, size] : free_) best = std::max(best, size);
-    const size_t spare = size_t{256} << 20;  // for the libraries' own needs
+    const size_t spare = total / 64;  // for the libraries' own needs
     return std::max(best, free_bytes > spare ? (free_bytes - spare) / kSlabStep * kSlabStep : 0);
   }
 

@@ -129,6 +129,14 @@ class Device {
 
   // ---- a pass ----
 
+  // Tokens of a pass, at most `wanted`, for which there is memory; half of what is free is left to
+  // the cache and to weights that are decoded.
+  int64_t pass_rows(int64_t wanted, int64_t scalars_per_row) const {
+    const int64_t room =
+        std::max(state_->scratch.size(), int64_t(state_->arena.largest_free() / 2));
+    return std::clamp<int64_t>(room / (scalars_per_row * int64_t(sizeof(T))), 1, wanted);
+  }
+
   // steady: this pass does what others of as many rows do (see queue.hpp).
   Batch begin(const std::vector<int32_t>& ids, const std::vector<int32_t>& positions,
               const std::vector<float>& inv_freq, bool steady) {

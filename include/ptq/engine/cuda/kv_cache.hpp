@@ -301,9 +301,16 @@ class KvRows {
         tail_(home, dense, kv_heads * head_dim),
         encoded_(home, kv_heads, head_dim, policy_.block, policy_.sink, where_),
         tail_begin_(policy_.sink) {
-    if (policy_.pre_rope || policy_.current || policy_.hadamard || policy_.step_by_step())
-      throw usage_error("this method's cache policy is not supported on CUDA", where_,
-                        "run it on the CPU: --device cpu");
+    const char* missing = policy_.pre_rope && side == KvSide::keys ? "keys before rotation"
+                          : policy_.hadamard                       ? "a Hadamard rotation"
+                          : policy_.evicts                         ? "eviction"
+                          : policy_.rewrites                       ? "rewritten blocks"
+                                                                   : nullptr;
+    if (missing)
+      throw Error(ExitCode::cells_failed,
+                  std::string("this method's cache uses ") + missing +
+                      ", which the CUDA engine does not have yet",
+                  where_, "--device cpu runs it");
   }
 
   const KvPolicy& policy() const { return policy_; }
@@ -312,7 +319,7 @@ class KvRows {
   int64_t held(int64_t length) const {
     return policy_.sink + (method_ ? policy_.encoded(length) : 0);
   }
-  int64_t boundary(int64_t t) const { return held(t); }
+  int64_t boundary(int64_t t) const { return held(policy_.current ? t + 1 : t); }
   int64_t sink() const { return policy_.sink; }
   const EncodedRows& encoded() const { return encoded_; }
 
@@ -343,10 +350,10 @@ class KvRows {
     return v;
   }
 
-  // Encodes the rows below boundary(length). Their dense copies stay for the queries of the current
+  // Encodes the rows below held(length). Their dense copies stay for the queries of the current
   // pass that came before the boundary moved; release() drops them.
   void encode() {
-    const int64_t begin = policy_.sink + encoded_.rows(), end = boundary(length_);
+    const int64_t begin = policy_.sink + encoded_.rows(), end = held(length_);
     if (end <= begin) return;
     const int64_t n = end - begin, size = heads_ * n * dim_;
     const Memory<float> x(home_->arena, Region::workspace, size);

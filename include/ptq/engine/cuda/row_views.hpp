@@ -55,7 +55,7 @@ struct SideView {
   int64_t fixed = -1;  // boundary of every query; -1: it follows the policy
 
   PTQ_HD int64_t boundary(int64_t t) const {
-    return fixed >= 0 ? fixed : policy.sink + policy.encoded(t);
+    return fixed >= 0 ? fixed : policy.sink + policy.encoded(policy.current ? t + 1 : t);
   }
 };
 

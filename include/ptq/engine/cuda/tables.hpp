@@ -78,6 +78,7 @@ class Scratch {
     used_ = needed_ = 0;
     return grow;
   }
+  int64_t size() const { return main_.size(); }  // bytes that are there already
   void* take(int64_t bytes) {
     bytes = (bytes + 255) / 256 * 256;
     needed_ += bytes;
