@@ -19,6 +19,7 @@
 
 #include "ptq/core/error.hpp"
 #include "ptq/core/threads.hpp"
+#include "ptq/engine/backward.hpp"
 #include "ptq/engine/engine.hpp"
 #include "ptq/run/plugins.hpp"
 
@@ -165,6 +166,15 @@ int bench(const std::string& model, const std::string& plugins, int threads, int
         t);
   };
   decode(fmt::format("decode at {}, full-precision cache", context), nullptr);
+
+  {  // Gradients of keys and values: a forward pass and twice its work, so 1/3 of its rate at best.
+    const auto gradients =
+        make_cpu_gradients(model, EngineOptions{threads, Compute::fp32, nullptr});
+    GradientVisitor<float> nothing;
+    const Timing t = measure([&] { gradients->backward(ids, nothing); });
+    row("calibration, forward and backward", double(context) / t.median, "tokens/s",
+        fmt::format("{:.2f} x the rate of all logits", fp16 / t.median), t);
+  }
 
   const PluginSet set = PluginSet::scan({plugins});
   const MethodInfo* kivi = set.find("kivi");

@@ -238,17 +238,19 @@ Result capabilities(const Subject& subject) {
       uint64_t bit;
       uint32_t size;
     } known[] = {{PTQ_WEIGHTS_1, PTQ_CAN_WEIGHTS, sizeof(ptq_weights)},
-                 {PTQ_KV_1, PTQ_CAN_KV, sizeof(ptq_kv)}};
+                 {PTQ_KV_1, PTQ_CAN_KV, sizeof(ptq_kv)},
+                 {PTQ_KV_CALIBRATION_1, 0, sizeof(ptq_kv_calibration)}};  // beside ptq.kv/1
     bool any = false;
     for (const auto& capability : known) {
       const auto* size = static_cast<const uint32_t*>(session.get(capability.id));
-      any |= size != nullptr;
-      if ((size != nullptr) != ((method.capabilities & capability.bit) != 0)) {
+      any |= size != nullptr && capability.bit != 0;
+      if (capability.bit != 0 &&
+          (size != nullptr) != ((method.capabilities & capability.bit) != 0)) {
         fail("{}: get(\"{}\") gives {}, but the bit in capabilities says {}", method.name,
              capability.id, size ? "a table" : "NULL", size ? "no" : "yes");
       }
       if (size && *size < capability.size) {
-        fail("{}: {}: struct_size is {}, version 1.0 has {}", method.name, capability.id, *size,
+        fail("{}: {}: struct_size is {}, this version has {}", method.name, capability.id, *size,
              capability.size);
       }
       const std::string longer = std::string(capability.id) + "x";

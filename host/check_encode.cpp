@@ -81,8 +81,24 @@ Result policy(const Subject& subject, const ptq_method& method, Side side) {
   for (const auto& [heads, dim] : {std::pair<int64_t, int64_t>{2, 64}, {1, 128}, {8, 32}}) {
     Session session(method, subject);
     session.must_create();
-    session.block(side, heads, dim);
+    session.block(side, heads, dim, /*sample=*/false);
   }
+  return {};
+}
+
+Result calibration(const Subject& subject, const ptq_method& method, Side side) {
+  Session session(method, subject);
+  session.must_create();
+  const int64_t rows = session.block(side, kHeads, kHeadDim, /*sample=*/false);
+  if (session.wants() == 0) return {Verdict::pass, "it learns from no sample"};
+  // A host without a sample: encoding may work or be refused, with a sentence.
+  Input input(kHeads, rows, kHeadDim, bell_curve(kHeads, rows, kHeadDim, subject.seed));
+  session.encode(side, input.tensor(false));
+  const Answer answer = session.calibrate(kHeads, kHeadDim);
+  if (answer.status != PTQ_OK) fail("calibrate failed: {}", answer.sentence);
+  must_be_finite(session.must_encode(side, input).decode(), "ordinary numbers");
+  session.destroy();
+  if (session.host().kept()) fail("memory from alloc stays behind after calibrate and destroy");
   return {};
 }
 
@@ -298,10 +314,12 @@ Result no_memory(const Subject& subject, const ptq_method& method, Side side) {
     session.host().allocations_left = n;
     bool refused = session.create().status != PTQ_OK;
     if (!refused) {
-      const int64_t rows = side == Side::weights ? kRows : session.block(side, kHeads, kHeadDim);
       const bool weights = side == Side::weights;
+      const int64_t rows = weights ? kRows : session.block(side, kHeads, kHeadDim, false);
       Input input(weights ? 1 : kHeads, rows, weights ? kColumns : kHeadDim, x);
-      refused = session.encode(side, input.tensor(weights)).status != PTQ_OK;
+      refused =
+          !weights && session.wants() != 0 && session.calibrate(kHeads, kHeadDim).status != PTQ_OK;
+      refused = refused || session.encode(side, input.tensor(weights)).status != PTQ_OK;
       session.destroy();
     }
     if (session.host().kept()) fail("memory from alloc stays behind when allocation {} fails", n);
@@ -324,8 +342,10 @@ std::vector<Test> encode_tests() {
   return {
       {"kv-policy", "sink, window and block are valid for several model shapes.", "create-default",
        each<policy, true>},
+      {"kv-calibration", "It takes the sample that it wants, and does not crash without one.",
+       "kv-policy", each<calibration, true>},
       {"kv-encodes", "One block of keys and values is encoded; it decodes to finite numbers.",
-       "kv-policy", each<encodes, true>},
+       "kv-calibration", each<encodes, true>},
       {"kv-shapes", "So are blocks of other numbers of heads, rows and columns.", "kv-encodes",
        each<shapes, true>},
       {"kv-blocks", "Many blocks in one call give the same numbers as one by one.", "kv-encodes",

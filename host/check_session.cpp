@@ -84,10 +84,10 @@ bool Session::can(Side side) const {
   return table && (table->devices & cpu);
 }
 
-int64_t Session::block(Side side, int64_t heads, int64_t columns) {
+int64_t Session::block(Side side, int64_t heads, int64_t columns, bool sample) {
   if (side == Side::weights) return 1;
   const auto* kv = static_cast<const ptq_kv*>(method_.get(self_, PTQ_KV_1));
-  const ptq_kv_shape shape{sizeof(ptq_kv_shape), 0, 4, heads, columns};
+  const ptq_kv_shape shape{sizeof(ptq_kv_shape), 0, kLayers, heads, columns};
   ptq_kv_policy keys{sizeof(ptq_kv_policy), PTQ_POST_ROPE, 0, 0, 1, 0, 0}, values = keys;
   Answer answer;
   answer.status = kv->policy(self_, host_.begin(), &shape, &keys, &values);
@@ -106,33 +106,47 @@ int64_t Session::block(Side side, int64_t heads, int64_t columns) {
   }
   if ((keys.flags ^ values.flags) & PTQ_KV_EVICTS) fail("it evicts rows of one side only");
   if (keys.flags & PTQ_KV_EVICTS) skip("it evicts rows and encodes none");
-  const auto* table =
-      static_cast<const ptq_kv_calibration*>(method_.get(self_, PTQ_KV_CALIBRATION_1));
-  if (table && !calibrated_) calibrate(*table, heads, columns);
+  if (sample && !calibrated_ && wants() != 0) {
+    const Answer taken = calibrate(heads, columns);
+    if (taken.status != PTQ_OK) fail("calibrate failed: {}", taken.sentence);
+  }
   const ptq_kv_policy& own = side == Side::keys ? keys : values;
   rewrites_ = own.flags & PTQ_KV_REWRITES;
   // A method that rewrites gets all rows at once; some number of them.
   return rewrites_ ? std::max<int64_t>(own.block, 32) : own.block;
 }
 
-// A sample of two sequences for keys and values of layer 0.
-void Session::calibrate(const ptq_kv_calibration& table, int64_t heads, int64_t columns) {
+uint32_t Session::wants() const {
+  const auto* table = static_cast<const ptq_kv_calibration*>(get(PTQ_KV_CALIBRATION_1));
+  if (!table) return 0;
+  if (table->wants & ~(PTQ_WANT_SAMPLES | PTQ_WANT_FISHER)) {
+    fail("{}: wants is {}, which has unknown bits", PTQ_KV_CALIBRATION_1, table->wants);
+  }
+  return table->wants;
+}
+
+Answer Session::calibrate(int64_t heads, int64_t columns) {
   constexpr int64_t kLength = 64, kTokens = 2 * kLength;
-  for (const Side side : {Side::keys, Side::values}) {
-    const std::vector<float> x = bell_curve(kTokens, heads, columns, host_.seed + 17);
-    std::vector<float> squared = x;
-    for (float& value : squared) value *= value;
-    Input input(kTokens, heads, columns, x), weights(kTokens, heads, columns, squared);
-    const ptq_tensor sample = input.tensor(false), fisher = weights.tensor(false);
-    const ptq_kv_block rows{sizeof(ptq_kv_block), int32_t(side), 0, 0, 0, kLength};
-    Answer answer;
-    answer.status = table.calibrate(self_, host_.begin(), &rows, &sample,
-                                    table.wants & PTQ_WANT_FISHER ? &fisher : nullptr);
-    settle("calibrate", answer);
-    if (answer.status != PTQ_OK) fail("calibrate failed: {}", answer.sentence);
-    if (input.changed() || weights.changed()) fail("calibrate wrote into its input");
+  const auto* table = static_cast<const ptq_kv_calibration*>(get(PTQ_KV_CALIBRATION_1));
+  Answer answer;
+  for (int layer = 0; layer < kLayers; ++layer) {
+    for (const int side : {PTQ_KEYS, PTQ_VALUES}) {
+      const std::vector<float> x = bell_curve(kTokens, heads, columns, host_.seed + 17);
+      // Squared gradients: never negative, tiny, and here and there exactly 0.
+      std::vector<float> squared = x;
+      for (size_t i = 0; i < x.size(); ++i) squared[i] *= i % 7 ? 1e-6f * x[i] : 0.0f;
+      Input input(kTokens, heads, columns, x), weights(kTokens, heads, columns, squared);
+      const ptq_tensor sample = input.tensor(false), fisher = weights.tensor(false);
+      const ptq_kv_block rows{sizeof(ptq_kv_block), side, layer, 0, 0, kLength};
+      answer.status = table->calibrate(self_, host_.begin(), &rows, &sample,
+                                       wants() & PTQ_WANT_FISHER ? &fisher : nullptr);
+      settle("calibrate", answer);
+      if (input.changed() || weights.changed()) fail("calibrate wrote into its input");
+      if (answer.status != PTQ_OK) return answer;
+    }
   }
   calibrated_ = true;
+  return answer;
 }
 
 Answer Session::encode(Side side, const ptq_tensor& x, int64_t first) {

@@ -98,9 +98,13 @@ class Session {
   const void* get(const char* id) const { return method_.get(self_, id); }
   bool can(Side side) const;  // does the instance offer the capability, on the CPU
   // Rows per block of the cache policy; FAIL when the policy is not valid. 1 for weights.
-  // Calibrates a method that wants it, with a sample of layer 0; SKIP for a method that evicts rows
+  // Calibrates a method that wants it, unless `sample` is false; SKIP for a method that evicts rows
   // and so never encodes any.
-  int64_t block(Side side, int64_t heads, int64_t columns);
+  int64_t block(Side side, int64_t heads, int64_t columns, bool sample = true);
+  // PTQ_WANT_*; 0 without the capability, FAIL for bits that nobody knows.
+  uint32_t wants() const;
+  // Two sequences for every layer and side, until one is refused; the heads and columns of block().
+  Answer calibrate(int64_t heads, int64_t columns);
   // Of the policy, after block().
   bool calibrated() const { return calibrated_; }
   bool rewrites() const { return rewrites_; }
@@ -110,7 +114,8 @@ class Session {
 
  private:
   void settle(const char* function, Answer& answer);
-  void calibrate(const ptq_kv_calibration& table, int64_t heads, int64_t columns);
+
+  static constexpr int kLayers = 4;
 
   const ptq_method& method_;
   Host host_;

@@ -79,17 +79,20 @@ void write_experiment(const Plan& plan, const Store& store) {
   for (const GridMethod& method : plan.grid.methods) {
     if (baseline.empty() && method.record.lossless) baseline = method.record.label;
   }
-  const Json json = {{"name", plan.experiment.name},
-                     {"track", plan.experiment.track},
-                     {"seed", plan.experiment.seed},
-                     {"baseline", baseline},
-                     {"models", models},
-                     {"model",
-                      {{"compute", compute_word(plan.experiment.model.compute)},
-                       {"random", plan.experiment.model.random},
-                       {"random_seed", plan.experiment.model.random_seed}}},
-                     {"methods", methods},
-                     {"evaluations", evaluations}};
+  Json json = {{"name", plan.experiment.name},
+               {"track", plan.experiment.track},
+               {"seed", plan.experiment.seed},
+               {"baseline", baseline},
+               {"models", models},
+               {"model",
+                {{"compute", compute_word(plan.experiment.model.compute)},
+                 {"random", plan.experiment.model.random},
+                 {"random_seed", plan.experiment.model.random_seed}}},
+               {"methods", methods},
+               {"evaluations", evaluations}};
+  if (plan.grid.calibration) {
+    json["calibration"] = settings_to_json(plan.grid.calibration->settings);
+  }
   write_file_atomic(store.folder() / "experiment.json", json_text(json, 2) + "\n");
 }
 

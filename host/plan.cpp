@@ -109,6 +109,7 @@ Plan make_plan(const PlanRequest& request) {
   plan.bases = search_bases(request.file);
   plan.grid.models = resolve_models(plan.experiment, plan.bases, plan.missing);
   plan.grid.evaluations = resolve_evaluations(plan.experiment, plan.bases, plan.missing);
+  plan.grid.calibration = resolve_calibration(plan.experiment, plan.bases, plan.missing);
   check_contexts(plan.grid, plan.experiment, problems);
   problems.throw_if_any();
   if (plan.missing.empty()) {

@@ -119,6 +119,9 @@ class Runner {
     job.random_seed = plan_.grid.models[cell.model].random_seed;
     job.attempt = fs::absolute(running.attempt);
     job.data_file = plan_.grid.evaluations[cell.evaluation].data_file;
+    if (const auto& c = plan_.grid.calibration) {
+      job.calibration = CalibrationJob{c->settings, fs::absolute(c->file).string(), c->sha256};
+    }
     job.plugin_files = plan_.grid.methods[cell.method].plugin_files;
     for (std::string& file : job.plugin_files) file = fs::absolute(file).string();
     const int cores = std::max(1, int(std::thread::hardware_concurrency()));

@@ -93,12 +93,14 @@ TEST_CASE("each plugin that is wrong on purpose is named by the right test", "[c
   };
   const std::vector<Fault> faults = {
       {"bad_magic", "description-magic", "FAIL: the first eight bytes"},
-      {"bad_abi", "description-version", "FAIL: it is built for version 99.0"},
+      {"bad_abi", "description-version", "FAIL: it is built for version 99."},
       {"bad_size", "description-sizes", "FAIL: ptq_plugin.struct_size is 24"},
       {"bad_name", "description-names", "FAIL: the method name \"Bad Name\""},
       {"bad_option", "description-options", "FAIL: bad_option.level: the default: 17 is outside"},
       {"bad_print", "load-silent", "FAIL: loading it prints: hello from bad_print"},
       {"bad_policy", "kv-policy", "FAIL: bad_policy (keys): block of keys is 0"},
+      {"bad_calibration", "kv-calibration",
+       "FAIL: bad_calibration (keys): calibrate returned status 1 without"},
       {"bad_abort", "kv-encodes", "CRASH: signal 6"},
       {"bad_exit", "kv-encodes", "CRASH: it ended the process with exit code 0"},
       {"bad_throw", "kv-encodes", "FAIL: an exception left the plugin: thrown across"},
@@ -118,6 +120,16 @@ TEST_CASE("each plugin that is wrong on purpose is named by the right test", "[c
     CHECK(found.rfind(fault.result, 0) == 0);
     CHECK(report.code == 3);
     CHECK(report.wrong() == std::vector<std::string>{fault.test});  // and by no other
+  }
+}
+
+TEST_CASE("a method that is calibrated passes every test of a cache method", "[check]") {
+  const Report report = check("test-plugins/calibrated.so");
+  for (const auto& test : report.tests) {
+    const std::string name = test["name"];
+    const bool weights = name.rfind("weights-", 0) == 0;
+    INFO(name << ": " << test["sentence"]);
+    CHECK(test["result"] == (weights ? "skip" : "pass"));
   }
 }
 

@@ -99,6 +99,33 @@ TEST_CASE("settings survive the way through JSON", "[experiment]") {
   CHECK(settings_to_json(make_settings("generation"))["regime"] == "prefill-exact");
 }
 
+TEST_CASE("calibration has a text, and defaults for the rest", "[experiment]") {
+  CHECK(read(kSmall).calibration_where.empty());
+  const Experiment e =
+      read(std::string(kSmall) + "[calibration]\ntext = \"c.txt\"\nsequences = 4\n");
+  CHECK(e.calibration_where == "e.toml:21:2");
+  CHECK(e.calibration.text == "c.txt");
+  CHECK(e.calibration.join == "raw");
+  CHECK(e.calibration.sequences == 4);
+  CHECK(e.calibration.length == 2048);
+  CHECK(e.calibration.memory_gib == 4);
+  const auto json = settings_to_json(e.calibration);
+  CHECK(settings_to_json(calibration_from_json(json)) == json);
+
+  CHECK_THAT(error_of(std::string(kSmall) + "[calibration]\nlength = 64\n"),
+             Contains("`calibration.text` is missing: the file to calibrate on") &&
+                 Contains("e.toml:21:2") && Contains("datasets/embedded/calib.txt"));
+  const auto error_with = [&](const std::string& line) {
+    return error_of(std::string(kSmall) + "[calibration]\ntext = \"c\"\n" + line + "\n");
+  };
+  CHECK_THAT(error_with("sequences = 0"), Contains("`calibration.sequences` is 0"));
+  CHECK_THAT(error_with("length = 1"), Contains("`calibration.length` is 1"));
+  CHECK_THAT(error_with("memory_gib = -1"), Contains("`calibration.memory_gib` is outside"));
+  CHECK_THAT(error_with("join = \"wikitext\""), Contains("did you mean \"wikitext2\"?"));
+  CHECK_THAT(error_with("lenght = 64"), Contains("did you mean `length`?"));
+  CHECK_THAT(error_of(replaced(kSmall, "baseline", "calibration")), Contains("expected table"));
+}
+
 TEST_CASE("a misspelt key is named with its line and the nearest one", "[experiment]") {
   const std::string key = error_of(replaced(kSmall, "keys = 3", "kyes = 3"));
   CHECK_THAT(key, Contains("unknown key `evaluations[0].kyes`"));

@@ -207,6 +207,23 @@ TEST_CASE("cells are the product, with ids that follow the content", "[grid]") {
   changed.models[0].compute = Compute::bf16;
   CHECK(id(changed, 0, "1.0", "cpu") != before);
 
+  // A calibration counts where a method may use it: by content, not by name.
+  changed = grid;
+  changed.calibration = GridCalibration{{}, "calib.txt", "1234"};
+  const std::string calibrated = id(changed, 0, "1.0", "cpu");
+  CHECK(calibrated != before);
+  changed.calibration->settings.text = "other name";
+  CHECK(id(changed, 0, "1.0", "cpu") == calibrated);
+  changed.calibration->sha256 = "5678";
+  CHECK(id(changed, 0, "1.0", "cpu") != calibrated);
+  changed.calibration = GridCalibration{{}, "calib.txt", "1234"};
+  changed.calibration->settings.sequences = 8;
+  CHECK(id(changed, 0, "1.0", "cpu") != calibrated);
+  changed.methods[0].record.lossless = true;
+  const std::string lossless = id(changed, 0, "1.0", "cpu");
+  changed.calibration.reset();
+  CHECK(id(changed, 0, "1.0", "cpu") == lossless);
+
   grid.methods[1].record.label = "a ";  // would share a folder with "a-"
   grid.methods[0].record.label = "a-";
   grid.cells.clear();

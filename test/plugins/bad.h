@@ -99,6 +99,14 @@ static ptq_status policy(void* method, const ptq_call* call, const ptq_kv_shape*
 
 static const ptq_kv kv = {sizeof(ptq_kv), 1u << PTQ_CPU, policy, BAD_ENCODE};
 
+/* A calibration of the file's own, written below the inclusion. */
+#ifdef BAD_CALIBRATE
+static ptq_status BAD_CALIBRATE(void* method, const ptq_call* call, const ptq_kv_block* rows,
+                                const ptq_tensor* x, const ptq_tensor* fisher);
+static const ptq_kv_calibration calibration = {sizeof(ptq_kv_calibration),
+                                               PTQ_WANT_SAMPLES | PTQ_WANT_FISHER, BAD_CALIBRATE};
+#endif
+
 static int instance; /* the method has nothing to remember */
 
 static ptq_status create(const ptq_call* call, const char* options_json, void** method) {
@@ -111,6 +119,9 @@ static void destroy(void* method, const ptq_call* call) { (void)method, (void)ca
 
 static const void* get(void* method, const char* capability_id) {
   (void)method;
+#ifdef BAD_CALIBRATE
+  if (strcmp(capability_id, PTQ_KV_CALIBRATION_1) == 0) return &calibration;
+#endif
   return strcmp(capability_id, PTQ_KV_1) == 0 ? &kv : NULL;
 }
 

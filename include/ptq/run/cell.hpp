@@ -15,6 +15,8 @@
 #include <utility>
 #include <vector>
 
+#include "ptq/calibrate/kv_samples.hpp"
+#include "ptq/calibrate/sequences.hpp"
 #include "ptq/core/atomic_file.hpp"
 #include "ptq/core/hash.hpp"
 #include "ptq/engine/engine.hpp"
@@ -31,12 +33,19 @@
 
 namespace ptq {
 
+// What the methods of a cell may calibrate on.
+struct CalibrationJob {
+  calibrate::CalibrationSettings settings;
+  std::string file, sha256;
+};
+
 struct CellJob {
   Record record;  // complete but for what is measured
   std::filesystem::path model_folder, attempt;
   Compute compute = Compute::fp32;
-  std::optional<uint64_t> random_seed;    // of random weights; nothing: the folder's weights
-  std::string data_file;                  // empty: the evaluation reads none
+  std::optional<uint64_t> random_seed;  // of random weights; nothing: the folder's weights
+  std::string data_file;                // empty: the evaluation reads none
+  std::optional<CalibrationJob> calibration;
   std::vector<std::string> plugin_files;  // of each part of the method
   std::string device = "cpu";             // or "cuda:N"
   int threads = 0;                        // 0 = all cores
@@ -54,6 +63,11 @@ inline Json to_json(const CellJob& job) {
                {"threads", job.threads},
                {"supervisor", job.supervisor}};
   if (job.random_seed) json["random_seed"] = *job.random_seed;
+  if (job.calibration) {
+    json["calibration"] = {{"settings", settings_to_json(job.calibration->settings)},
+                           {"file", job.calibration->file},
+                           {"sha256", job.calibration->sha256}};
+  }
   return json;
 }
 
@@ -65,6 +79,11 @@ inline CellJob job_from_json(const Json& json, const std::string& where) {
   job.compute = compute_from_word(json.at("compute").get<std::string>(), where);
   if (json.contains("random_seed")) job.random_seed = json.at("random_seed").get<uint64_t>();
   job.data_file = json.at("data_file").get<std::string>();
+  if (json.contains("calibration")) {
+    const Json& c = json.at("calibration");
+    job.calibration = {calibration_from_json(c.at("settings")), c.at("file").get<std::string>(),
+                       c.at("sha256").get<std::string>()};
+  }
   job.plugin_files = json.at("plugin_files").get<std::vector<std::string>>();
   job.device = json.at("device").get<std::string>();
   job.threads = json.at("threads").get<int>();
@@ -138,6 +157,43 @@ inline Methods make_methods(const CellJob& job, const ModelConfig& config) {
   return methods;
 }
 
+inline bool wants_calibration(const KvMethod* kv) {
+  return kv != nullptr && (kv->wants().samples || kv->wants().fisher);
+}
+
+// Shows a cache method what it wants to learn from. Returns what the result says about it.
+inline Json calibrate_cache(const CellJob& job, KvMethod& kv, const Tokenizer& tokenizer,
+                            const EngineOptions& options, std::vector<std::string>& warnings,
+                            const std::function<void(double)>& progress) {
+  if (!job.calibration) {
+    throw usage_error("`" + job.record.method.label +
+                          "` learns from a calibration text, and the experiment names none",
+                      job.record.experiment,
+                      "add to it:  [calibration]  text = \"datasets/embedded/calib.txt\"");
+  }
+  const calibrate::CalibrationSettings& settings = job.calibration->settings;
+  const auto gradients = make_cpu_gradients(job.model_folder.string(), options);
+  const auto sequences =
+      calibrate::read_sequences(tokenizer, job.calibration->file, settings,
+                                gradients->config().max_position_embeddings, job.record.seed);
+  const calibrate::KvCalibration used = calibrate::calibrate_kv(
+      *gradients, kv, sequences, uint64_t(settings.memory_gib * double(1 << 30)), progress);
+  if (used.sequences < settings.sequences) {
+    warnings.push_back("calibrated on " + std::to_string(used.sequences) + " of " +
+                       std::to_string(settings.sequences) +
+                       " sequences; calibration.memory_gib allows no more");
+  }
+  Json json = {{"text", settings.text},
+               {"text_sha256", job.calibration->sha256},
+               {"join", settings.join},
+               {"sequences", used.sequences},
+               {"length", used.length},
+               {"seed", job.record.seed},
+               {"sample_bytes", used.sample_bytes}};
+  put_number(json, "loss", used.loss, "the method wants no gradients");
+  return json;
+}
+
 inline Json weights_json(const WeightBytes& bytes) {
   Json json = {{"bytes", bytes.total()},
                {"bytes_encoded", bytes.encoded},
@@ -198,22 +254,34 @@ inline void run_cell(const CellJob& job,
   }
   const double load_seconds = whole.seconds();
 
+  const Stopwatch calibrating;
+  const bool calibrates = cell_detail::wants_calibration(methods.kv);
+  const double calibrate_share = calibrates ? 0.2 : 0.0;  // of the progress bar
+  Json calibration;
+  if (calibrates) {
+    calibration = cell_detail::calibrate_cache(
+        job, *methods.kv, tokenizer, options, record.warnings,
+        [&](double share) { progress(calibrate_share * share, "calibrating"); });
+  }
+  const double calibrate_seconds = calibrates ? calibrating.seconds() : 0.0;
+
   const Stopwatch quantizing;
-  const double encode_share = methods.weights != nullptr ? 0.2 : 0.0;  // of the progress bar
+  const double encode_share = methods.weights != nullptr ? 0.2 : 0.0;
   if (methods.weights != nullptr) {
     engine->encode_weights(*methods.weights, [&](int done, int total) {
-      progress(encode_share * done / std::max(total, 1), "encoding weights");
+      progress(calibrate_share + encode_share * done / std::max(total, 1), "encoding weights");
     });
   }
   const double quantize_seconds = quantizing.seconds();
 
   const Stopwatch evaluating;
-  progress(encode_share, "evaluating");
+  const double begin = calibrate_share + encode_share;
+  progress(begin, "evaluating");
   Engine* reference = second ? second.get() : engine.get();
   eval::Subject subject{*engine, methods.kv, record.method.lossless ? nullptr : reference,
                         tokenizer};
   const eval::Progress eval_progress = [&](double fraction, const std::string& note) {
-    progress(encode_share + (1 - encode_share) * fraction, note);
+    progress(begin + (1 - begin) * fraction, note);
   };
   const EvaluationSettings settings =
       settings_from_json(record.evaluation.kind, record.evaluation.settings);
@@ -222,6 +290,7 @@ inline void run_cell(const CellJob& job,
   const double eval_seconds = evaluating.seconds();
 
   record.metrics = outcome.metrics;
+  if (calibrates) record.metrics["calibration"] = calibration;
   record.metrics["weights"] = cell_detail::weights_json(engine->weight_bytes());
   uint64_t scratch = 0, bookkeeping = 0;  // of the plugins
   for (const auto& instance : methods.instances) {
@@ -232,6 +301,7 @@ inline void run_cell(const CellJob& job,
                               {"plugin_scratch_peak_bytes", scratch},
                               {"plugin_bookkeeping_peak_bytes", bookkeeping}};
   record.metrics["time"] = {{"load_seconds", load_seconds},
+                            {"calibrate_seconds", calibrate_seconds},
                             {"quantize_seconds", quantize_seconds},
                             {"eval_seconds", eval_seconds}};
 

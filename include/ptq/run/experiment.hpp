@@ -10,6 +10,7 @@
 #include <variant>
 #include <vector>
 
+#include "ptq/calibrate/sequences.hpp"
 #include "ptq/eval/evaluation.hpp"
 #include "ptq/run/config_tree.hpp"
 
@@ -67,6 +68,8 @@ struct Experiment {
   std::string methods_where;
   std::vector<MethodVariant> methods;
   std::vector<Evaluation> evaluations;
+  calibrate::CalibrationSettings calibration;
+  std::string calibration_where;  // empty: no such table
   Limits limits;
 };
 
@@ -117,8 +120,9 @@ inline Compute compute_from_word(const std::string& word, const std::string& whe
 }
 
 // The fields of each settings struct, listed once for everything that reads or writes them. A
-// visitor has integer(key, value, low, high), number lists, choice(key, text, allowed words),
-// file(key, path) and regime(key, value, allowed words).
+// visitor has integer(key, value, low, high), number(key, value, low, high), number lists,
+// choice(key, text, allowed words), file(key, path, what for) and regime(key, value, allowed
+// words).
 constexpr int64_t kLongestContext = int64_t{1} << 24;  // tokens
 
 template <class Visitor>
@@ -152,6 +156,15 @@ void visit_settings(eval::GenerationSettings& s, Visitor& v) {
 }
 
 template <class Visitor>
+void visit_settings(calibrate::CalibrationSettings& s, Visitor& v) {
+  v.file("text", s.text, "calibrate on");
+  v.choice("join", s.join, {"raw", "wikitext2"});
+  v.integer("sequences", s.sequences, 1, 4096);
+  v.integer("length", s.length, 2, kLongestContext);
+  v.number("memory_gib", s.memory_gib, 0, 65536);
+}
+
+template <class Visitor>
 void visit_settings(EvaluationSettings& settings, Visitor& visitor) {
   std::visit([&](auto& s) { visit_settings(s, visitor); }, settings);
 }
@@ -182,7 +195,7 @@ namespace experiment_detail {
 struct SettingsToJson {
   nlohmann::ordered_json out = nlohmann::ordered_json::object();
 
-  void file(const char* key, std::string& value) { out[key] = value; }
+  void file(const char* key, std::string& value, const char* = "") { out[key] = value; }
   void choice(const char* key, std::string& value, const std::vector<std::string>&) {
     out[key] = value;
   }
@@ -190,6 +203,7 @@ struct SettingsToJson {
   void integer(const char* key, Integer& value, int64_t, int64_t) {
     out[key] = value;
   }
+  void number(const char* key, double& value, double, double) { out[key] = value; }
   void numbers(const char* key, std::vector<double>& value, double, double) { out[key] = value; }
   void regime(const char* key, Regime& value, const std::vector<std::string>&) {
     out[key] = regime_word(value);
@@ -199,7 +213,9 @@ struct SettingsToJson {
 struct SettingsFromJson {
   const nlohmann::ordered_json& in;
 
-  void file(const char* key, std::string& value) { value = in.at(key).get<std::string>(); }
+  void file(const char* key, std::string& value, const char* = "") {
+    value = in.at(key).get<std::string>();
+  }
   void choice(const char* key, std::string& value, const std::vector<std::string>&) {
     value = in.at(key).get<std::string>();
   }
@@ -207,6 +223,7 @@ struct SettingsFromJson {
   void integer(const char* key, Integer& value, int64_t, int64_t) {
     value = in.at(key).get<Integer>();
   }
+  void number(const char* key, double& value, double, double) { value = in.at(key).get<double>(); }
   void numbers(const char* key, std::vector<double>& value, double, double) {
     value = in.at(key).get<std::vector<double>>();
   }
@@ -220,13 +237,14 @@ struct SettingsFromTable {
   const std::string& where;
   Problems& problems;
 
-  void file(const char* key, std::string& value) {
+  void file(const char* key, std::string& value, const std::string& what_for = "evaluate on") {
     table.string(key, value);
     if (!value.empty()) return;
-    problems.add(usage_error("`" + table.full(key) + "` is missing: the file to evaluate on", where,
-                             std::string(key) + " = \"datasets/embedded/" +
-                                 (std::string(key) == "texts" ? "books.jsonl" : "test.txt") +
-                                 "\""));
+    const char* example = what_for == "calibrate on"    ? "calib.txt"
+                          : std::string(key) == "texts" ? "books.jsonl"
+                                                        : "test.txt";
+    problems.add(usage_error("`" + table.full(key) + "` is missing: the file to " + what_for, where,
+                             std::string(key) + " = \"datasets/embedded/" + example + "\""));
   }
   void choice(const char* key, std::string& value, const std::vector<std::string>& allowed) {
     table.choice(key, value, allowed);
@@ -234,6 +252,9 @@ struct SettingsFromTable {
   template <class Integer>
   void integer(const char* key, Integer& value, int64_t low, int64_t high) {
     table.integer(key, value, low, high);
+  }
+  void number(const char* key, double& value, double low, double high) {
+    table.number(key, value, low, high);
   }
   void numbers(const char* key, std::vector<double>& value, double low, double high) {
     table.numbers(key, value, low, high);
@@ -372,11 +393,23 @@ inline nlohmann::ordered_json settings_to_json(EvaluationSettings settings) {
   visit_settings(settings, writer);
   return writer.out;
 }
+inline nlohmann::ordered_json settings_to_json(calibrate::CalibrationSettings settings) {
+  experiment_detail::SettingsToJson writer;
+  visit_settings(settings, writer);
+  return writer.out;
+}
 
 // The reverse, for our own files: throws nlohmann's exceptions when something is missing.
 inline EvaluationSettings settings_from_json(const std::string& kind,
                                              const nlohmann::ordered_json& json) {
   EvaluationSettings settings = make_settings(kind);
+  experiment_detail::SettingsFromJson reader{json};
+  visit_settings(settings, reader);
+  return settings;
+}
+
+inline calibrate::CalibrationSettings calibration_from_json(const nlohmann::ordered_json& json) {
+  calibrate::CalibrationSettings settings;
   experiment_detail::SettingsFromJson reader{json};
   visit_settings(settings, reader);
   return settings;
@@ -464,6 +497,19 @@ inline Experiment read_experiment(const ConfigNode& tree, const std::filesystem:
     problems.add(usage_error("`evaluations` is missing: what to measure", file.string(),
                              "[[evaluations]] with kind = \"perplexity\", \"passkey\" or "
                              "\"generation\""));
+  }
+
+  if (const ConfigNode* calibration = table.node("calibration")) {
+    if (calibration->kind == ConfigNode::Kind::table) {
+      TableReader calibration_table(*calibration, "calibration", problems);
+      experiment.calibration_where = calibration->where;
+      experiment_detail::SettingsFromTable reader{calibration_table, calibration->where, problems};
+      visit_settings(experiment.calibration, reader);
+      calibration_table.finish();
+    } else {
+      table.wrong_type("calibration", *calibration, "table",
+                       "{ text = \"datasets/embedded/calib.txt\" }");
+    }
   }
 
   if (const ConfigNode* limits = table.node("limits")) {

@@ -46,6 +46,12 @@ struct GridEvaluation {
   std::string data_sha256;
 };
 
+// What methods may calibrate on.
+struct GridCalibration {
+  calibrate::CalibrationSettings settings;  // the file name as the user wrote it
+  std::string file, sha256;                 // where it was found
+};
+
 struct Cell {
   size_t model = 0, method = 0, evaluation = 0;  // positions in the grid
   std::string id;                                // 16 hex digits
@@ -56,6 +62,7 @@ struct ExperimentGrid {
   std::vector<GridModel> models;
   std::vector<GridMethod> methods;
   std::vector<GridEvaluation> evaluations;
+  std::optional<GridCalibration> calibration;
   std::vector<Cell> cells;
 };
 
@@ -236,6 +243,18 @@ inline std::vector<GridEvaluation> resolve_evaluations(
   return evaluations;
 }
 
+inline std::optional<GridCalibration> resolve_calibration(
+    const Experiment& experiment, const std::vector<std::filesystem::path>& bases,
+    Problems& problems) {
+  if (experiment.calibration_where.empty()) return {};
+  GridCalibration out{experiment.calibration, "", ""};
+  problems.collect([&] {
+    out.file = find_data_file(out.settings.text, bases, experiment.calibration_where).string();
+    out.sha256 = sha256_file(out.file);
+  });
+  return out;
+}
+
 // An evaluation must fit into the context that a model was made for.
 inline void check_contexts(const ExperimentGrid& grid, const Experiment& experiment,
                            Problems& problems) {
@@ -257,10 +276,12 @@ inline void check_contexts(const ExperimentGrid& grid, const Experiment& experim
 }
 
 // Everything that decides the result of a cell. Names and paths do not: a renamed folder with the
-// same content is the same model.
-inline nlohmann::ordered_json cell_identity(const GridModel& model, const GridMethod& method,
-                                            const GridEvaluation& evaluation, uint64_t seed,
-                                            const std::string& version, const std::string& device) {
+// same content is the same model. Whether a method calibrates only its instance knows, so the
+// calibration counts for all but the lossless ones.
+inline nlohmann::ordered_json cell_identity(
+    const GridModel& model, const GridMethod& method, const GridEvaluation& evaluation,
+    uint64_t seed, const std::string& version, const std::string& device,
+    const std::optional<GridCalibration>& calibration = {}) {
   nlohmann::ordered_json parts = nlohmann::ordered_json::array();
   for (const Record::Part& part : method.record.parts) {
     parts.push_back({{"plugin_sha256", part.plugin_sha256},
@@ -271,14 +292,20 @@ inline nlohmann::ordered_json cell_identity(const GridModel& model, const GridMe
   for (const char* path : {"text", "texts"}) {
     if (settings.contains(path)) settings[path] = evaluation.data_sha256;
   }
-  return {{"host", version},
-          {"abi", std::to_string(PTQ_ABI_MAJOR) + "." + std::to_string(PTQ_ABI_MINOR)},
-          {"model", model.record.fingerprint},
-          {"compute", compute_word(model.compute)},
-          {"parts", parts},
-          {"evaluation", {{"kind", evaluation.kind}, {"settings", settings}}},
-          {"seed", seed},
-          {"device", device}};
+  nlohmann::ordered_json identity = {
+      {"host", version},
+      {"abi", std::to_string(PTQ_ABI_MAJOR) + "." + std::to_string(PTQ_ABI_MINOR)},
+      {"model", model.record.fingerprint},
+      {"compute", compute_word(model.compute)},
+      {"parts", parts},
+      {"evaluation", {{"kind", evaluation.kind}, {"settings", settings}}},
+      {"seed", seed},
+      {"device", device}};
+  if (calibration && !method.record.lossless) {
+    identity["calibration"] = settings_to_json(calibration->settings);
+    identity["calibration"]["text"] = calibration->sha256;
+  }
+  return identity;
 }
 
 // Fills grid.cells, models outermost, evaluations innermost.
@@ -292,7 +319,8 @@ inline void expand_cells(ExperimentGrid& grid, uint64_t seed, const std::string&
         const GridMethod& method = grid.methods[v];
         const GridEvaluation& evaluation = grid.evaluations[e];
         Cell cell{m, v, e, "", ""};
-        cell.id = cell_id(cell_identity(model, method, evaluation, seed, version, device));
+        cell.id = cell_id(
+            cell_identity(model, method, evaluation, seed, version, device, grid.calibration));
         cell.place = path_word(model.record.name) + "__" + path_word(method.record.label) + "__" +
                      path_word(evaluation.name);
         if (!places.insert(cell.place).second) {

@@ -1,0 +1,57 @@
+// The token sequences that methods calibrate on: pieces of a text at random places.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "ptq/core/error.hpp"
+#include "ptq/core/mt19937.hpp"
+#include "ptq/data/text.hpp"
+#include "ptq/model/tokenizer.hpp"
+
+namespace ptq::calibrate {
+
+// Of an experiment, for every method that asks for calibration.
+struct CalibrationSettings {
+  std::string text;          // a UTF-8 file, not the one that is evaluated on; empty: none
+  std::string join = "raw";  // as for perplexity: "raw", "wikitext2"
+  int64_t sequences = 16;
+  int64_t length = 2048;  // tokens of a sequence; at most what the model allows
+  double memory_gib = 4;  // of what is kept for methods; fewer sequences are used beyond it
+};
+
+// Random pieces of `length` tokens, each to be read from position 0. The places are those that
+// random.randint(0, tokens - length - 1) of Python gives after random.seed(seed), as in
+// IST-DASLab/gptq datautils.py, whose loader the later methods use too: pieces may overlap.
+inline std::vector<std::vector<int32_t>> random_sequences(const std::vector<int32_t>& tokens,
+                                                          int64_t sequences, int64_t length,
+                                                          uint64_t seed) {
+  PythonRandom random(seed);
+  std::vector<std::vector<int32_t>> result;
+  for (int64_t i = 0; i < sequences; ++i) {
+    const auto first = tokens.begin() + random.randint(0, int64_t(tokens.size()) - length - 1);
+    result.emplace_back(first, first + length);
+  }
+  return result;
+}
+
+// `file`: where settings.text was found. `longest`: tokens that the model allows. Errors: a text
+// that cannot be read or is too short.
+inline std::vector<std::vector<int32_t>> read_sequences(const Tokenizer& tokenizer,
+                                                        const std::string& file,
+                                                        const CalibrationSettings& settings,
+                                                        int64_t longest, uint64_t seed) {
+  std::string text = read_utf8_file(file);
+  if (settings.join == "wikitext2") text = join_wikitext2(text);
+  const std::vector<int32_t> tokens = tokenizer.encode(text);
+  const int64_t length = std::min(settings.length, longest), found = int64_t(tokens.size());
+  if (found <= length)
+    throw usage_error("the calibration text is too short: " + std::to_string(found) +
+                          " tokens found, more than " + std::to_string(length) + " needed",
+                      file, "use a longer text or a smaller calibration.length");
+  return random_sequences(tokens, settings.sequences, length, seed);
+}
+
+}  // namespace ptq::calibrate
