@@ -8,8 +8,10 @@
 #include <cstring>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "ptq/core/error.hpp"
@@ -68,12 +70,28 @@ class LockStep {
     return greedy(*subject_.reference, *reference_, id, "reference model", reference_seconds_);
   }
 
+  // A copy of both sides that goes on by itself, its clocks at 0; nothing where the device cannot
+  // copy a sequence.
+  std::optional<LockStep> fork() const {
+    std::unique_ptr<Sequence> sequence = sequence_->fork();
+    std::unique_ptr<Sequence> reference = reference_ ? reference_->fork() : nullptr;
+    if (!sequence || (reference_ && !reference)) return {};
+    return LockStep(subject_, buffer_bytes_, std::move(sequence), std::move(reference));
+  }
+
   Sequence& sequence() { return *sequence_; }
   double seconds() const { return seconds_; }                      // subject's engine alone
   double reference_seconds() const { return reference_seconds_; }  // reference's engine alone
 
  private:
   using Clock = std::chrono::steady_clock;
+
+  LockStep(const Subject& subject, int64_t buffer_bytes, std::unique_ptr<Sequence> sequence,
+           std::unique_ptr<Sequence> reference)
+      : subject_(subject),
+        buffer_bytes_(buffer_bytes),
+        sequence_(std::move(sequence)),
+        reference_(std::move(reference)) {}
 
   int64_t vocab() const { return subject_.engine.config().vocab_size; }
   static double since(Clock::time_point start) {
