@@ -89,6 +89,7 @@ struct GenerationSettings {
   int64_t prompt_tokens = 1500;
   int64_t continuation_tokens = 512;
   Regime regime = Regime::prefill_exact;  // of the prompt; the continuation always streams
+  int64_t batch = 1;                      // texts that are decoded side by side
 };
 
 }  // namespace ptq::eval

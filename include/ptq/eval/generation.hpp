@@ -26,8 +26,8 @@ namespace ptq::eval {
 namespace generation_detail {
 
 inline void check(const GenerationSettings& s) {
-  if (s.samples < 1 || s.prompt_tokens < 1 || s.continuation_tokens < 1) {
-    throw usage_error("samples, prompt_tokens and continuation_tokens must be at least 1",
+  if (s.samples < 1 || s.prompt_tokens < 1 || s.continuation_tokens < 1 || s.batch < 1) {
+    throw usage_error("samples, prompt_tokens, continuation_tokens and batch must be at least 1",
                       "generation");
   }
   if (s.regime == Regime::independent) {
@@ -52,6 +52,18 @@ inline Json quarters_json(const TokenScores (&quarters)[kQuarters], int64_t scor
   return rows;
 }
 
+// One text while it is decoded.
+struct Sample {
+  std::vector<int32_t> tokens;
+  TokenScores quarters[kQuarters];
+  int64_t place = 0;  // of the next score, 0 .. scored - 1
+
+  void add(const LogitRow& method, const LogitRow* reference, int64_t prompt, int64_t scored) {
+    quarters[place * kQuarters / scored].add(method, reference, tokens[size_t(prompt + place)]);
+    ++place;
+  }
+};
+
 }  // namespace generation_detail
 
 // Errors: settings, too few texts, a text that is too short, logits that are not finite.
@@ -71,48 +83,60 @@ inline Outcome generation(Subject& subject, const GenerationSettings& settings,
   CacheBytes cache;
   double prefill_seconds = 0, decode_seconds = 0, reference_seconds = 0;
 
-  for (size_t i = 0; i < texts.size(); ++i) {
-    const std::vector<int32_t> tokens = subject.tokenizer.encode(texts[i].text);
-    require_tokens(tokens, prompt + scored, settings.texts, texts[i].line,
-                   "use smaller `prompt_tokens` or `continuation_tokens`");
-    TokenScores parts[kQuarters];
-    int64_t place = 0;  // of the next score, 0 .. scored - 1
-    const auto score = [&](int64_t, const LogitRow& method, const LogitRow* reference) {
-      const int32_t target = tokens[size_t(prompt + place)];
-      parts[place * kQuarters / scored].add(method, reference, target);
-      ++place;
-    };
-    LockStep run(subject);
-    const auto ids = std::span(tokens);
-    run.forward(ids.first(size_t(prompt)), settings.regime, prompt - 1, score);
-    prefill_seconds += run.seconds();
-    const double before_decode = run.seconds();
-    const CacheReads before = run.sequence().reads();
-    run.forward(ids.subspan(size_t(prompt), size_t(scored - 1)), Regime::streaming, 0, score, 1);
-    decode_seconds += run.seconds() - before_decode;
-    reference_seconds += run.reference_seconds();
-    add_reads(reads, run.sequence().reads(), before);
-    cache = run.sequence().bytes();
+  for (size_t begin = 0; begin < texts.size(); begin += size_t(settings.batch)) {
+    const size_t n = std::min(size_t(settings.batch), texts.size() - begin);
+    std::vector<detail::Sample> samples(n);
+    std::vector<LockStep> runs;
+    std::vector<CacheReads> before;
+    std::vector<std::span<const int32_t>> continuations;
+    for (size_t i = 0; i < n; ++i) {
+      detail::Sample& sample = samples[i];
+      const JsonlText& text = texts[begin + i];
+      sample.tokens = subject.tokenizer.encode(text.text);
+      require_tokens(sample.tokens, prompt + scored, settings.texts, text.line,
+                     "use smaller `prompt_tokens` or `continuation_tokens`");
+      const auto ids = std::span(std::as_const(sample.tokens));
+      runs.emplace_back(subject);
+      runs[i].forward(ids.first(size_t(prompt)), settings.regime, prompt - 1,
+                      [&](int64_t, const LogitRow& method, const LogitRow* reference) {
+                        sample.add(method, reference, prompt, scored);
+                      });
+      prefill_seconds += runs[i].seconds();
+      decode_seconds -= runs[i].seconds();
+      before.push_back(runs[i].sequence().reads());
+      continuations.push_back(ids.subspan(size_t(prompt), size_t(scored - 1)));
+    }
+    LockStep::decode(runs, continuations,
+                     [&](size_t run, const LogitRow& method, const LogitRow* reference) {
+                       samples[run].add(method, reference, prompt, scored);
+                     });
 
-    TokenScores sample;
-    for (int q = 0; q < kQuarters; ++q) {
-      sample.add(parts[q]);
-      quarters[q].add(parts[q]);
+    for (size_t i = 0; i < n; ++i) {
+      decode_seconds += runs[i].seconds();
+      reference_seconds += runs[i].reference_seconds();
+      add_reads(reads, runs[i].sequence().reads(), before[i]);
+      cache = runs[i].sequence().bytes();
+      TokenScores sample;
+      for (int q = 0; q < kQuarters; ++q) {
+        sample.add(samples[i].quarters[q]);
+        quarters[q].add(samples[i].quarters[q]);
+      }
+      all.add(sample);
+      perplexities.push_back(sample.ppl());
+      Json json = {
+          {"sample", begin + i}, {"line", texts[begin + i].line}, {"tokens", sample.count()}};
+      sample.write(json);
+      json["quarters"] = detail::quarters_json(samples[i].quarters, scored);
+      if (subject.reference) {
+        differences.push_back(sample.delta_nll());
+        sample.add_blocks(blocks);
+      }
+      outcome.samples.push_back(std::move(json));
     }
-    all.add(sample);
-    perplexities.push_back(sample.ppl());
-    Json json = {{"sample", i}, {"line", texts[i].line}, {"tokens", sample.count()}};
-    sample.write(json);
-    json["quarters"] = detail::quarters_json(parts, scored);
-    if (subject.reference) {
-      differences.push_back(sample.delta_nll());
-      sample.add_blocks(blocks);
-    }
-    outcome.samples.push_back(std::move(json));
     if (progress) {
       char note[48];
       std::snprintf(note, sizeof note, "ppl %.2f", all.ppl());
-      progress(double(i + 1) / double(texts.size()), note);
+      progress(double(begin + n) / double(texts.size()), note);
     }
   }
 
@@ -123,6 +147,7 @@ inline Outcome generation(Subject& subject, const GenerationSettings& settings,
   m["samples"] = texts.size();
   m["prompt_tokens"] = prompt;
   m["continuation_tokens"] = scored;
+  m["batch"] = settings.batch;
   m["tokens_scored"] = all.count();
   put_number(m, "nll", all.nll());
   put_number(m, "ppl_pooled", all.ppl(), overflow);

@@ -177,6 +177,7 @@ void visit_settings(eval::GenerationSettings& s, Visitor& v) {
   v.integer("prompt_tokens", s.prompt_tokens, 1, kLongestContext);
   v.integer("continuation_tokens", s.continuation_tokens, 1, kLongestContext);
   v.regime("regime", s.regime, {"streaming", "prefill-exact"});
+  v.integer("batch", s.batch, 1, 1024);
 }
 
 template <class Visitor>
