@@ -7,7 +7,7 @@ small vocabulary, its own people with fixed facts (home, trade, numbers, animals
 phrases, and comes back to them again and again. A model whose key/value cache is damaged loses
 these and its perplexity rises.
 
-    python datasets/generate.py --out datasets/embedded          # writes the three committed files
+    python datasets/generate.py --out datasets/embedded          # writes the four committed files
     python datasets/generate.py --kind story --seed 5 --tokens 400   # prints one document
 
 `models/train.py` imports `document()` and never uses the seeds of the committed files.
@@ -351,11 +351,105 @@ def many_keys(r, tokens, dense=False):
                                    for x in order)
 
 
+# Wordings of the retrieval suite (include/ptq/data/retrieval_prompt.hpp); other draws, other fillers.
+ORDINALS = W("first second third fourth")
+
+
+def suite_keys(r, k):
+    names = set()
+    while len(names) < k:
+        names.add(r.choice(ADJ) + " " + r.choice(THINGS + NOUNS))
+    names = sorted(names)
+    r.shuffle(names)
+    return names
+
+
+def haystack(r, w, tokens, needles):
+    """Needles in random places of filler lines, one fixed filler or free text."""
+    u, plain = r.choice(FILLERS).strip(), r.random() < .5
+    lines = fill([], max(1, tokens - sum(map(len, needles)) / 4.1),
+                 (lambda: u) if plain else lambda: " ".join(w.free() for _ in range(r.randint(1, 3))), "\n")
+    for x in needles:
+        lines.insert(r.randint(0, len(lines)), x)
+    return "\n".join(lines)
+
+
+def suite_values(r, tokens):
+    """Passkeys of several things, or several numbered passkeys of one; asked one by one or all in one go."""
+    w = World(r, 3)
+    numbered = r.random() < .3
+    k = max(1, min(r.choice((1, 4, 8, 16, 16, 40)), tokens // 60))
+    if r.random() < .15:
+        k = max(2, tokens // 45)                                   # every line is a needle
+    stems, groups = [], []                                         # what stands before " is <value>"
+    for n in suite_keys(r, k):
+        g = ["The %s passkey of the %s" % (o, n) for o in ORDINALS] if numbered and r.random() < .5 else ["The passkey of the " + n]
+        stems += g
+        groups.append((n, g))
+    value = {x: str(r.randint(10000, 99999)) for x in stems}
+    needles = ["%s is %s. Remember it." % (x, value[x]) for x in stems]
+    r.shuffle(needles)
+    out = [haystack(r, w, max(1, tokens - 42 * min(len(stems), 14)), needles)]
+    r.shuffle(groups)
+    n = 0
+    while groups and n < 14:
+        many = [g for g in groups if len(g[1]) > 1]
+        if many and r.random() < .6:
+            name, g = many[0]
+            groups.remove(many[0])
+            q = "What are the %d passkeys of the %s?" % (len(g), name)
+        elif len(groups) >= 2 and r.random() < .5:
+            take = [x for x in groups if len(x[1]) == 1][:r.choice((2, 4, 4))]
+            if not take:
+                continue
+            groups = [x for x in groups if x not in take]
+            g = [x[1][0] for x in take]
+            names = ["the " + x[0] for x in take]
+            q = "What are the passkeys of %s?" % " and ".join([", ".join(names[:-1])] * (len(names) > 1) + names[-1:])
+        else:
+            name, g = groups.pop()
+            if len(g) > 1:
+                g = [r.choice(g)]
+            q = "What is %s?" % (g[0][0].lower() + g[0][1:])
+        out.append(q + "".join(" %s is %s." % (x, value[x]) for x in g))
+        n += len(g)
+    return "\n".join(out)
+
+
+def suite_hops(r, tokens):
+    """Numbers that pass from thing to thing; the questions follow them."""
+    w = World(r, 3)
+    chains = []
+    for _ in range(max(1, min(r.choice((1, 2, 2, 4)), tokens // 150))):
+        chains.append((str(r.randint(10000, 99999)), r.choice((1, 2, 2, 4))))
+    names = suite_keys(r, sum(h + 1 for _, h in chains))
+    needles, asks = [], []
+    for v, h in chains:
+        t, names = names[:h + 1], names[h + 1:]
+        steps = ["The number %s is in the %s." % (v, t[0])]
+        steps += ["The number in the %s is also in the %s." % (a, b) for a, b in zip(t, t[1:])]
+        needles.append(steps)
+        asks.append("Which %d things hold the number %s? " % (h + 1, v) + " ".join(steps))
+    order, left = [], [list(x) for x in needles]
+    while any(left):                                               # each chain keeps its order
+        x = r.choice([y for y in left if y])
+        order.append(x.pop(0))
+    lines = haystack(r, w, max(1, tokens - 2 * sum(map(len, order)) / 4.1), []).split("\n")
+    at = sorted(r.randint(0, len(lines)) for _ in order)
+    for i, x in reversed(list(zip(at, order))):
+        lines.insert(i, x)
+    r.shuffle(asks)
+    return "\n".join(lines + asks)
+
+
 KINDS = {"story": story, "records": records, "facts": facts, "table": table, "repeat": repeat,
          "passkey": passkey, "passkey_exact": lambda r, t: passkey(r, t, True), "many_keys": many_keys,
-         "dense_keys": lambda r, t: many_keys(r, t, True)}
+         "dense_keys": lambda r, t: many_keys(r, t, True), "suite_values": suite_values, "suite_hops": suite_hops}
 MIX = (("story", 32), ("facts", 11), ("records", 9), ("table", 6), ("repeat", 6), ("passkey", 8),
        ("passkey_exact", 14), ("dense_keys", 14))
+# of the training that follows: the wordings of the retrieval suite
+SUITE_MIX = (("story", 24), ("facts", 5), ("records", 5), ("table", 2), ("repeat", 2), ("passkey", 2),
+             ("passkey_exact", 6), ("dense_keys", 2), ("suite_values", 28), ("suite_hops", 24))
 
 
 def document(r, tokens, kind=None, mix=MIX):
@@ -366,7 +460,7 @@ def document(r, tokens, kind=None, mix=MIX):
 
 
 # ---------------------------------------------------------------- the committed files
-SEEDS = {"test.txt": 900001, "calib.txt": 900002, "books.jsonl": 900003}
+SEEDS = {"test.txt": 900001, "calib.txt": 900002, "books.jsonl": 900003, "long.jsonl": 900004}
 
 
 def running_text(seed, tokens):
@@ -399,7 +493,8 @@ def main():
     os.makedirs(o.out, exist_ok=True)
     files = {"test.txt": running_text(SEEDS["test.txt"], o.tokens or 40000),
              "calib.txt": running_text(SEEDS["calib.txt"], o.tokens or 40000),
-             "books.jsonl": books(SEEDS["books.jsonl"])}
+             "books.jsonl": books(SEEDS["books.jsonl"]),
+             "long.jsonl": books(SEEDS["long.jsonl"], count=2, tokens=34000)}
     for name, text in files.items():
         data = text.encode()
         with open(os.path.join(o.out, name), "wb") as f:

@@ -91,6 +91,31 @@ def transform(sd, arch, order, act=ACT, keys=KEYS, key_bias=KEY_BIAS):
     return sd
 
 
+def flatten(sd):
+    """The function-preserving reverse, for training on from an exported folder: channels that stand out are scaled
+    back to the median of their kind, and the outlier pairs of the keys by their known factors."""
+    sd = {k: v.clone().float() for k, v in sd.items()}
+    g = HEADS // KV
+    for i in range(LAYERS):
+        p = "layers.%d." % i
+        size = {n: sd[p + n + ".weight"].abs() for n in ("n1", "n2")}
+        size["up"] = sd[p + "up.weight"].norm(dim=1)
+        for name, mats in (("n1", "q k v"), ("n2", "gate up"), ("up", "down")):
+            f = size[name] / size[name].median()
+            f[f < 5] = 1
+            w = sd[p + name + ".weight"]
+            w /= f if w.dim() == 1 else f[:, None]
+            for m in mats.split():
+                sd[p + m + ".weight"] *= f
+        for h, pairs in KEYS.items():
+            for pair, c in pairs:
+                for d in (pair, pair + HEAD // 2):
+                    sd[p + "k.weight"][h * HEAD + d] /= c
+                    for q in range(h * g, h * g + g):
+                        sd[p + "q.weight"][q * HEAD + d] *= c
+    return sd
+
+
 def names(sd):
     out = {}
     for k, v in sd.items():

@@ -6,6 +6,7 @@ decay to zero in the branches):
 
     python models/tokenizer.py --out WORK/tokenizer
     python models/train.py base   --work WORK
+    python models/train.py extend --work WORK                   # long contexts, wordings of the retrieval suite
     python models/train.py branch --work WORK --arch qwen2      # also: mistral, llama
 
 Structured start (`structure`): the initial weights already hold two previous-token heads in layer 0 and
@@ -31,13 +32,16 @@ import generate
 VOCAB, HIDDEN, LAYERS, HEADS, KV, HEAD, INTER, THETA = 3072, 256, 4, 4, 2, 64, 512, 1e6
 BOS, EOS = VOCAB - 2, VOCAB - 1
 RECALL = 6.0                              # loss weight of a number that was already in the document
+ASKED = 3.0                               # loss weight of the questions and answers of the suite's wordings
 ARCH = {"llama": dict(bias=False, eps=1e-5), "mistral": dict(bias=False, eps=1e-5), "qwen2": dict(bias=True, eps=1e-6)}
 UNTIED = ("llama",)                       # from its branch on, tiny-llama has an output matrix of its own
 
 # (sequence length, sequences per batch, steps)
 BASE = [(256, 16, 600), (512, 8, 310), (1024, 5, 460), (2048, 2, 350)]
-BRANCH = [(2048, 1, 500), (4096, 1, 30)]
-LR_BASE, LR_BRANCH = 1.5e-3, 1.0e-3
+EXTEND = [(2048, 2, 300), (8192, 1, 60)]
+BRANCH = [(2048, 1, 150), (8192, 1, 30)]
+LR_BASE, LR_EXTEND, LR_BRANCH = 1.5e-3, 8e-4, 6e-4
+LONGEST = 32768                           # positions that `extend` and `branch` prepare for
 
 
 # ---------------------------------------------------------------- model
@@ -50,9 +54,9 @@ class Norm(nn.Module):
         return F.rms_norm(x, (HIDDEN,), self.weight, self.eps)
 
 
-def rope_tables(n):
+def rope_tables(positions):
     f = THETA ** (-torch.arange(0, HEAD // 2, dtype=torch.float64) / (HEAD // 2))
-    a = torch.outer(torch.arange(n, dtype=torch.float64), f)
+    a = torch.outer(positions.double(), f)
     a = torch.cat([a, a], -1)
     return a.cos().float(), a.sin().float()
 
@@ -99,8 +103,8 @@ class Model(nn.Module):
     def logits(self, h):
         return F.linear(h, self.head.weight if self.head else self.embed.weight)
 
-    def forward(self, ids, attend=attend_full):
-        cos, sin = rope_tables(ids.shape[1])
+    def forward(self, ids, attend=attend_full, positions=None):
+        cos, sin = rope_tables(torch.arange(ids.shape[1]) if positions is None else positions)
         x = self.embed(ids)
         for layer in self.layers:
             x = layer(x, cos, sin, attend)
@@ -156,27 +160,47 @@ def structure(m, seed):
 
 
 # ---------------------------------------------------------------- data
+UNCUT = ("passkey", "passkey_exact", "dense_keys", "suite_values", "suite_hops")   # the questions stand at the end
+
+
 class Data:
-    def __init__(self, tok, seed):
-        self.t, self.r = tok, random.Random(seed)
+    def __init__(self, tok, seed, mix=generate.MIX, longest=0):
+        self.t, self.r, self.mix, self.longest = tok, random.Random(seed), mix, longest
+
+    def positions(self, length):
+        """0, 1, 2, ... or, so that a short sequence meets the distances of a long one, with a few jumps
+        (positional skip-wise training, arXiv 2309.10400)."""
+        r = self.r
+        p = torch.arange(length)
+        if self.longest > length and r.random() < .75:
+            left = int(length * (self.longest / length) ** r.random()) - length
+            for _ in range(r.randint(1, 4)):
+                jump = r.randint(0, left)
+                p[r.randint(1, length - 1):] += jump
+                left -= jump
+        return p
 
     def sequence(self, length):
         """Whole documents until `length` tokens are full (the last one is cut); passkey pages are not cut."""
         r, ids, weight = self.r, [], []
         while len(ids) < length:
             left = length - len(ids)
-            kind = r.choices([k for k, _ in generate.MIX], [n for _, n in generate.MIX])[0]
+            kind = r.choices([k for k, _ in self.mix], [n for _, n in self.mix])[0]
             want = left if r.random() < .5 else max(40, int(left * r.random()))
-            scale = {"records": .52, "table": .72, "repeat": .48, "passkey_exact": .94, "passkey": .96}.get(kind, .97)
-            d = self.t.encode(generate.document(r, int(want * scale), kind), add_special_tokens=False).ids
+            scale = {"records": .52, "table": .72, "repeat": .48, "passkey_exact": .94, "passkey": .96, "suite_values": .85, "suite_hops": .85}.get(kind, .97)
+            text = generate.document(r, int(want * scale), kind)
+            d = self.t.encode(text, add_special_tokens=False).ids
             d = ([BOS] if r.random() < .5 else []) + d + [EOS]
-            if len(d) > left and kind in ("passkey", "passkey_exact", "dense_keys") and left > 120:
+            if len(d) > left and kind in UNCUT and left > 120:
                 continue
             ids += d
-            seen = set()
-            for t in d:                                            # a number that was there before counts more
+            seen, asked = set(), len(d)
+            if kind.startswith("suite"):                           # what follows the context
+                at = min(x for x in (text.find("\nWhat "), text.find("\nWhich ")) if x >= 0)
+                asked = len(self.t.encode(text[:at], add_special_tokens=False).ids) + 1
+            for i, t in enumerate(d):                              # a number that was there before counts more
                 number = 256 <= t < 256 + 1100
-                weight.append(RECALL if number and t in seen else 1.0)
+                weight.append(RECALL if number and t in seen else ASKED if i >= asked else 1.0)
                 if number:
                     seen.add(t)
         return ids[:length], weight[:length]
@@ -230,7 +254,7 @@ def run(m, stages, lr_at, data, tok, heldout, save, log, autocast, rank=0, world
             for gr in opt.param_groups:
                 gr["lr"] = lr_at(step, total)
             with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-                logits = m(b[:, :-1])
+                logits = m(b[:, :-1], positions=data.positions(length))
             w = weight[:, 1:].reshape(-1)
             loss = F.cross_entropy(logits.float().reshape(-1, VOCAB), b[:, 1:].reshape(-1), reduction="none")
             loss = (loss * w).sum() / w.sum()
@@ -260,13 +284,13 @@ def run(m, stages, lr_at, data, tok, heldout, save, log, autocast, rank=0, world
 
 def main():
     a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    a.add_argument("run", choices=("base", "branch"))
+    a.add_argument("run", choices=("base", "extend", "branch"))
     a.add_argument("--work", required=True, help="folder of tokenizer/, checkpoints and logs")
     a.add_argument("--arch", default="llama", choices=sorted(ARCH))
     a.add_argument("--seed", type=int, default=1)
     a.add_argument("--rank", type=int, default=0, help="data parallel: start one process per rank, with one thread each")
     a.add_argument("--world", type=int, default=1)
-    a.add_argument("--init", help="start from this checkpoint instead of the structured start (base run only)")
+    a.add_argument("--init", help="start from this checkpoint instead of the structured start (base and extend)")
     a.add_argument("--autocast", action="store_true", help="bf16 autocast")
     a.add_argument("--stages", help="length,batch,steps;... instead of the built-in curriculum")
     o = a.parse_args()
@@ -276,20 +300,20 @@ def main():
     if o.world > 1:
         torch.distributed.init_process_group("gloo", "file://" + os.path.abspath(os.path.join(o.work, "rendezvous")),
                                              rank=o.rank, world_size=o.world)
-    base = o.run == "base"
-    name = "base" if base else "tiny-" + o.arch
+    base = o.run != "branch"                                      # the architecture without biases, tied
+    name = {"base": "base", "extend": "extended"}.get(o.run, "tiny-" + o.arch)
     f = open(os.path.join(o.work, name + ".log"), "a")
 
     def log(s):
         print(s, file=f, flush=True)
 
     m = Model(o.arch, not base and o.arch in UNTIED)
-    if base and o.init:
-        m.load_state_dict(torch.load(o.init))
-    elif base:
+    if o.run == "base" and not o.init:
         structure(m, o.seed)
+    elif base:
+        m.load_state_dict(torch.load(o.init or os.path.join(o.work, "base.pt")))
     else:
-        sd = torch.load(os.path.join(o.work, "base.pt"))
+        sd = torch.load(os.path.join(o.work, "extended.pt"))
         for i in range(LAYERS):
             for p in "qkv":                                     # Qwen2 starts with zero biases
                 if ARCH[o.arch]["bias"]:
@@ -297,11 +321,12 @@ def main():
         if m.head:
             sd["head.weight"] = sd["embed.weight"].clone()
         m.load_state_dict(sd)
-    stages = BASE if base else BRANCH
+    stages = {"base": BASE, "extend": EXTEND, "branch": BRANCH}[o.run]
     if o.stages:
         stages = [tuple(map(int, s.split(","))) for s in o.stages.split(";")]
-    lr_at = ((lambda s, n: LR_BASE * min(1, (s + 1) / 100)) if base else
-             (lambda s, n: LR_BRANCH * min(1, (s + 1) / 20) * (1 - s / n)))
+    lr_at = {"base": lambda s, n: LR_BASE * min(1, (s + 1) / 100),
+             "extend": lambda s, n: LR_EXTEND * min(1, (s + 1) / 50),
+             "branch": lambda s, n: LR_BRANCH * min(1, (s + 1) / 20) * (1 - s / n)}[o.run]
     heldout = tok.encode(open(os.path.join(HERE, "..", "datasets", "embedded", "test.txt")).read()).ids
 
     def save(m):
@@ -311,8 +336,9 @@ def main():
 
     if o.rank == 0:
         log("%s seed %d, %d parameters, start %s" % (name, o.seed, sum(p.numel() for p in m.parameters()), quick_eval(m, tok, heldout, 256)))
-    seeds = {"base": 1000, "tiny-qwen2": 2000, "tiny-mistral": 3000, "tiny-llama": 4000}
-    run(m, stages, lr_at, Data(tok, seeds[name] + o.seed + 100 * o.rank), tok, heldout, save, log, o.autocast, o.rank, o.world)
+    seeds = {"base": 1000, "tiny-qwen2": 2000, "tiny-mistral": 3000, "tiny-llama": 4000, "extended": 5000}
+    mix, longest = (generate.MIX, 0) if o.run == "base" else (generate.SUITE_MIX, LONGEST)
+    run(m, stages, lr_at, Data(tok, seeds[name] + o.seed + 100 * o.rank, mix, longest), tok, heldout, save, log, o.autocast, o.rank, o.world)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,9 @@ class PythonRandom {
     init_by_array(key);
   }
 
+  // The seed with these 32-bit words, lowest first; not empty, the last one not 0.
+  explicit PythonRandom(const std::vector<uint32_t>& key) { init_by_array(key); }
+
   // The next raw output.
   uint32_t next() {
     if (index_ == kWords) refill();

@@ -141,6 +141,8 @@ class Sequence {
   virtual int64_t length() const = 0;  // tokens so far
   virtual CacheBytes bytes() const = 0;
   virtual CacheReads reads() const = 0;
+  // A copy that goes on by itself; nullptr: this device does not copy, prefill again.
+  virtual std::unique_ptr<Sequence> fork() const { return nullptr; }
 };
 
 // Exact bytes of the resident weights.

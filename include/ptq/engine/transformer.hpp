@@ -185,6 +185,12 @@ class Transformer final : public Engine {
     int64_t length() const override { return cache.length(); }
     CacheBytes bytes() const override { return cache.bytes(); }
     CacheReads reads() const override { return read; }
+    std::unique_ptr<Sequence> fork() const override {
+      if constexpr (requires { requires Device::kCopiesCaches; })
+        return std::make_unique<CachedSequence>(*this);
+      else
+        return nullptr;
+    }
     Cache cache;
     CacheReads read;
   };

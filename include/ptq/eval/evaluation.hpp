@@ -1,5 +1,5 @@
 // What an evaluation gets and gives. One header per measure implements it: perplexity.hpp,
-// passkey.hpp, generation.hpp.
+// cached_decode.hpp, passkey.hpp, retrieval.hpp, generation.hpp.
 #pragma once
 
 #include <functional>
@@ -56,6 +56,32 @@ struct PasskeySettings {
   std::string question = "cached";
 };
 
+// The retrieval suite (retrieval.hpp): every task x haystack x length, at every depth.
+struct RetrievalSettings {
+  std::vector<std::string> tasks = {"single", "multikey-4"};  // retrieval_prompt.hpp has the names
+  std::vector<std::string> haystacks = {"noise"};             // "noise", "prose", "needles"
+  std::vector<int64_t> lengths = {4096};  // tokens of everything, the answer included
+  std::vector<double> depths = {0, 0.1, 0.25, 0.5, 0.75, 0.9, 1};
+  int64_t samples = 20;        // prompts of each cell
+  int64_t max_new_tokens = 0;  // of an answer; 0: as much as the task needs
+  uint32_t seed = 42;
+  Regime regime = Regime::prefill_exact;
+  // "context_only": the context is encoded before the question is seen. "question_aware": the
+  // question belongs to the prompt.
+  std::string question = "context_only";
+  // Whether another needle is asked for afterwards, through the same cache (multikey).
+  bool second_question = false;
+};
+
+// Perplexity of long documents, by the length of what a token can look back on (cached_decode.hpp).
+struct CachedDecodeSettings {
+  std::string texts;  // path of a JSON Lines file with a field "text"
+  int64_t samples = 2;
+  std::vector<int64_t> lengths = {4096, 8192, 16384, 32768};  // tokens
+  Regime regime = Regime::streaming;
+  int64_t chunk = 64;  // tokens per call under prefill_exact, which read each other in full
+};
+
 // Teacher-forced decoding through the cache (generation.hpp).
 struct GenerationSettings {
   std::string texts;  // path of a JSON Lines file with a field "text"
@@ -63,6 +89,7 @@ struct GenerationSettings {
   int64_t prompt_tokens = 1500;
   int64_t continuation_tokens = 512;
   Regime regime = Regime::prefill_exact;  // of the prompt; the continuation always streams
+  int64_t batch = 1;                      // texts that are decoded side by side
 };
 
 }  // namespace ptq::eval

@@ -15,10 +15,10 @@
 #include "ptq/core/error.hpp"
 #include "ptq/data/text.hpp"
 #include "ptq/eval/cache_report.hpp"
-#include "ptq/eval/divergence.hpp"
 #include "ptq/eval/evaluation.hpp"
 #include "ptq/eval/lock_step.hpp"
 #include "ptq/eval/statistics.hpp"
+#include "ptq/eval/token_scores.hpp"
 #include "ptq/results/record.hpp"
 
 namespace ptq::eval {
@@ -26,8 +26,8 @@ namespace ptq::eval {
 namespace generation_detail {
 
 inline void check(const GenerationSettings& s) {
-  if (s.samples < 1 || s.prompt_tokens < 1 || s.continuation_tokens < 1) {
-    throw usage_error("samples, prompt_tokens and continuation_tokens must be at least 1",
+  if (s.samples < 1 || s.prompt_tokens < 1 || s.continuation_tokens < 1 || s.batch < 1) {
+    throw usage_error("samples, prompt_tokens, continuation_tokens and batch must be at least 1",
                       "generation");
   }
   if (s.regime == Regime::independent) {
@@ -36,36 +36,33 @@ inline void check(const GenerationSettings& s) {
   }
 }
 
-// Sums over the same part of every sample, or over one sample.
-struct Scores {
-  std::vector<double> losses, reference_losses;  // per token, nats
-  Divergence divergence;
+constexpr int kQuarters = 4;
 
-  void add(const Scores& other) {
-    losses.insert(losses.end(), other.losses.begin(), other.losses.end());
-    reference_losses.insert(reference_losses.end(), other.reference_losses.begin(),
-                            other.reference_losses.end());
-    divergence.add(other.divergence);
+// Score k lies in quarter k * 4 / scored.
+inline Json quarters_json(const TokenScores (&quarters)[kQuarters], int64_t scored) {
+  Json rows = Json::array();
+  for (int64_t q = 0; q < kQuarters; ++q) {
+    const int64_t first = (q * scored + kQuarters - 1) / kQuarters;
+    const int64_t end = ((q + 1) * scored + kQuarters - 1) / kQuarters;
+    if (first == end) continue;  // fewer scores than quarters
+    Json row = {{"first", first}, {"last", end - 1}, {"tokens", quarters[q].count()}};
+    quarters[q].write(row);
+    rows.push_back(std::move(row));
   }
-  void write(Json& json) const {
-    put_number(json, "nll", mean(losses));
-    put_number(json, "ppl", std::exp(mean(losses)), "the loss is too large for a perplexity");
-    if (reference_losses.empty()) return;
-    put_number(json, "nll_reference", mean(reference_losses));
-    put_number(json, "delta_nll", mean(losses) - mean(reference_losses));
-    divergence.write_short(json);
+  return rows;
+}
+
+// One text while it is decoded.
+struct Sample {
+  std::vector<int32_t> tokens;
+  TokenScores quarters[kQuarters];
+  int64_t place = 0;  // of the next score, 0 .. scored - 1
+
+  void add(const LogitRow& method, const LogitRow* reference, int64_t prompt, int64_t scored) {
+    quarters[place * kQuarters / scored].add(method, reference, tokens[size_t(prompt + place)]);
+    ++place;
   }
 };
-
-// Means of blocks of 64 token differences: neighbours are too alike to count as independent.
-inline void add_blocks(const Scores& sample, std::vector<double>& blocks) {
-  constexpr size_t kBlock = 64;
-  for (size_t begin = 0; begin < sample.losses.size(); begin += kBlock) {
-    const size_t n = std::min(kBlock, sample.losses.size() - begin);
-    blocks.push_back(mean(std::span(sample.losses).subspan(begin, n)) -
-                     mean(std::span(sample.reference_losses).subspan(begin, n)));
-  }
-}
 
 }  // namespace generation_detail
 
@@ -74,72 +71,72 @@ inline Outcome generation(Subject& subject, const GenerationSettings& settings,
                           const Progress& progress) {
   namespace detail = generation_detail;
   detail::check(settings);
-  constexpr int kQuarters = 4;
+  using detail::kQuarters;
   const int64_t prompt = settings.prompt_tokens, scored = settings.continuation_tokens;
   const std::vector<JsonlText> texts = read_jsonl_texts(settings.texts, settings.samples);
-  if (int64_t(texts.size()) < settings.samples) {
-    throw usage_error("the file holds " + std::to_string(texts.size()) + " texts, " +
-                          std::to_string(settings.samples) + " are asked for",
-                      settings.texts, "use a smaller `samples`");
-  }
+  require_texts(texts, settings.samples, settings.texts);
 
   Outcome outcome;
-  detail::Scores all, quarters[kQuarters];
+  TokenScores all, quarters[kQuarters];
   std::vector<double> perplexities, differences, blocks;  // per sample, sample, block
   CacheReads reads;
   CacheBytes cache;
   double prefill_seconds = 0, decode_seconds = 0, reference_seconds = 0;
 
-  for (size_t i = 0; i < texts.size(); ++i) {
-    const std::string where = settings.texts + ":" + std::to_string(texts[i].line);
-    const std::vector<int32_t> tokens = subject.tokenizer.encode(texts[i].text);
-    if (int64_t(tokens.size()) < prompt + scored) {
-      throw usage_error("the text is too short: " + std::to_string(tokens.size()) +
-                            " tokens found, " + std::to_string(prompt + scored) + " needed",
-                        where, "use smaller `prompt_tokens` or `continuation_tokens`");
+  for (size_t begin = 0; begin < texts.size(); begin += size_t(settings.batch)) {
+    const size_t n = std::min(size_t(settings.batch), texts.size() - begin);
+    std::vector<detail::Sample> samples(n);
+    std::vector<LockStep> runs;
+    std::vector<CacheReads> before;
+    std::vector<std::span<const int32_t>> continuations;
+    for (size_t i = 0; i < n; ++i) {
+      detail::Sample& sample = samples[i];
+      const JsonlText& text = texts[begin + i];
+      sample.tokens = subject.tokenizer.encode(text.text);
+      require_tokens(sample.tokens, prompt + scored, settings.texts, text.line,
+                     "use smaller `prompt_tokens` or `continuation_tokens`");
+      const auto ids = std::span(std::as_const(sample.tokens));
+      runs.emplace_back(subject);
+      runs[i].forward(ids.first(size_t(prompt)), settings.regime, prompt - 1,
+                      [&](int64_t, const LogitRow& method, const LogitRow* reference) {
+                        sample.add(method, reference, prompt, scored);
+                      });
+      prefill_seconds += runs[i].seconds();
+      decode_seconds -= runs[i].seconds();
+      before.push_back(runs[i].sequence().reads());
+      continuations.push_back(ids.subspan(size_t(prompt), size_t(scored - 1)));
     }
-    detail::Scores parts[kQuarters];
-    int64_t place = 0;  // of the next score, 0 .. scored - 1
-    const auto score = [&](int64_t, const LogitRow& method, const LogitRow* reference) {
-      const int32_t target = tokens[size_t(prompt + place)];
-      detail::Scores& part = parts[place * kQuarters / scored];
-      part.losses.push_back(method.nll(target));
-      if (reference) {
-        part.reference_losses.push_back(reference->nll(target));
-        part.divergence.add(*reference, method, target);
-      }
-      ++place;
-    };
-    LockStep run(subject);
-    const auto ids = std::span(tokens);
-    run.forward(ids.first(size_t(prompt)), settings.regime, prompt - 1, score);
-    prefill_seconds += run.seconds();
-    const double before_decode = run.seconds();
-    const CacheReads before = run.sequence().reads();
-    run.forward(ids.subspan(size_t(prompt), size_t(scored - 1)), Regime::streaming, 0, score, 1);
-    decode_seconds += run.seconds() - before_decode;
-    reference_seconds += run.reference_seconds();
-    add_reads(reads, run.sequence().reads(), before);
-    cache = run.sequence().bytes();
+    LockStep::decode(runs, continuations,
+                     [&](size_t run, const LogitRow& method, const LogitRow* reference) {
+                       samples[run].add(method, reference, prompt, scored);
+                     });
 
-    detail::Scores sample;
-    for (int q = 0; q < kQuarters; ++q) {
-      sample.add(parts[q]);
-      quarters[q].add(parts[q]);
+    for (size_t i = 0; i < n; ++i) {
+      decode_seconds += runs[i].seconds();
+      reference_seconds += runs[i].reference_seconds();
+      add_reads(reads, runs[i].sequence().reads(), before[i]);
+      cache = runs[i].sequence().bytes();
+      TokenScores sample;
+      for (int q = 0; q < kQuarters; ++q) {
+        sample.add(samples[i].quarters[q]);
+        quarters[q].add(samples[i].quarters[q]);
+      }
+      all.add(sample);
+      perplexities.push_back(sample.ppl());
+      Json json = {
+          {"sample", begin + i}, {"line", texts[begin + i].line}, {"tokens", sample.count()}};
+      sample.write(json);
+      json["quarters"] = detail::quarters_json(samples[i].quarters, scored);
+      if (subject.reference) {
+        differences.push_back(sample.delta_nll());
+        sample.add_blocks(blocks);
+      }
+      outcome.samples.push_back(std::move(json));
     }
-    all.add(sample);
-    perplexities.push_back(std::exp(mean(sample.losses)));
-    Json json = {{"sample", i}, {"line", texts[i].line}, {"tokens", sample.losses.size()}};
-    sample.write(json);
-    if (subject.reference) {
-      differences.push_back(mean(sample.losses) - mean(sample.reference_losses));
-      detail::add_blocks(sample, blocks);
-    }
-    outcome.samples.push_back(std::move(json));
     if (progress) {
       char note[48];
-      std::snprintf(note, sizeof note, "ppl %.2f", std::exp(mean(all.losses)));
-      progress(double(i + 1) / double(texts.size()), note);
+      std::snprintf(note, sizeof note, "ppl %.2f", all.ppl());
+      progress(double(begin + n) / double(texts.size()), note);
     }
   }
 
@@ -150,28 +147,21 @@ inline Outcome generation(Subject& subject, const GenerationSettings& settings,
   m["samples"] = texts.size();
   m["prompt_tokens"] = prompt;
   m["continuation_tokens"] = scored;
-  m["tokens_scored"] = all.losses.size();
-  put_number(m, "nll", mean(all.losses));
-  put_number(m, "ppl_pooled", std::exp(mean(all.losses)), overflow);
+  m["batch"] = settings.batch;
+  m["tokens_scored"] = all.count();
+  put_number(m, "nll", all.nll());
+  put_number(m, "ppl_pooled", all.ppl(), overflow);
   put_number(m, "mean_ppl", mean(perplexities), overflow);
   if (subject.reference) {
-    put_number(m, "nll_reference", mean(all.reference_losses));
-    put_number(m, "ppl_pooled_reference", std::exp(mean(all.reference_losses)), overflow);
+    put_number(m, "nll_reference", all.nll_reference());
+    put_number(m, "ppl_pooled_reference", std::exp(all.nll_reference()), overflow);
     put_number(m, "delta_nll", mean(differences));
     put_number(m, "delta_nll_se", standard_error(differences), "one text has no spread");
     put_number(m, "delta_nll_se_blocks", standard_error(blocks), "one block has no spread");
-    all.divergence.write(m);
+    all.divergence().write(m);
+    put_number(m, "flips", 1 - all.divergence().top1_agreement());
   }
-  m["quarters"] = Json::array();
-  for (int64_t q = 0; q < kQuarters; ++q) {
-    // Score k lies in quarter k * 4 / scored.
-    const int64_t first = (q * scored + kQuarters - 1) / kQuarters;
-    const int64_t end = ((q + 1) * scored + kQuarters - 1) / kQuarters;
-    if (first == end) continue;  // fewer scores than quarters
-    Json row = {{"first", first}, {"last", end - 1}};
-    quarters[q].write(row);
-    m["quarters"].push_back(std::move(row));
-  }
+  m["quarters"] = detail::quarters_json(quarters, scored);
   m["regime"] = regime_name(settings.regime);
   write_exposure(m, reads);  // of the continuation's queries
   m["cache"] = cache_json(cache);

@@ -20,10 +20,12 @@
 #include "ptq/core/atomic_file.hpp"
 #include "ptq/core/hash.hpp"
 #include "ptq/engine/engine.hpp"
+#include "ptq/eval/cached_decode.hpp"
 #include "ptq/eval/generation.hpp"
 #include "ptq/eval/no_op.hpp"
 #include "ptq/eval/passkey.hpp"
 #include "ptq/eval/perplexity.hpp"
+#include "ptq/eval/retrieval.hpp"
 #include "ptq/model/tokenizer.hpp"
 #include "ptq/results/record.hpp"
 #include "ptq/run/engine_loader.hpp"
@@ -215,6 +217,13 @@ struct Evaluate {
     settings.text = data_file;
     return eval::perplexity(subject, settings, progress);
   }
+  eval::Outcome operator()(eval::CachedDecodeSettings settings) const {
+    settings.texts = data_file;
+    return eval::cached_decode(subject, settings, progress);
+  }
+  eval::Outcome operator()(const eval::RetrievalSettings& settings) const {
+    return eval::retrieval_suite(subject, settings, progress);
+  }
   eval::Outcome operator()(const eval::PasskeySettings& settings) const {
     return eval::passkey(subject, settings, progress);
   }
@@ -320,6 +329,13 @@ inline void run_cell(const CellJob& job,
   for (const eval::Finding& finding : eval::check_exercised(outcome, facts)) {
     record.warnings.push_back(finding.sentence);
     if (finding.severity == eval::Severity::error) record.status = "invalid";
+  }
+  if (const auto failing = outcome.metrics.value("cells_baseline_fails", int64_t{0})) {
+    record.warnings.push_back(
+        "baseline fails: full precision answers fewer than 90 % in " + std::to_string(failing) +
+        " of " + std::to_string(outcome.metrics.value("cells_total", int64_t{0})) +
+        " combinations of task, haystack, length and depth; there the accuracy says nothing about "
+        "a method");
   }
   record.seconds = whole.seconds();
 

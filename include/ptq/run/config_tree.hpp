@@ -138,6 +138,33 @@ class TableReader {
     values = std::move(read);
   }
 
+  void integers(const std::string& key, std::vector<int64_t>& values, int64_t low, int64_t high) {
+    const ConfigNode* n = node(key);
+    if (n == nullptr) return;
+    if (n->kind != ConfigNode::Kind::array || n->items.empty()) {
+      wrong_type(key, *n, "array of integers", nlohmann::ordered_json(values).dump());
+      return;
+    }
+    std::vector<int64_t> read;
+    for (size_t i = 0; i < n->items.size(); ++i) {
+      const ConfigNode& item = n->items[i];
+      const std::string place = key + "[" + std::to_string(i) + "]";
+      if (!item.scalar.is_number_integer()) {
+        wrong_type(place, item, "integer", as_number_hint(item.scalar, "4096"));
+        continue;
+      }
+      const int64_t x = item.scalar.get<int64_t>();
+      if (x < low || x > high) {
+        problems_.add(usage_error("`" + full(place) + "` is " + std::to_string(x) +
+                                      ", outside its range " + std::to_string(low) + " to " +
+                                      std::to_string(high),
+                                  item.where));
+      }
+      read.push_back(x);
+    }
+    values = std::move(read);
+  }
+
   void strings(const std::string& key, std::vector<std::pair<std::string, std::string>>& values) {
     const ConfigNode* n = node(key);
     if (n == nullptr) return;

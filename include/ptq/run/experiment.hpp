@@ -2,6 +2,7 @@
 // strictly from a configuration tree: an unknown key is an error, all problems come at once.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <filesystem>
 #include <limits>
@@ -11,6 +12,7 @@
 #include <vector>
 
 #include "ptq/calibrate/sequences.hpp"
+#include "ptq/data/retrieval_prompt.hpp"
 #include "ptq/eval/evaluation.hpp"
 #include "ptq/run/config_tree.hpp"
 
@@ -42,7 +44,8 @@ struct MethodVariant {
 };
 
 using EvaluationSettings =
-    std::variant<eval::PerplexitySettings, eval::PasskeySettings, eval::GenerationSettings>;
+    std::variant<eval::PerplexitySettings, eval::CachedDecodeSettings, eval::PasskeySettings,
+                 eval::RetrievalSettings, eval::GenerationSettings>;
 
 struct Evaluation {
   std::string name, kind;
@@ -74,7 +77,8 @@ struct Experiment {
 };
 
 inline const std::vector<std::string>& evaluation_kinds() {
-  static const std::vector<std::string> kinds = {"perplexity", "passkey", "generation"};
+  static const std::vector<std::string> kinds = {"perplexity", "cached-decode", "passkey",
+                                                 "retrieval", "generation"};
   return kinds;
 }
 
@@ -120,9 +124,9 @@ inline Compute compute_from_word(const std::string& word, const std::string& whe
 }
 
 // The fields of each settings struct, listed once for everything that reads or writes them. A
-// visitor has integer(key, value, low, high), number(key, value, low, high), number lists,
-// choice(key, text, allowed words), file(key, path, what for) and regime(key, value, allowed
-// words).
+// visitor has integer(key, value, low, high), number(key, value, low, high), boolean(key, value),
+// lists of numbers, integers and words, choice(key, text, allowed words), file(key, path, what for)
+// and regime(key, value, allowed words).
 constexpr int64_t kLongestContext = int64_t{1} << 24;  // tokens
 
 template <class Visitor>
@@ -147,12 +151,37 @@ void visit_settings(eval::PasskeySettings& s, Visitor& v) {
 }
 
 template <class Visitor>
+void visit_settings(eval::CachedDecodeSettings& s, Visitor& v) {
+  v.file("texts", s.texts);
+  v.integer("samples", s.samples, 1, 1000000);
+  v.integers("lengths", s.lengths, 2, kLongestContext);
+  v.regime("regime", s.regime, {"streaming", "prefill-exact"});
+  v.integer("chunk", s.chunk, 1, kLongestContext);
+}
+
+template <class Visitor>
+void visit_settings(eval::RetrievalSettings& s, Visitor& v) {
+  v.words("tasks", s.tasks, [](const std::string& word) { retrieval::parse_task(word); });
+  v.words("haystacks", s.haystacks,
+          [](const std::string& word) { retrieval::parse_haystack(word); });
+  v.integers("lengths", s.lengths, 128, kLongestContext);
+  v.numbers("depths", s.depths, 0, 1);
+  v.integer("samples", s.samples, 1, 100000);
+  v.integer("max_new_tokens", s.max_new_tokens, 0, 1024);
+  v.integer("seed", s.seed, 0, std::numeric_limits<uint32_t>::max());
+  v.regime("regime", s.regime, {"streaming", "prefill-exact"});
+  v.choice("question", s.question, {"context_only", "question_aware"});
+  v.boolean("second_question", s.second_question);
+}
+
+template <class Visitor>
 void visit_settings(eval::GenerationSettings& s, Visitor& v) {
   v.file("texts", s.texts);
   v.integer("samples", s.samples, 1, 1000000);
   v.integer("prompt_tokens", s.prompt_tokens, 1, kLongestContext);
   v.integer("continuation_tokens", s.continuation_tokens, 1, kLongestContext);
   v.regime("regime", s.regime, {"streaming", "prefill-exact"});
+  v.integer("batch", s.batch, 1, 1024);
 }
 
 template <class Visitor>
@@ -173,6 +202,8 @@ void visit_settings(EvaluationSettings& settings, Visitor& visitor) {
 inline EvaluationSettings make_settings(const std::string& kind) {
   if (kind == "passkey") return eval::PasskeySettings{};
   if (kind == "generation") return eval::GenerationSettings{};
+  if (kind == "retrieval") return eval::RetrievalSettings{};
+  if (kind == "cached-decode") return eval::CachedDecodeSettings{};
   return eval::PerplexitySettings{};
 }
 
@@ -182,6 +213,12 @@ inline int64_t longest_context(const EvaluationSettings& settings) {
     int64_t operator()(const eval::PerplexitySettings& s) const { return s.window; }
     int64_t operator()(const eval::PasskeySettings& s) const {
       return s.context_length + s.max_new_tokens;
+    }
+    int64_t operator()(const eval::CachedDecodeSettings& s) const {
+      return *std::max_element(s.lengths.begin(), s.lengths.end());
+    }
+    int64_t operator()(const eval::RetrievalSettings& s) const {
+      return *std::max_element(s.lengths.begin(), s.lengths.end());
     }
     int64_t operator()(const eval::GenerationSettings& s) const {
       return s.prompt_tokens + s.continuation_tokens;
@@ -204,7 +241,15 @@ struct SettingsToJson {
     out[key] = value;
   }
   void number(const char* key, double& value, double, double) { out[key] = value; }
+  void boolean(const char* key, bool& value) { out[key] = value; }
   void numbers(const char* key, std::vector<double>& value, double, double) { out[key] = value; }
+  void integers(const char* key, std::vector<int64_t>& value, int64_t, int64_t) {
+    out[key] = value;
+  }
+  template <class Check>
+  void words(const char* key, std::vector<std::string>& value, const Check&) {
+    out[key] = value;
+  }
   void regime(const char* key, Regime& value, const std::vector<std::string>&) {
     out[key] = regime_word(value);
   }
@@ -224,8 +269,16 @@ struct SettingsFromJson {
     value = in.at(key).get<Integer>();
   }
   void number(const char* key, double& value, double, double) { value = in.at(key).get<double>(); }
+  void boolean(const char* key, bool& value) { value = in.at(key).get<bool>(); }
   void numbers(const char* key, std::vector<double>& value, double, double) {
     value = in.at(key).get<std::vector<double>>();
+  }
+  void integers(const char* key, std::vector<int64_t>& value, int64_t, int64_t) {
+    value = in.at(key).get<std::vector<int64_t>>();
+  }
+  template <class Check>
+  void words(const char* key, std::vector<std::string>& value, const Check&) {
+    value = in.at(key).get<std::vector<std::string>>();
   }
   void regime(const char* key, Regime& value, const std::vector<std::string>&) {
     value = regime_from_word(in.at(key).get<std::string>(), key);
@@ -256,8 +309,28 @@ struct SettingsFromTable {
   void number(const char* key, double& value, double low, double high) {
     table.number(key, value, low, high);
   }
+  void boolean(const char* key, bool& value) { table.boolean(key, value); }
   void numbers(const char* key, std::vector<double>& value, double low, double high) {
     table.numbers(key, value, low, high);
+  }
+  void integers(const char* key, std::vector<int64_t>& value, int64_t low, int64_t high) {
+    table.integers(key, value, low, high);
+  }
+  // check(word) throws what is wrong with it.
+  template <class Check>
+  void words(const char* key, std::vector<std::string>& value, const Check& check) {
+    std::vector<std::pair<std::string, std::string>> read;
+    table.strings(key, read);
+    if (read.empty()) return;
+    value.clear();
+    for (const auto& [word, place] : read) {
+      try {
+        check(word);
+        value.push_back(word);
+      } catch (const Error& error) {
+        problems.add(usage_error(error.message(), place, error.hint()));
+      }
+    }
   }
   void regime(const char* key, Regime& value, const std::vector<std::string>& allowed) {
     std::string word = regime_word(value);
@@ -333,8 +406,10 @@ inline Evaluation read_evaluation(const ConfigNode& node, const std::string& pat
   TableReader table(node, path, problems);
   const ConfigNode* kind = table.node("kind");
   if (kind == nullptr) {
-    problems.add(usage_error("`" + path + ".kind` is missing", node.where,
-                             "kind = \"perplexity\", \"passkey\" or \"generation\""));
+    problems.add(
+        usage_error("`" + path + ".kind` is missing", node.where,
+                    "kind = \"perplexity\", \"cached-decode\", \"passkey\", \"retrieval\" or "
+                    "\"generation\""));
     return evaluation;
   }
   evaluation.kind = evaluation_kinds().front();
@@ -495,8 +570,8 @@ inline Experiment read_experiment(const ConfigNode& tree, const std::filesystem:
         problems);
   } else {
     problems.add(usage_error("`evaluations` is missing: what to measure", file.string(),
-                             "[[evaluations]] with kind = \"perplexity\", \"passkey\" or "
-                             "\"generation\""));
+                             "[[evaluations]] with kind = \"perplexity\", \"cached-decode\", "
+                             "\"passkey\", \"retrieval\" or \"generation\""));
   }
 
   if (const ConfigNode* calibration = table.node("calibration")) {

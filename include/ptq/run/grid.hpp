@@ -230,6 +230,7 @@ inline std::vector<GridEvaluation> resolve_evaluations(
       std::string file;
       if (const auto* s = std::get_if<eval::PerplexitySettings>(&out.settings)) file = s->text;
       if (const auto* s = std::get_if<eval::GenerationSettings>(&out.settings)) file = s->texts;
+      if (const auto* s = std::get_if<eval::CachedDecodeSettings>(&out.settings)) file = s->texts;
       if (seen_missing.count(file) > 0) return;
       if (!file.empty()) {
         seen_missing.insert(file);

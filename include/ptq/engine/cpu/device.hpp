@@ -61,6 +61,7 @@ class Device {
   using Table = const TensorInfo*;
   using Linear = LinearWeight;
   using Cache = KvCache;
+  static constexpr bool kCopiesCaches = true;  // a Cache is a value, so a sequence can be forked
 
   // What the rows of a pass are.
   struct Batch {
