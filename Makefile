@@ -1,6 +1,6 @@
 # Thin names for people over the CMake presets. `make help` lists them.
 .DEFAULT_GOAL := build
-.PHONY: help deps need-deps build demo test check format-check header-check asan fuzz bench format \
+.PHONY: help deps need-deps build demo test check format-check header-check asan fuzz bench bundle kernels format \
         tidy install clean
 MAKEFLAGS += --no-print-directory
 PREFIX ?= /usr/local
@@ -92,6 +92,16 @@ fuzz: need-deps ## Run every fuzz target for FUZZ_SECONDS=60 seconds, see docs/f
 
 bench: build ## Measure tokens per second beside the limits of this machine
 	@build/bin/ptq-bench
+
+# A build of its own: for any x86-64 processor with AVX2, and nvcc must be there.
+bundle: need-deps ## One folder with all that a GPU machine needs, build/ptq-gpu (CUDA_LIBS=no: less), see docs/cuda.md
+	@[ -f build/cuda/build.ninja ] || cmake --preset cuda
+	@cmake --build --preset cuda --target programs ptq-bench ptq-engine-cuda ptq-cuda-tests
+	@bash bench/bundle.sh build/cuda build/ptq-gpu $(if $(filter no,$(CUDA_LIBS)),--without-cuda)
+
+kernels: need-deps ## Registers, stack and spills of the CUDA kernels; fails when a hot one spills
+	@[ -f build/build.ninja ] || cmake --preset release
+	@bash bench/kernels.sh build
 
 format: ## Rewrite our C and C++ files with clang-format
 	@$(SOURCES) | xargs -r -d '\n' clang-format -i

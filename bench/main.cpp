@@ -1,212 +1,89 @@
-// ptq-bench: speed of the engine beside the limits that the same run measures on the same machine.
+// ptq-bench: speed of the engine beside the limits that the same run measures on the same device.
 //
-// Every row is the median of several repetitions after a warm-up; ratios are what to compare, since
-// absolute figures move with the machine's other load.
-#include <cblas.h>
+// Every line is the median of several repetitions after a warm-up; ratios are what to compare,
+// since absolute figures move with the machine's other load.
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <boost/program_options.hpp>
-#include <chrono>
+#include <cstdint>
 #include <cstdio>
-#include <ctime>
 #include <filesystem>
-#include <functional>
 #include <iostream>
-#include <random>
 #include <string>
-#include <vector>
 
+#include "limits.hpp"
+#include "machine.hpp"
+#include "ptq/core/atomic_file.hpp"
 #include "ptq/core/error.hpp"
-#include "ptq/core/threads.hpp"
-#include "ptq/engine/backward.hpp"
-#include "ptq/engine/engine.hpp"
-#include "ptq/run/plugins.hpp"
+#include "ptq/run/engine_loader.hpp"
+#include "ptq/run/experiment.hpp"
+#include "ptq/run/random_model.hpp"
+#include "sheet.hpp"
+#include "speed.hpp"
 
 namespace po = boost::program_options;
-using namespace ptq;
 
+namespace ptq::bench {
 namespace {
 
-double now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-double own_cpu() {
-  timespec t;
-  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
-  return double(t.tv_sec) + 1e-9 * double(t.tv_nsec);
-}
+constexpr int64_t kLongContext = 32768, kLongSteps = 64;
 
-struct Timing {
-  double median, spread;  // seconds; (max - min) / median
-  double cores;           // own CPU seconds per second of wall time
+struct Settings {
+  std::string model, device, compute, json;
+  int threads = 0;
+  int64_t long_context = -1;
+  SpeedSettings speed;
 };
 
-// Runs fn once to warm up, then until there are 5 repetitions and half a second of work.
-Timing measure(const std::function<void()>& fn) {
-  fn();
-  std::vector<double> times;
-  const double start = now(), cpu = own_cpu();
-  while (times.size() < 5 || (now() - start < 0.5 && times.size() < 1000)) {
-    const double t = now();
-    fn();
-    times.push_back(now() - t);
-  }
-  const double wall = now() - start, used = own_cpu() - cpu;
-  std::sort(times.begin(), times.end());
-  const double median = times[times.size() / 2];
-  return {median, (times.back() - times.front()) / median, used / wall};
-}
+int run(Settings s) {
+  const std::string device = resolve_device(s.device, code_build());
+  const bool cuda = device != "cpu";
+  const Compute compute = compute_from_word(s.compute, "--compute");
+  Sheet sheet;
+  const EngineOptions options{
+      s.threads, compute, make_random_weights(random_weights_seed(s.model, false, 0), s.threads)};
+  const std::string name = std::filesystem::path(s.model).filename().string();
+  fmt::print("{} on {}, {}, {} tokens\n\n", name, device, s.compute, s.speed.context);
+  const Limits limits = measure_limits(sheet, device, compute, s.threads);
+  const auto engine = make_engine(device, code_build(), s.model, options);
+  sheet.fact("model", name);
+  sheet.fact("device", engine->device());
+  sheet.fact("compute", s.compute);
+  sheet.fact("random_weights", options.random != nullptr);
+  sheet.fact("context", s.speed.context);
 
-void row(const std::string& what, double value, const std::string& unit, const std::string& ratio,
-         const Timing& t) {
-  fmt::print("{:<44} {:>10.1f} {:<10} {:<34} ±{:.0f} %  {:.2f} cores\n", what, value, unit, ratio,
-             50 * t.spread, t.cores);
-  std::fflush(stdout);
-}
-
-// GFLOP/s of sgemm, each thread its own slice of the columns: the way the engine calls it.
-double blas_rate(ThreadPool& pool) {
-  openblas_set_num_threads(1);
-  const int m = 1024, k = 1024, slice = 512, n = slice * pool.size();
-  std::vector<float> a(size_t(m) * k), b(size_t(n) * k), c(size_t(m) * n);
-  std::mt19937 random(1);
-  for (float& x : a) x = float(random() >> 8) / float(1 << 23) - 1;
-  for (float& x : b) x = float(random() >> 8) / float(1 << 23) - 1;
-  const Timing t = measure([&] {
-    pool.for_each(pool.size(), [&](int64_t i) {
-      cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, m, slice, k, 1, a.data(), k,
-                  b.data() + i * slice * k, k, 0, c.data() + i * slice, n);
-    });
-  });
-  const double rate = 2.0 * m * k * n / t.median / 1e9;
-  row(fmt::format("BLAS sgemm {} x {} x {}", m, n, k), rate, "GFLOP/s", "limit", t);
-  return rate;
-}
-
-// GB/s of reading memory far larger than the caches.
-double read_bandwidth(ThreadPool& pool) {
-  const size_t words = size_t(64) << 20;  // 512 MiB
-  std::vector<uint64_t> data(words, 1);
-  std::vector<uint64_t> sums(size_t(pool.size()));
-  const Timing t = measure([&] {
-    pool.for_each(pool.size(), [&](int64_t i) {
-      const size_t begin = words * size_t(i) / size_t(pool.size()),
-                   end = words * size_t(i + 1) / size_t(pool.size());
-      uint64_t sum = 0;
-      for (size_t w = begin; w < end; ++w) sum += data[w];
-      sums[size_t(i)] = sum;
-    });
-  });
-  const double rate = 8.0 * double(words) / t.median / 1e9;
-  row("memory read", rate, "GB/s", "limit", t);
-  return rate;
-}
-
-// Floating-point operations of a pass over n tokens: every linear layer, the head for `logits`
-// rows, and causal attention (scores and output) over everything before each token.
-double pass_flops(const ModelConfig& c, double n, double logits) {
-  const double q = double(c.num_attention_heads * c.head_dim), h = double(c.hidden_size),
-               kv = double(c.num_key_value_heads * c.head_dim), f = double(c.intermediate_size);
-  const double linear = 2 * (2 * h * q + 2 * h * kv + 3 * h * f);
-  return double(c.num_hidden_layers) * (n * linear + 4 * q * n * (n + 1) / 2) +
-         logits * 2 * h * double(c.vocab_size);
-}
-
-std::vector<int32_t> random_ids(int64_t n, int64_t vocab) {
-  std::mt19937 random(2);
-  std::vector<int32_t> ids(static_cast<size_t>(n));
-  for (auto& id : ids) id = int32_t(random() % uint32_t(vocab));
-  return ids;
-}
-
-int bench(const std::string& model, const std::string& plugins, int threads, int64_t context) {
-  auto engine = make_cpu_engine(model, threads);
-  const ModelConfig& c = engine->config();
-  ThreadPool pool(threads);
-  fmt::print("{} on {}, {} tokens\n\n", std::filesystem::path(model).filename().string(),
-             engine->device(), context);
-  const double blas = blas_rate(pool), bandwidth = read_bandwidth(pool);
-
-  const auto ids = random_ids(context, c.vocab_size);
-  const auto ignore = [](int64_t, int64_t, const float*) {};
-  const auto pass = [&](KvMethod* kv, Regime regime, int64_t logits) {
-    auto s = engine->start(kv);
-    engine->forward(*s, ids, regime, context - logits, ignore);
-  };
-
-  const auto prefill = [&](const std::string& what, int64_t logits) {
-    const Timing t = measure([&] { pass(nullptr, Regime::streaming, logits); });
-    const double rate = pass_flops(c, double(context), double(logits)) / t.median / 1e9;
-    row(what, double(context) / t.median, "tokens/s",
-        fmt::format("{:.0f} GFLOP/s, {:.0f} % of the BLAS", rate, 100 * rate / blas), t);
-    return t.median;
-  };
-  prefill("prefill, last token's logits", 1);
-  const double fp16 = prefill("prefill, all logits (perplexity)", context);
-
-  const auto decode = [&](const std::string& what, KvMethod* kv) {
-    auto s = engine->start(kv);
-    engine->forward(*s, {ids.data(), ids.size() - 64}, Regime::prefill_exact, context, ignore);
-    size_t at = ids.size() - 64;
-    std::vector<double> times;
-    const double start = now(), cpu = own_cpu();
-    for (; at < ids.size(); ++at) {
-      const double t = now();
-      engine->forward(*s, {ids.data() + at, 1}, Regime::streaming, 0, ignore);
-      times.push_back(now() - t);
-    }
-    const double wall = now() - start, used = own_cpu() - cpu;
-    std::sort(times.begin(), times.end());
-    const Timing t{times[32], (times[60] - times[3]) / times[32], used / wall};
-    const double bytes = double(engine->weight_bytes().total() + s->bytes().total());
-    row(what, 1 / t.median, "tokens/s",
-        fmt::format("{:.1f} GB/s, {:.0f} % of memory read", bytes / t.median / 1e9,
-                    100 * bytes / t.median / 1e9 / bandwidth),
-        t);
-  };
-  decode(fmt::format("decode at {}, full-precision cache", context), nullptr);
-
-  {  // Gradients of keys and values: a forward pass and twice its work, so 1/3 of its rate at best.
-    const auto gradients =
-        make_cpu_gradients(model, EngineOptions{threads, Compute::fp32, nullptr});
-    GradientVisitor<float> nothing;
-    const Timing t = measure([&] { gradients->backward(ids, nothing); });
-    row("calibration, forward and backward", double(context) / t.median, "tokens/s",
-        fmt::format("{:.2f} x the rate of all logits", fp16 / t.median), t);
-  }
-
-  const PluginSet set = PluginSet::scan({plugins});
-  const MethodInfo* kivi = set.find("kivi");
-  if (!kivi) {
-    fmt::print("kivi: skipped, no plugin in {}\n", plugins);
-    return 0;
-  }
-  for (const int bits : {4, 2, 1}) {
-    const auto method = set.create(
-        *kivi, validate_options(kivi->options, {{"bits", bits}, {"residual_length", 32}}, "bench"),
-        0);
-    KvMethod* kv = method->kv(c);
-    const Timing t = measure([&] { pass(kv, Regime::streaming, context); });
-    row(fmt::format("streaming perplexity, kivi {}-bit", bits), double(context) / t.median,
-        "tokens/s", fmt::format("{:.2f} x the time of FP16", t.median / fp16), t);
-    decode(fmt::format("decode at {}, kivi {}-bit", context, bits), kv);
-  }
+  const int64_t longest = engine->config().max_position_embeddings;
+  s.speed.long_context = s.long_context;
+  if (s.long_context < 0)  // a GPU reads it within seconds
+    s.speed.long_context = cuda ? std::min(kLongContext, longest - kLongSteps) : 0;
+  s.speed.targets = cuda && compute == Compute::bf16 && engine->config().hidden_size >= 3584;
+  if (!cuda && !options.random) s.speed.gradients_of = s.model;
+  s.speed.threads = s.threads;
+  measure_speed(sheet, *engine, limits, s.speed);
+  if (!s.json.empty()) write_file_atomic(s.json, sheet.json().dump(2) + "\n");
   return 0;
 }
 
 }  // namespace
+}  // namespace ptq::bench
 
 int main(int argc, char** argv) {
+  using namespace ptq;
+  bench::Settings s;
   po::options_description options("options");
-  std::string model, plugins;
-  int threads = 0;
-  int64_t context = 0;
   options.add_options()("help,h", "this text")(
-      "model", po::value(&model)->default_value("models/tiny-llama"), "Hugging Face folder")(
-      "plugins", po::value(&plugins)->default_value("build/plugins"), "folder with kivi.so")(
-      "threads", po::value(&threads)->default_value(0), "0 = all cores")(
-      "context", po::value(&context)->default_value(2048), "tokens of a pass");
+      "model", po::value(&s.model)->default_value("models/tiny-llama"),
+      "Hugging Face folder; with config.json only: random weights")(
+      "device", po::value(&s.device)->default_value("cpu"), "cpu, cuda, cuda:N or auto")(
+      "compute", po::value(&s.compute)->default_value("fp32"), "fp32 or bf16")(
+      "plugins", po::value(&s.speed.plugins)->default_value("build/plugins"),
+      "folder with kivi.so and rtn.so")("threads", po::value(&s.threads)->default_value(0),
+                                        "0 = all cores")(
+      "context", po::value(&s.speed.context)->default_value(2048), "tokens of a pass")(
+      "long-context", po::value(&s.long_context)->default_value(-1),
+      "tokens of the long cache; 0 = leave out, -1 = 32768 on a GPU")(
+      "json", po::value(&s.json), "write the lines to this file, too");
   try {
     po::variables_map map;
     po::store(po::parse_command_line(argc, argv, options), map);
@@ -216,8 +93,8 @@ int main(int argc, char** argv) {
                 << options;
       return 0;
     }
-    if (context < 128) throw usage_error("--context is below 128");
-    return bench(model, plugins, threads, context);
+    if (s.speed.context < 128) throw usage_error("--context is below 128");
+    return bench::run(s);
   } catch (const po::error& e) {
     std::fprintf(stderr, "error: %s\n", e.what());
     return int(ExitCode::usage);

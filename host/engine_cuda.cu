@@ -1,5 +1,6 @@
 // The one place where the transformer is instantiated for CUDA, and the symbol of the library.
 #include "ptq/engine/cuda/device.hpp"
+#include "ptq/engine/cuda/limits.hpp"
 #include "ptq/engine/cuda_library.hpp"
 #include "ptq/engine/transformer.hpp"
 
@@ -50,8 +51,10 @@ std::unique_ptr<Engine> make(const std::string& folder, const EngineOptions& opt
                                                             options.random);
 }
 
+CudaLimits limits(int device) { return cuda::measure_limits(device); }
+
 }  // namespace
 }  // namespace ptq
 
 extern "C" __attribute__((visibility("default")))
-const ptq::CudaLibrary ptq_cuda_library = {PTQ_BUILD, ptq::facts, ptq::make};
+const ptq::CudaLibrary ptq_cuda_library = {PTQ_BUILD, ptq::facts, ptq::make, ptq::limits};

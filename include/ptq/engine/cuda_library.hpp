@@ -26,6 +26,12 @@ struct CudaFacts {
   std::vector<CudaDevice> devices;
 };
 
+// What a device can do at most, measured (engine/cuda/limits.hpp).
+struct CudaLimits {
+  double bf16_flops = 0, fp32_flops = 0;  // matrix products, floating-point operations per second
+  double copy_bytes = 0;                  // bytes read and written per second
+};
+
 // The one symbol of the library.
 struct CudaLibrary {
   const char* build;  // version and commit: must be the program's own
@@ -33,6 +39,7 @@ struct CudaLibrary {
   // Errors: as of the CPU's engine, and no such device, too little memory.
   std::unique_ptr<Engine> (*make)(const std::string& folder, const EngineOptions& options,
                                   int device);
+  CudaLimits (*limits)(int device);  // takes some seconds and 2 GiB of the device
 };
 inline constexpr const char* kCudaLibrarySymbol = "ptq_cuda_library";
 inline constexpr const char* kCudaLibraryFile = "libptq-engine-cuda.so";

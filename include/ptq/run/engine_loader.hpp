@@ -36,6 +36,7 @@ class CudaEngine {
                                int device) const {
     return library_->make(folder, options, device);
   }
+  CudaLimits limits(int device) const { return library_->limits(device); }
 
  private:
   explicit CudaEngine(const std::string& build) {

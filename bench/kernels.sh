@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# The resources of every kernel of the CUDA engine as Markdown tables, one per architecture; fails
+# when a hot kernel keeps something in local memory, which is device memory by another name.
+#
+#   bench/kernels.sh BUILD
+#
+# The figures are the assembler's own (ptxas -v), from compiling the device half of the engine once
+# more with the flags of the build. Not those of cuobjdump --dump-resource-usage: its LOCAL stays 0
+# however much is spilled, only STACK, which holds the spills too, shows it.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+build=$(realpath "$1")
+
+# These run for every token: nothing of theirs may be on the stack. Extended regular expressions.
+hot='^(attention_kernel<Bf16, 128,|linear_small_kernel<Bf16,|linear_tiles_kernel<Bf16|rms_norm_kernel<|rope_kernel<|append_rows_kernel<|encode_(rows|columns)_kernel)'
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+object=$(ninja -C "$build" -t targets all | sed -n 's/^\(.*engine_cuda\.cu\.o\):.*/\1/p')
+[ -n "$object" ] || { echo "kernels: this build has no CUDA engine (nvcc was not found)" >&2; exit 1; }
+command=$(ninja -C "$build" -t commands "$object" | tail -n 1)
+# -c FILE -o OBJECT and the real and virtual architectures are replaced.
+flags=$(sed -E 's/--generate-code=[^ ]*//g; s/ -MD .*//; s/ -x cu .*//; s/^[^ ]* //' <<<"$command")
+nvcc=${command%% *}
+status=0
+for arch in $(grep -oE 'sm_[0-9]+a?' <<<"$command" | sort -u); do
+  # shellcheck disable=SC2086
+  if ! (cd "$build" && eval "$nvcc $flags -arch=$arch -Xptxas -v -x cu -cubin \
+      '$OLDPWD/host/engine_cuda.cu' -o '$work/$arch.cubin'") >"$work/log" 2>&1; then
+    cat "$work/log" >&2
+    exit 1
+  fi
+  # Lines "name|registers|stack|spill stores|spill loads|shared".
+  awk '
+    /Compiling entry function/ { split($0, part, "\x27"); name = part[2] }
+    /bytes stack frame/ { stack = $1; stores = $5; loads = $9 }
+    /Used [0-9]+ registers/ && name != "" {
+      shared = 0
+      for (i = 1; i <= NF; ++i) {
+        if ($i == "registers,") registers = $(i - 1)
+        if ($i ~ /^smem/) shared = $(i - 2)
+      }
+      print name "|" registers "|" stack "|" stores "|" loads "|" shared
+      name = ""
+    }' "$work/log" | c++filt |
+    sed -E 's/^void //; s/ptq::cuda:://g; s/\(anonymous namespace\):://g; s/\((int|bool)\)//g; s/\([^|]*\)\|/|/' |
+    LC_ALL=C sort >"$work/table"
+  echo
+  echo "$arch, $(wc -l <"$work/table") kernels:"
+  echo
+  echo "| kernel | registers | stack | spill stores | spill loads | static shared |"
+  echo "|---|---:|---:|---:|---:|---:|"
+  sed 's/|/` | /; s/|/ | /g; s/  */ /g; s/^/| `/; s/$/ |/' "$work/table"
+  bad=$(awk -F'|' '$3 + $4 + $5 > 0 { print $1 }' "$work/table" | grep -E "$hot" || true)
+  [ "$(grep -cE "$hot" "$work/table")" -gt 0 ] || { echo "kernels: no hot kernel was found" >&2; status=1; }
+  if [ -n "$bad" ]; then
+    printf 'kernels: %s uses local memory:\n%s\n' "$arch" "$bad" >&2
+    status=1
+  fi
+done
+exit $status

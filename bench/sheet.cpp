@@ -1,0 +1,48 @@
+#include "sheet.hpp"
+
+#include <fmt/format.h>
+
+#include <cstdio>
+
+namespace ptq::bench {
+namespace {
+
+std::string number(double value, bool percent) {
+  return percent ? fmt::format("{:.0f} %", 100 * value) : fmt::format("{:.2f}", value);
+}
+
+std::string text(const Ratio& r) {
+  std::string s = number(r.value, r.percent) + " " + r.of;
+  if (r.target)
+    s += fmt::format(" (target {} {}: {})",
+                     r.target->at_least ? ">=" : "<=", number(r.target->bound, r.percent),
+                     r.target->met(r.value) ? "met" : "missed");
+  return s;
+}
+
+}  // namespace
+
+void Sheet::row(const std::string& what, double value, const std::string& unit,
+                const std::optional<Ratio>& ratio, const Timing& t) {
+  fmt::print("{:<50} {:>10.1f} {:<10} ±{:<4.0f}% {:>6.2f} cores  {}\n", what, value, unit,
+             50 * t.spread, t.cores, ratio ? text(*ratio) : "limit");
+  std::fflush(stdout);
+  nlohmann::ordered_json line = {
+      {"what", what}, {"value", value}, {"unit", unit}, {"spread", t.spread}};
+  if (ratio) {
+    line["ratio"] = ratio->value;
+    line["ratio_of"] = ratio->of;
+    if (ratio->target) {
+      line["target"] = ratio->target->bound;
+      line["met"] = ratio->target->met(ratio->value);
+    }
+  }
+  json_["lines"].push_back(line);
+}
+
+void Sheet::skipped(const std::string& what, const std::string& why) {
+  fmt::print("{:<50} skipped: {}\n", what, why);
+  json_["lines"].push_back({{"what", what}, {"skipped", why}});
+}
+
+}  // namespace ptq::bench
