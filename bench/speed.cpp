@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "limits.hpp"
+#include "methods.hpp"
 #include "ptq/engine/backward.hpp"
 #include "ptq/run/plugins.hpp"
 #include "sheet.hpp"
@@ -56,6 +57,8 @@ class Speed {
         decode(fmt::format("decode, kivi {}-bit", bits), kv, s_.context, {});
       });
     }
+    if (!s_.gradients_of.empty())  // a real model on the CPU
+      measure_methods(sheet_, engine_, s_.plugins, s_.context, plain);
     if (s_.long_context > 0) long_context();
     packed_weights(dense);
   }

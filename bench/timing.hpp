@@ -35,15 +35,16 @@ inline Timing timing(std::vector<double> times, double start, double cpu) {
   return {median, (times[n - 1 - cut] - times[cut]) / median, used / wall};
 }
 
-// Runs fn once to warm up, then until there are 5 repetitions and half a second of work.
-inline Timing measure(const std::function<void()>& fn) {
+// Runs fn once to warm up, then until there are 5 repetitions and half a second of work. clock:
+// now, or own_cpu for work of one thread.
+inline Timing measure(const std::function<void()>& fn, double (*clock)() = now) {
   fn();
   std::vector<double> times;
   const double start = now(), cpu = own_cpu();
   while (times.size() < 5 || (now() - start < 0.5 && times.size() < 1000)) {
-    const double t = now();
+    const double t = clock();
     fn();
-    times.push_back(now() - t);
+    times.push_back(clock() - t);
   }
   return timing(times, start, cpu);
 }

@@ -10,6 +10,7 @@
 //   rotate   false | true: rows are stored after an orthonormal Hadamard rotation
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "ptq/plugin.hpp"
 
@@ -41,17 +42,15 @@ float value_of(int code) {
 
 // The nearest code, half to even, saturated.
 uint8_t code_of(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  const uint32_t sign = bits >> 31;
   const float size = std::min(std::fabs(x), 448.0f);
-  int exponent = 0;
-  std::frexp(size, &exponent);            // size = m 2^exponent, m in [0.5, 1)
-  exponent = std::max(exponent - 1, -6);  // of the leading bit; subnormal below 2^-6
-  int steps = int(std::rint(std::ldexp(size, 3 - exponent)));  // 0 .. 16
-  if (steps == 16) {
-    steps = 8;
-    ++exponent;
-  }
-  const int code = steps < 8 ? steps : ((exponent + 7) << 3) | (steps - 8);
-  return uint8_t(code | (std::signbit(x) ? 0x80 : 0));
+  std::memcpy(&bits, &size, sizeof bits);
+  // Cut to 3 bits of mantissa; exponents are biased by 127 there and by 7 here.
+  const uint32_t normal = ((bits + 0x7FFFF + ((bits >> 20) & 1)) >> 20) - (120u << 3);
+  const uint32_t small = uint32_t(std::rint(size * 512));  // steps of 2^-9, below 2^-6
+  return uint8_t((size < 0x1p-6f ? small : normal) | sign << 7);
 }
 
 class Fp8 {

@@ -21,7 +21,7 @@
 //   sink                        first tokens in full precision (1)
 #include <algorithm>
 #include <cmath>
-#include <numeric>
+#include <functional>
 
 #include "ptq/plugin.hpp"
 
@@ -55,14 +55,23 @@ const ptq_option kOptions[] = {
 const ptq_option* const kOptionList[] = {&kOptions[0], &kOptions[1], &kOptions[2], &kOptions[3],
                                          &kOptions[4], &kOptions[5], &kOptions[6]};
 
-// The share-quantile of values, which are reordered: linear between the two neighbours.
-float quantile(std::vector<float>& values, double share) {
-  const double at = share * double(values.size() - 1);
-  const auto low = values.begin() + int64_t(at);
-  std::nth_element(values.begin(), low, values.end());
-  const double below = *low, fraction = at - std::floor(at);
-  if (fraction == 0) return float(below);
-  const double above = *std::min_element(low + 1, values.end());
+// The share-quantile of values, linear between its two neighbours. A few of the values from the
+// nearer end are all that is looked at.
+float quantile(const std::vector<float>& values, double share) {
+  const double at = share * double(values.size() - 1), fraction = at - std::floor(at);
+  const size_t low = size_t(at), high = std::min(low + 1, values.size() - 1);
+  thread_local std::vector<float> sorted;
+  double below = 0, above = 0;
+  if (share <= 0.5) {
+    sorted.resize(high + 1);
+    std::partial_sort_copy(values.begin(), values.end(), sorted.begin(), sorted.end());
+    below = sorted[low], above = sorted[high];
+  } else {
+    sorted.resize(values.size() - low);
+    std::partial_sort_copy(values.begin(), values.end(), sorted.begin(), sorted.end(),
+                           std::greater<float>());
+    below = sorted[values.size() - 1 - low], above = sorted[values.size() - 1 - high];
+  }
   return float(below + fraction * (above - below));
 }
 
@@ -77,10 +86,13 @@ struct Range {
 // Levels in ascending order, and what is read in their place (Q-norm).
 struct Levels {
   std::vector<float> chosen, read;
-  uint8_t code(float x) const {
-    size_t code = 0;  // the number of midpoints below x
-    for (size_t i = 1; i < chosen.size(); ++i) code += x > 0.5f * (chosen[i - 1] + chosen[i]);
-    return uint8_t(code);
+  // Codes of n numbers: how many midpoints lie below each.
+  void encode(const float* x, int64_t n, uint8_t* code) const {
+    std::fill_n(code, n, uint8_t(0));
+    for (size_t i = 1; i < chosen.size(); ++i) {
+      const float middle = 0.5f * (chosen[i - 1] + chosen[i]);
+      for (int64_t c = 0; c < n; ++c) code[c] = uint8_t(code[c] + (x[c] > middle));
+    }
   }
 };
 
@@ -220,14 +232,14 @@ class Kvquant {
       return;
     }
     Histogram histogram;
-    std::vector<float> scratch;
+    std::vector<float> row(static_cast<size_t>(width));
     for (const int64_t t : used) {
-      const float* row = sample.data() + t * width;
-      const Range token = keys ? Range{} : token_range(row, width, bits_[1], scratch);
+      std::copy_n(sample.begin() + t * width, width, row.begin());
+      const Range token = keys ? Range{} : token_range(row, bits_[1]);
       for (int64_t c = 0; c < width; ++c) {
         const Range& r = keys ? l.channels[size_t(c)] : token;
-        if (outlier_share_ == 0 || !r.outlier(row[c]))
-          histogram.add(r.normal(row[c]), double(weights[size_t(t * width + c)]));
+        if (outlier_share_ == 0 || !r.outlier(row[size_t(c)]))
+          histogram.add(r.normal(row[size_t(c)]), double(weights[size_t(t * width + c)]));
       }
     }
     l.levels.chosen = histogram.levels(1 << bits_[rows.side]);
@@ -248,8 +260,9 @@ class Kvquant {
                     std::to_string(width));
 
     std::vector<uint8_t> codes(rows.size());
-    std::vector<float> scale, offset, row(static_cast<size_t>(width)), scratch;
-    std::vector<std::vector<int32_t>> exact(size_t(heads * tokens));  // columns of outliers
+    std::vector<float> scale, offset, row(static_cast<size_t>(width)),
+        normal(static_cast<size_t>(dim));
+    std::vector<Outlier> outliers;
     if (keys)
       for (const Range& r : l.channels) scale.push_back(r.scale), offset.push_back(r.offset);
     for (int64_t t = 0; t < tokens; ++t) {
@@ -257,17 +270,20 @@ class Kvquant {
         std::copy_n(rows.begin() + (h * tokens + t) * dim, dim, row.begin() + h * dim);
       Range token{};
       if (!keys) {
-        token = token_range(row.data(), width, bits_[1], scratch);
+        token = token_range(row, bits_[1]);
         scale.push_back(token.scale);
         offset.push_back(token.offset);
       }
-      for (int64_t c = 0; c < width; ++c) {
-        const Range& r = keys ? l.channels[size_t(c)] : token;
-        const int64_t head_row = c / dim * tokens + t;
-        const bool outlier = outlier_share_ > 0 && r.outlier(row[size_t(c)]);
-        codes[size_t(head_row * dim + c % dim)] =
-            l.levels.code(outlier ? 0.0f : r.normal(row[size_t(c)]));
-        if (outlier) exact[size_t(head_row)].push_back(int32_t(c % dim));
+      for (int64_t h = 0; h < heads; ++h) {
+        const int64_t place = h * tokens + t;
+        for (int64_t c = 0; c < dim; ++c) {
+          const Range& r = keys ? l.channels[size_t(h * dim + c)] : token;
+          const float x = row[size_t(h * dim + c)];
+          const bool outlier = outlier_share_ > 0 && r.outlier(x);
+          normal[size_t(c)] = outlier ? 0.0f : r.normal(x);
+          if (outlier) outliers.push_back({place, int32_t(c), x});
+        }
+        l.levels.encode(normal.data(), dim, codes.data() + place * dim);
       }
     }
     const ptq_tensor offsets = tensor(offset.data(), {int64_t(offset.size())});
@@ -275,7 +291,7 @@ class Kvquant {
                   tensor(l.levels.read.data(), {int64_t(l.levels.read.size())}),
                   tensor(scale.data(), {int64_t(scale.size())}), &offsets, bits_[block.side],
                   keys ? PTQ_SCALE_PER_COLUMN : PTQ_SCALE_PER_TOKEN, out);
-    if (outlier_share_ > 0) add_outliers(call, rows, exact, heads, tokens, dim, out);
+    if (outlier_share_ > 0) add_outliers(call, outliers, heads, tokens, out);
   }
 
  private:
@@ -299,38 +315,44 @@ class Kvquant {
     return {lo, up, span > 0 ? std::max(round_float16(scale), 0x1p-24f) : 0.0f,
             round_float16(nuq_ ? (to + from) / 2 : from)};
   }
-  Range channel_range(std::vector<float>& sample, int bits) const {
+  Range channel_range(const std::vector<float>& sample, int bits) const {
     const float lo = quantile(sample, outlier_share_ / 2),
                 up = quantile(sample, 1 - outlier_share_ / 2);
     return range(lo, up, lo, up, bits);
   }
-  Range token_range(const float* row, int64_t width, int bits, std::vector<float>& scratch) const {
-    scratch.assign(row, row + width);
-    const float lo = quantile(scratch, outlier_share_ / 2),
-                up = quantile(scratch, 1 - outlier_share_ / 2);
+  Range token_range(const std::vector<float>& row, int bits) const {
+    const float lo = quantile(row, outlier_share_ / 2), up = quantile(row, 1 - outlier_share_ / 2);
     if (outlier_share_ == 0) return range(lo, up, lo, up, bits);
-    // The range of what is no outlier; outliers count as the median.
-    const float median = quantile(scratch, 0.5);
-    float from = median, to = median;
-    for (int64_t c = 0; c < width; ++c)
-      if (row[c] > lo && row[c] < up) from = std::min(from, row[c]), to = std::max(to, row[c]);
+    // The range of what is no outlier. The original puts the median in the place of outliers, which
+    // matters only where nothing else is left.
+    float from = up, to = lo;
+    for (const float x : row)
+      if (x > lo && x < up) from = std::min(from, x), to = std::max(to, x);
+    if (from > to) from = to = quantile(row, 0.5);
     return range(lo, up, from, to, bits);
   }
 
-  static void add_outliers(const Call& call, const std::vector<float>& rows,
-                           const std::vector<std::vector<int32_t>>& exact, int64_t heads,
-                           int64_t tokens, int64_t dim, ptq_encoding* out) {
-    size_t k = 1;
-    for (const auto& columns : exact) k = std::max(k, columns.size());
-    std::vector<int32_t> index(exact.size() * k, -1);
+  // A number that is kept exactly: `place` is head * tokens + token.
+  struct Outlier {
+    int64_t place;
+    int32_t column;
+    float value;
+  };
+  static void add_outliers(const Call& call, const std::vector<Outlier>& outliers, int64_t heads,
+                           int64_t tokens, ptq_encoding* out) {
+    std::vector<int64_t> count(size_t(heads * tokens));
+    int64_t k = 1;
+    for (const Outlier& o : outliers) k = std::max(k, ++count[size_t(o.place)]);
+    std::vector<int32_t> index(count.size() * size_t(k), -1);
     std::vector<float> value(index.size());
-    for (size_t r = 0; r < exact.size(); ++r)
-      for (size_t i = 0; i < exact[r].size(); ++i) {
-        index[r * k + i] = exact[r][i];
-        value[r * k + i] = rows[r * size_t(dim) + size_t(exact[r][i])];
-      }
-    call.outliers(tensor(index.data(), {heads, tokens, int64_t(k)}),
-                  tensor(value.data(), {heads, tokens, int64_t(k)}), false, out);
+    std::fill(count.begin(), count.end(), 0);
+    for (const Outlier& o : outliers) {
+      const size_t at = size_t(o.place * k + count[size_t(o.place)]++);
+      index[at] = o.column;
+      value[at] = o.value;
+    }
+    call.outliers(tensor(index.data(), {heads, tokens, k}),
+                  tensor(value.data(), {heads, tokens, k}), false, out);
   }
 
   int bits_[2];  // keys, values

@@ -128,5 +128,4 @@ TEST_CASE("kv reference: every method equals an independent implementation") {
     CHECK(mean < 0.05 * effect);
     CHECK(std::abs(loss) < 2e-3);
   }
-  if (std::getenv("PTQ_SHOW") != nullptr) WARN(table);
 }

@@ -25,36 +25,38 @@ namespace ptq {
 PTQ_HD inline void jacobi_eigen(double* a, int n, double* v) {
   for (int i = 0; i < n; ++i)
     for (int j = 0; j < n; ++j) v[i * n + j] = i == j ? 1.0 : 0.0;
+  double all = 0;
+  for (int i = 0; i < n * n; ++i) all += a[i] * a[i];
+  // An element below this adds nothing to the sum of squares that a double would show.
+  const double negligible = 1e-28 * all / (double(n) * n);
   for (int sweep = 0; sweep < 30; ++sweep) {
-    double off = 0, all = 0;
-    for (int i = 0; i < n; ++i)
-      for (int j = 0; j < n; ++j) {
-        all += a[i * n + j] * a[i * n + j];
-        if (i != j) off += a[i * n + j] * a[i * n + j];
-      }
-    if (!(off > 1e-24 * all)) return;
+    bool turned = false;
     for (int p = 0; p < n - 1; ++p)
       for (int q = p + 1; q < n; ++q) {
         const double apq = a[p * n + q];
-        if (apq == 0) continue;
-        const double tau = (a[q * n + q] - a[p * n + p]) / (2 * apq);
+        if (!(apq * apq > negligible)) continue;
+        turned = true;
+        const double app = a[p * n + p], aqq = a[q * n + q], tau = (aqq - app) / (2 * apq);
         const double t = (tau >= 0 ? 1.0 : -1.0) / (fabs(tau) + sqrt(1 + tau * tau));
         const double c = 1 / sqrt(1 + t * t), s = t * c;
-        // Rows, then columns: a = J^T a J. The rows of v follow.
+        // a = J^T a J: rows p and q, then columns p and q, which are the same numbers.
+        double *ap = a + p * n, *aq = a + q * n, *vp = v + p * n, *vq = v + q * n;
         for (int k = 0; k < n; ++k) {
-          const double x = a[p * n + k], y = a[q * n + k];
-          a[p * n + k] = c * x - s * y;
-          a[q * n + k] = s * x + c * y;
-          const double vx = v[p * n + k], vy = v[q * n + k];
-          v[p * n + k] = c * vx - s * vy;
-          v[q * n + k] = s * vx + c * vy;
+          const double x = ap[k], y = aq[k], vx = vp[k], vy = vq[k];
+          ap[k] = c * x - s * y;
+          aq[k] = s * x + c * y;
+          vp[k] = c * vx - s * vy;
+          vq[k] = s * vx + c * vy;
         }
         for (int k = 0; k < n; ++k) {
-          const double x = a[k * n + p], y = a[k * n + q];
-          a[k * n + p] = c * x - s * y;
-          a[k * n + q] = s * x + c * y;
+          a[k * n + p] = ap[k];
+          a[k * n + q] = aq[k];
         }
+        a[p * n + p] = app - t * apq;
+        a[q * n + q] = aqq + t * apq;
+        a[p * n + q] = a[q * n + p] = 0;
       }
+    if (!turned) return;
   }
 }
 
@@ -182,14 +184,14 @@ class LowRankRows {
           f.centered[size_t(i * columns_ + d)] -= f16_to_float(f.mean.back());
       }
     }
-    std::vector<double> gram(size_t(t * t)), v(size_t(t * t)), values(static_cast<size_t>(t));
-    for (int i = 0; i < t; ++i)
-      for (int j = 0; j <= i; ++j) {
-        const float *a = f.centered.data() + i * columns_, *b = f.centered.data() + j * columns_;
-        double sum = 0;
-        for (int64_t d = 0; d < columns_; ++d) sum += double(a[d]) * double(b[d]);
-        gram[size_t(i * t + j)] = gram[size_t(j * t + i)] = sum;
-      }
+    std::vector<double> gram(size_t(t * t)), v(size_t(t * t)), values(static_cast<size_t>(t)),
+        column(static_cast<size_t>(t));
+    for (int64_t d = 0; d < columns_; ++d) {  // X X^T, one column of X at a time
+      for (int i = 0; i < t; ++i) column[size_t(i)] = double(f.centered[size_t(i * columns_ + d)]);
+      for (int i = 0; i < t; ++i)
+        for (int j = 0; j < t; ++j)
+          gram[size_t(i * t + j)] += column[size_t(i)] * column[size_t(j)];
+    }
     jacobi_eigen(gram.data(), t, v.data());
     std::vector<int> order(static_cast<size_t>(t));
     for (int i = 0; i < t; ++i) order[size_t(i)] = i;
@@ -231,13 +233,15 @@ class LowRankRows {
     data_.insert(data_.end(), f.mean.begin(), f.mean.end());
     for (int64_t i = 0; i < t; ++i)
       for (int64_t k = 0; k < rank; ++k) push(f.vectors[size_t(k * t + i)]);
-    for (int64_t k = 0; k < rank; ++k)
-      for (int64_t d = 0; d < columns_; ++d) {
-        double sum = 0;
-        for (int64_t i = 0; i < t; ++i)
-          sum += f.vectors[size_t(k * t + i)] * double(f.centered[size_t(i * columns_ + d)]);
-        push(sum);
-      }
+    std::vector<double> row(static_cast<size_t>(columns_));
+    for (int64_t k = 0; k < rank; ++k) {
+      std::fill(row.begin(), row.end(), 0.0);
+      for (int64_t i = 0; i < t; ++i)
+        for (int64_t d = 0; d < columns_; ++d)
+          row[size_t(d)] +=
+              f.vectors[size_t(k * t + i)] * double(f.centered[size_t(i * columns_ + d)]);
+      for (const double value : row) push(value);
+    }
     if (!fits) return raw();
     ranks_.push_back(uint8_t(rank));
   }
