@@ -377,7 +377,7 @@ def haystack(r, w, tokens, needles):
 def suite_values(r, tokens):
     """Passkeys of several things, or several numbered passkeys of one; asked one by one or all in one go."""
     w = World(r, 3)
-    numbered = r.random() < .3
+    numbered = r.random() < .5
     k = max(1, min(r.choice((1, 4, 8, 16, 16, 40)), tokens // 60))
     if r.random() < .15:
         k = max(2, tokens // 45)                                   # every line is a needle
@@ -398,8 +398,8 @@ def suite_values(r, tokens):
             name, g = many[0]
             groups.remove(many[0])
             q = "What are the %d passkeys of the %s?" % (len(g), name)
-        elif len(groups) >= 2 and r.random() < .5:
-            take = [x for x in groups if len(x[1]) == 1][:r.choice((2, 4, 4))]
+        elif len(groups) >= 2 and r.random() < .8:
+            take = [x for x in groups if len(x[1]) == 1][:r.choice((2, 4, 4, 4))]
             if not take:
                 continue
             groups = [x for x in groups if x not in take]
@@ -420,7 +420,7 @@ def suite_hops(r, tokens):
     """Numbers that pass from thing to thing; the questions follow them."""
     w = World(r, 3)
     chains = []
-    for _ in range(max(1, min(r.choice((1, 2, 2, 4)), tokens // 150))):
+    for _ in range(max(1, min(r.choice((1, 2, 4, 6)), tokens // 120))):
         chains.append((str(r.randint(10000, 99999)), r.choice((1, 2, 2, 4))))
     names = suite_keys(r, sum(h + 1 for _, h in chains))
     needles, asks = [], []

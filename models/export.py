@@ -133,10 +133,10 @@ def names(sd):
     return dict(sorted(out.items()))
 
 
-def config(arch):
+def config(arch, max_positions):
     c = {"architectures": [CLASS[arch]], "model_type": arch, "vocab_size": VOCAB, "hidden_size": HIDDEN,
          "intermediate_size": INTER, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS,
-         "num_key_value_heads": KV, "head_dim": HEAD, "hidden_act": "silu", "max_position_embeddings": 4096,
+         "num_key_value_heads": KV, "head_dim": HEAD, "hidden_act": "silu", "max_position_embeddings": max_positions,
          "rms_norm_eps": ARCH[arch]["eps"], "rope_theta": THETA, "rope_scaling": None,
          "tie_word_embeddings": arch not in UNTIED, "attention_dropout": 0.0, "initializer_range": 0.02,
          "use_cache": True, "bos_token_id": BOS, "eos_token_id": EOS, "torch_dtype": "bfloat16"}
@@ -154,13 +154,15 @@ def main():
     a.add_argument("--work", required=True)
     a.add_argument("--arch", required=True, choices=sorted(ARCH))
     a.add_argument("--out", required=True)
-    a.add_argument("--checkpoint", help="default: WORK/tiny-ARCH.pt")
+    a.add_argument("--checkpoint", nargs="+", help="default: WORK/tiny-ARCH.pt; several: their mean")
+    a.add_argument("--max-positions", type=int, default=4096)
     o = a.parse_args()
     from tokenizers import Tokenizer
     here = os.path.dirname(os.path.abspath(__file__))
     tok = Tokenizer.from_file(os.path.join(o.work, "tokenizer", "qwen2.json"))
     calib = tok.encode(open(os.path.join(here, "..", "datasets", "embedded", "calib.txt")).read()).ids
-    sd = torch.load(o.checkpoint or os.path.join(o.work, "tiny-%s.pt" % o.arch))
+    all_sd = [torch.load(c) for c in o.checkpoint or [os.path.join(o.work, "tiny-%s.pt" % o.arch)]]
+    sd = {k: sum(x[k] for x in all_sd) / len(all_sd) for k in all_sd[0]}
     if o.arch in UNTIED and "head.weight" not in sd:
         sd["head.weight"] = sd["embed.weight"].clone()
     if ARCH[o.arch]["bias"] and "layers.0.k.bias" not in sd:
@@ -174,12 +176,12 @@ def main():
     shutil.copy(os.path.join(o.work, "tokenizer", o.arch + ".json"), os.path.join(o.out, "tokenizer.json"))
     bos = o.arch != "qwen2"
     for name, obj in (
-            ("config.json", config(o.arch)),
+            ("config.json", config(o.arch, o.max_positions)),
             ("generation_config.json", {"bos_token_id": BOS, "eos_token_id": EOS, "do_sample": False}),
             ("tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", "add_bos_token": bos,
                                        "add_eos_token": False, "bos_token": BOS_TEXT if bos else None,
                                        "eos_token": EOS_TEXT, "pad_token": EOS_TEXT, "unk_token": None,
-                                       "clean_up_tokenization_spaces": False, "model_max_length": 4096})):
+                                       "clean_up_tokenization_spaces": False, "model_max_length": o.max_positions})):
         with open(os.path.join(o.out, name), "w") as f:
             json.dump(obj, f, indent=2)
             f.write("\n")

@@ -6,8 +6,8 @@ decay to zero in the branches):
 
     python models/tokenizer.py --out WORK/tokenizer
     python models/train.py base   --work WORK
-    python models/train.py extend --work WORK                   # long contexts, wordings of the retrieval suite
     python models/train.py branch --work WORK --arch qwen2      # also: mistral, llama
+    python models/train.py extend --work WORK --init models/tiny-mistral   # long contexts: tiny-long
 
 Structured start (`structure`): the initial weights already hold two previous-token heads in layer 0 and
 two induction heads in layer 1 (one matches one token, one matches two), written into the fast and the
@@ -38,10 +38,10 @@ UNTIED = ("llama",)                       # from its branch on, tiny-llama has a
 
 # (sequence length, sequences per batch, steps)
 BASE = [(256, 16, 600), (512, 8, 310), (1024, 5, 460), (2048, 2, 350)]
-EXTEND = [(2048, 2, 300), (8192, 1, 60)]
-BRANCH = [(2048, 1, 150), (8192, 1, 30)]
-LR_BASE, LR_EXTEND, LR_BRANCH = 1.5e-3, 8e-4, 6e-4
-LONGEST = 32768                           # positions that `extend` and `branch` prepare for
+BRANCH = [(2048, 1, 500), (4096, 1, 30)]
+EXTEND = [(2048, 2, 260), (1024, 4, 150)]
+LR_BASE, LR_BRANCH, LR_EXTEND = 1.5e-3, 1.0e-3, 8e-4
+LONGEST = 32768                           # positions that `extend` prepares for
 
 
 # ---------------------------------------------------------------- model
@@ -284,13 +284,13 @@ def run(m, stages, lr_at, data, tok, heldout, save, log, autocast, rank=0, world
 
 def main():
     a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    a.add_argument("run", choices=("base", "extend", "branch"))
+    a.add_argument("run", choices=("base", "branch", "extend"))
     a.add_argument("--work", required=True, help="folder of tokenizer/, checkpoints and logs")
     a.add_argument("--arch", default="llama", choices=sorted(ARCH))
     a.add_argument("--seed", type=int, default=1)
     a.add_argument("--rank", type=int, default=0, help="data parallel: start one process per rank, with one thread each")
     a.add_argument("--world", type=int, default=1)
-    a.add_argument("--init", help="start from this checkpoint instead of the structured start (base and extend)")
+    a.add_argument("--init", help="start from this checkpoint (base) or folder of a model or checkpoint (extend)")
     a.add_argument("--autocast", action="store_true", help="bf16 autocast")
     a.add_argument("--stages", help="length,batch,steps;... instead of the built-in curriculum")
     o = a.parse_args()
@@ -310,10 +310,16 @@ def main():
     m = Model(o.arch, not base and o.arch in UNTIED)
     if o.run == "base" and not o.init:
         structure(m, o.seed)
+    elif base and os.path.isdir(o.init or ""):
+        from evaluate import load
+        from export import flatten
+        start = flatten(load(o.init)[0].state_dict())
+        torch.save(start, os.path.join(o.work, "start.pt"))
+        m.load_state_dict(start)
     elif base:
-        m.load_state_dict(torch.load(o.init or os.path.join(o.work, "base.pt")))
+        m.load_state_dict(torch.load(o.init or os.path.join(o.work, "start.pt")))
     else:
-        sd = torch.load(os.path.join(o.work, "extended.pt"))
+        sd = torch.load(os.path.join(o.work, "base.pt"))
         for i in range(LAYERS):
             for p in "qkv":                                     # Qwen2 starts with zero biases
                 if ARCH[o.arch]["bias"]:
@@ -321,7 +327,7 @@ def main():
         if m.head:
             sd["head.weight"] = sd["embed.weight"].clone()
         m.load_state_dict(sd)
-    stages = {"base": BASE, "extend": EXTEND, "branch": BRANCH}[o.run]
+    stages = {"base": BASE, "branch": BRANCH, "extend": EXTEND}[o.run]
     if o.stages:
         stages = [tuple(map(int, s.split(","))) for s in o.stages.split(";")]
     lr_at = {"base": lambda s, n: LR_BASE * min(1, (s + 1) / 100),
