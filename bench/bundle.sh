@@ -4,6 +4,9 @@
 # That machine needs x86-64 with AVX2, a glibc at least as new as the one named in MANIFEST.txt, and
 # a driver; nothing is built or installed there. `bash gpu.sh` in the folder runs everything.
 #
+# The compiler's own libraries want the newest glibc of all, so they lie apart, in lib/gcc: gpu.sh uses
+# them where the machine has none that are new enough.
+#
 #   bench/bundle.sh BUILD FOLDER [--without-cuda]
 #
 # BUILD: of the preset `cuda`, whose programs look for libraries in ../lib (DT_RPATH, which holds for
@@ -20,7 +23,7 @@ for file in bin/ptq-host bin/ptq-report bin/ptq-bench bin/ptq-cuda-tests lib/lib
 done
 
 rm -rf "$folder"
-mkdir -p "$folder"/{bin,lib,plugins,models,datasets,bench}
+mkdir -p "$folder"/{bin,lib/gcc,plugins,models,datasets,bench}
 cp "$build"/bin/{ptq-host,ptq-report,ptq-bench,ptq-cuda-tests} "$folder/bin/"
 cp "$build/lib/libptq-engine-cuda.so" "$folder/lib/"
 cp "$build"/plugins/*.so "$folder/plugins/"
@@ -34,13 +37,13 @@ chmod +x "$folder/gpu.sh"
 # Path and name of each library that the loader finds for our files, also for libraries of libraries.
 # Of glibc: what the kernel's loader and it must agree on. Of the driver: libcuda.
 libraries=$(ldd "$build"/bin/ptq-* "$build/lib/libptq-engine-cuda.so" "$build"/plugins/*.so |
-  awk '$2 == "=>" { print $1, $3, $4 }' | sort -u)
-if grep -q 'not found' <<<"$libraries"; then
-  echo "bundle: not found: $(grep 'not found' <<<"$libraries" | cut -d' ' -f1 | xargs)" >&2
+  awk '$2 == "=>" { print $1, $3 }' | sort -u)
+if grep -q ' not$' <<<"$libraries"; then  # "NAME => not found"
+  echo "bundle: not found: $(sed -n 's/ not$//p' <<<"$libraries" | xargs)" >&2
   exit 1
 fi
 left=
-while read -r name path _; do
+while read -r name path; do
   case $name in
     libc.so.* | libm.so.* | libdl.so.* | libpthread.so.* | librt.so.* | libresolv.so.* | \
       libutil.so.* | ld-linux* | libcuda.so.*) continue ;;
@@ -49,22 +52,32 @@ while read -r name path _; do
         left="$left $name ($(($(stat -L -c %s "$path") / 1000000)) MB)"
         continue
       fi ;;
+    libstdc++.so.* | libgcc_s.so.*)
+      cp -L "$path" "$folder/lib/gcc/$name"
+      continue ;;
   esac
   cp -L "$path" "$folder/lib/$name"
 done <<<"$libraries"
 
-# The newest symbol version of glibc that anything in the folder asks for.
-glibc=$(for f in "$folder"/bin/* "$folder"/lib/* "$folder"/plugins/*; do objdump -T "$f"; done 2>/dev/null |
-  grep -o 'GLIBC_2\.[0-9]*' | sort -u -t. -k2 -n | tail -n 1)
+# newest PREFIX FILE...: the newest symbol version with the prefix that the files ask for.
+newest() {
+  local prefix=$1
+  shift
+  for f in "$@"; do objdump -T "$f"; done 2>/dev/null | grep 'UND' | grep -o "${prefix}_[0-9.]*" | sort -uV |
+    tail -n 1 | sed "s/${prefix}_//"
+}
+files=("$folder"/bin/* "$folder"/lib/*.so* "$folder"/plugins/*)
+glibc=$(newest GLIBC "${files[@]}")
 {
   "$build/bin/ptq-host" --version
   echo "processor: x86-64 with AVX2 (x86-64-v3)"
-  echo "glibc: ${glibc#GLIBC_} or newer"
+  echo "glibc: $glibc or newer; $(newest GLIBC "$folder"/lib/gcc/*) where lib/gcc is needed, that is, where the"
+  echo "  machine's libstdc++ does not have GLIBCXX_$(newest GLIBCXX "${files[@]}")"
   echo "CUDA libraries: $([ $cuda = with ] && echo included || echo "left out:$left")"
   echo "size: $(du -sm "$folder" | cut -f1) MiB"
   echo
   (cd "$folder" && find . -type f ! -name MANIFEST.txt | sort | xargs sha256sum)
 } >"$folder/MANIFEST.txt"
 
-echo "bundle: $folder, $(du -sm "$folder" | cut -f1) MiB, needs glibc ${glibc#GLIBC_} or newer"
+echo "bundle: $folder, $(du -sm "$folder" | cut -f1) MiB, needs glibc $glibc or newer"
 [ -z "$left" ] || echo "bundle: left out, to be found on the other machine:$left"

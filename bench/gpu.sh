@@ -31,6 +31,8 @@ cd "$root" || exit 1
 unset PTQ_PLUGINS PTQ_MODELS
 # Where the toolkit's libraries may be, when the bundle was made without them.
 export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:-}${LD_LIBRARY_PATH:+:}/usr/local/cuda/lib64
+# The compiler's libraries of the machine, or those of the bundle (see bundle.sh).
+bin/ptq-host --version >/dev/null 2>&1 || export LD_LIBRARY_PATH=$root/lib/gcc:$LD_LIBRARY_PATH
 PATH=$PATH:/usr/local/cuda/bin:/usr/local/cuda/compute-sanitizer
 
 steps= failed=0
