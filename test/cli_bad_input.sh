@@ -32,7 +32,7 @@ run 2 "$work/syntax.toml"
 says err "syntax.toml:1:"
 
 run 4 "$work/e.toml" --out "$out" --device cuda
-says err "no CUDA engine"
+says err "no GPU can be used"
 run 4 "$work/e.toml" --out "$out" --set 'models=["models/none"]'
 says err "models/none"
 run 4 "$work/e.toml" --out "$out" --set 'models=["Org/Name-7B"]' --dry-run
