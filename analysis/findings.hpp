@@ -42,7 +42,8 @@ inline bool identical(const Cell& cell, const Cell& baseline) {
   const auto value = headline(&cell), reference = headline(&baseline);
   if (!value || !reference || *value != *reference) return false;
   const auto divergence = cell.number({"kl_mean"});
-  return cell.kind == "passkey" ? false : divergence && *divergence == 0.0;
+  return Evaluation{cell.evaluation, cell.kind}.is_share() ? false
+                                                           : divergence && *divergence == 0.0;
 }
 
 // How many things were measured: windows, prompts or texts.
@@ -78,6 +79,34 @@ inline void note_cell(const Cell& cell, const Row* baseline, std::vector<std::st
     note("not smaller than FP16", fmt::format(": the cache takes {:.2f}x as much", 1 / ratio));
   }
   for (const std::string& warning : cell.warnings) notes.push_back(who + warning);
+}
+
+// The same sentence about several cells is read once: "kivi, ppl (and 3 more cells): ...".
+inline std::vector<std::string> merged_notes(const std::vector<std::string>& notes) {
+  struct Note {
+    std::string who, what;
+    size_t count;
+  };
+  std::vector<Note> merged;
+  for (const std::string& note : notes) {
+    const size_t colon = note.find(": ");
+    const std::string what = colon == note.npos ? note : note.substr(colon + 2);
+    const auto same = std::find_if(merged.begin(), merged.end(),
+                                   [&](const Note& other) { return other.what == what; });
+    if (same == merged.end()) {
+      merged.push_back({colon == note.npos ? "" : note.substr(0, colon), what, 1});
+    } else {
+      same->count += note.substr(0, colon) != same->who;
+    }
+  }
+  std::vector<std::string> out;
+  for (const Note& note : merged) {
+    const std::string more = note.count > 1 ? fmt::format(" (and {} more {})", note.count - 1,
+                                                          note.count > 2 ? "cells" : "cell")
+                                            : std::string();
+    out.push_back(note.who.empty() ? note.what : note.who + more + ": " + note.what);
+  }
+  return out;
 }
 
 inline std::vector<std::string> notes_of(const Board& board) {
@@ -119,14 +148,7 @@ inline std::vector<std::string> notes_of(const Board& board) {
       notes.push_back("NOT COMPARABLE: " + evaluation.name + " was run with different settings");
     }
   }
-  // The same sentence for several cells (a warning of the model, say) is read once.
-  std::vector<std::string> unique;
-  for (std::string& note : notes) {
-    if (std::find(unique.begin(), unique.end(), note) == unique.end()) {
-      unique.push_back(std::move(note));
-    }
-  }
-  return unique;
+  return merged_notes(notes);
 }
 
 // The first figure of this kind that the row has, in the order of the board's evaluations.
@@ -148,9 +170,11 @@ inline std::string sentence_of(const Board& board, const Row& row) {
     const Cell* reference = board.baseline() ? board.baseline()->cell(evaluation.name) : nullptr;
     const auto value = headline(cell), base = headline(reference);
     if (!value) continue;
-    if (cell->kind == "passkey") {
-      parts.push_back(fmt::format("passkey {:.0f}/{:.0f}", cell->number({"correct"}).value_or(0),
-                                  cell->number({"total"}).value_or(0)));
+    if (evaluation.is_share()) {
+      const auto correct = cell->number({"correct"}), total = cell->number({"total"});
+      parts.push_back(
+          evaluation.name + " " +
+          (correct && total ? fmt::format("{:.0f}/{:.0f}", *correct, *total) : share_text(*value)));
     } else {
       const std::string name = short_name(evaluation);
       parts.push_back((cell->kind == "generation" ? "generation PPL " : "PPL ") +

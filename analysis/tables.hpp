@@ -28,9 +28,10 @@ std::string cell_text(const Row& row, const std::string& evaluation, Write write
 inline std::string headline_text(const Board& board, const Row& row, const Cell& cell) {
   const auto value = headline(&cell);
   if (!value) return "-";
-  if (cell.kind == "passkey") {
-    return fmt::format("{:.0f}/{:.0f} ({:.0f} %)", cell.number({"correct"}).value_or(0),
-                       cell.number({"total"}).value_or(0), 100 * *value);
+  if (Evaluation{cell.evaluation, cell.kind}.is_share()) {
+    const auto correct = cell.number({"correct"}), total = cell.number({"total"});
+    if (!correct || !total) return share_text(*value);
+    return fmt::format("{:.0f}/{:.0f} ({:.0f} %)", *correct, *total, 100 * *value);
   }
   const Cell* reference = board.baseline() ? board.baseline()->cell(cell.evaluation) : nullptr;
   const auto base = headline(reference);
@@ -42,11 +43,14 @@ inline std::string headline_text(const Board& board, const Row& row, const Cell&
 
 // "PPL wiki ↓"
 inline std::string head_of(const Evaluation& evaluation) {
+  const std::string name = short_name(evaluation);
+  if (evaluation.kind == "choices") return (name.empty() ? "Choices" : name) + " ↑";
   const std::string what = evaluation.kind == "passkey"      ? "Passkey"
                            : evaluation.kind == "generation" ? "Gen PPL"
-                                                             : "PPL";
-  const std::string name = short_name(evaluation);
-  return what + (name.empty() ? "" : " " + name) + (evaluation.kind == "passkey" ? " ↑" : " ↓");
+                           : !evaluation.is_share()          ? "PPL"
+                           : evaluation.kind == "retrieval"  ? "Retrieval"
+                                                             : evaluation.kind;
+  return what + (name.empty() ? "" : " " + name) + (evaluation.is_share() ? " ↑" : " ↓");
 }
 
 // The exposures of a row's cells: "0.97", or "0.62-0.97" where they differ.
