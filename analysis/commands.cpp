@@ -11,9 +11,11 @@
 
 #include "arguments.hpp"
 #include "audit.hpp"
+#include "check.hpp"
+#include "diff.hpp"
+#include "full_report.hpp"
 #include "pruning.hpp"
 #include "ptq/core/atomic_file.hpp"
-#include "report.hpp"
 #include "study_board.hpp"
 
 namespace ptq::report {
@@ -87,12 +89,18 @@ Screen screen() {
   return screen;
 }
 
+void write_text(const std::string& path, const std::string& text) {
+  std::ofstream file(path, std::ios::binary);
+  file << text << std::flush;
+  if (!file) throw environment_error("the report cannot be written", path);
+}
+
 }  // namespace
 
 int tables_command(const Words& words) {
   const Arguments arguments = parse_arguments(words, {"--format", "--out"}, {}, {"RESULTS"});
   const std::string &folder = arguments.positions[0], out = arguments.value("--out");
-  const Results results = read_results(folder);
+  Results results = read_results(folder);
   const std::string wanted = arguments.value("--format");
   const Format format = !wanted.empty() ? format_of(wanted)
                         : !out.empty()  ? format_for_file(out)
@@ -109,13 +117,30 @@ int tables_command(const Words& words) {
                             "ptq-host EXPERIMENT.toml --out " +
                                 folder);
   }
-  const std::string text = render(results, format, out.empty() ? screen() : Screen{});
-  if (out.empty()) {
-    print_text(text);
-  } else {
-    std::ofstream file(out, std::ios::binary);
-    file << text << std::flush;
-    if (!file) throw environment_error("the report cannot be written", out);
+  if (!wanted.empty() || (!out.empty() && !out.ends_with(".html"))) {
+    const std::string text = render(results, format, out.empty() ? screen() : Screen{});
+    if (out.empty()) {
+      print_text(text);
+    } else {
+      write_text(out, text);
+    }
+    return 0;
+  }
+  if (out.empty()) print_text(render(results, Format::terminal, screen()));
+  const FullReport report = full_report(folder, std::move(results));
+  if (!report.plot_problem.empty()) std::fprintf(stderr, "%s\n", report.plot_problem.c_str());
+  if (!out.empty()) {
+    write_text(out, html_page(report));
+    return 0;
+  }
+  try {
+    const std::vector<std::string> files = write_report(report, folder);
+    const std::string where = (std::filesystem::path(folder) / "").string();
+    print_text(fmt::format("\n{}{} (also {})\n", where, files[0],
+                           fmt::join(files.begin() + 1, files.end(), ", ")));
+  } catch (const Error& error) {
+    // The tables above are what was asked for in the first place.
+    std::fprintf(stderr, "warning: no report file written: %s\n", error.message().c_str());
   }
   return 0;
 }
@@ -143,6 +168,32 @@ int leaderboard_command(const Words& words) {
   print_text(arguments.has("--compat")
                  ? compat_leaderboard(layout, runs, lang)
                  : study_leaderboard(layout, runs, read_later_results(folder), lang));
+  return 0;
+}
+
+int diff_command(const Words& words) {
+  const Arguments arguments = parse_arguments(words, {}, {}, {"folder A", "folder B"});
+  const Results a = read_results(arguments.positions[0]), b = read_results(arguments.positions[1]);
+  for (const Results* results : {&a, &b}) {
+    for (const Damaged& file : results->damaged) {
+      std::fprintf(stderr, "warning: %s\n", damaged_text(file).c_str());
+    }
+  }
+  const Difference difference = diff_results(a, b);
+  print_text(difference.text);
+  return difference.any ? int(ExitCode::disagree) : 0;
+}
+
+int check_command(const Words& words) {
+  const Arguments arguments =
+      parse_arguments(words, {}, {}, {"RESULTS", "EXPERIMENT.toml or experiment.json"});
+  const std::vector<CellCheck> checks = check_cells(arguments.positions[0], arguments.positions[1]);
+  print_text(check_text(checks));
+  for (const CellCheck& check : checks) {
+    if (check.state != CellCheck::State::ok && check.state != CellCheck::State::extra) {
+      return int(ExitCode::cells_failed);
+    }
+  }
   return 0;
 }
 

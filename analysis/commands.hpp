@@ -15,6 +15,8 @@ int tables_command(const Words& words);       // RESULTS
 int run_command(const Words& words);          // run FILE.json
 int leaderboard_command(const Words& words);  // leaderboard DIR
 int pruning_command(const Words& words);      // pruning FILE.csv|DIR
+int diff_command(const Words& words);         // diff A B
+int check_command(const Words& words);        // check RESULTS EXPERIMENT
 int verify_command(const Words& words);       // verify FILE
 
 Language language_of(const std::string& word);

@@ -109,7 +109,8 @@ inline std::vector<std::string> merged_notes(const std::vector<std::string>& not
   return out;
 }
 
-inline std::vector<std::string> notes_of(const Board& board) {
+// Every note about a board, one per cell.
+inline std::vector<std::string> all_notes_of(const Board& board) {
   std::vector<std::string> notes;
   for (const Row& row : board.rows) {
     for (const Evaluation& evaluation : board.evaluations) {
@@ -128,10 +129,36 @@ inline std::vector<std::string> notes_of(const Board& board) {
   }
   if (fingerprints.size() > 1) {
     notes.push_back(
-        fmt::format("NOT COMPARABLE: the rows come from {} different models of the "
+        fmt::format("NOT COMPARABLE: the rows come from {} different base weights of the "
                     "name {} (fingerprints differ)",
                     fingerprints.size(), board.model));
   }
+  const auto differ = [&](const std::string& what, auto get) {
+    std::set<std::string> seen;
+    for (const Row& row : board.rows) {
+      for (const auto& [name, cell] : row.cells) {
+        if (const std::string value = get(*cell); cell->ok() && !value.empty()) seen.insert(value);
+      }
+    }
+    if (seen.size() > 1)
+      notes.push_back(fmt::format("NOT COMPARABLE: {}: {}", what, fmt::join(seen, ", ")));
+  };
+  differ("methods were calibrated on different data", [](const Cell& cell) {
+    const Json calibration = cell.metrics.value("calibration", Json());
+    if (!calibration.is_object()) return std::string();
+    std::string text;
+    for (const char* key : {"dataset", "text", "text_sha256", "sequences", "length"}) {
+      if (!calibration.contains(key)) continue;
+      const Json& value = calibration[key];
+      text += (text.empty() ? "" : " ") +
+              (value.is_string() ? value.get<std::string>().substr(0, 40) : value.dump());
+    }
+    return text;
+  });
+  differ("rows were computed in different precision", [](const Cell& cell) {
+    const Json compute = cell.environment.value("compute", Json());
+    return compute.is_string() ? compute.get<std::string>() : "";
+  });
   for (const Evaluation& evaluation : board.evaluations) {
     std::set<double> counts;
     std::set<std::string> settings;
@@ -148,7 +175,11 @@ inline std::vector<std::string> notes_of(const Board& board) {
       notes.push_back("NOT COMPARABLE: " + evaluation.name + " was run with different settings");
     }
   }
-  return merged_notes(notes);
+  return notes;
+}
+
+inline std::vector<std::string> notes_of(const Board& board) {
+  return merged_notes(all_notes_of(board));
 }
 
 // The first figure of this kind that the row has, in the order of the board's evaluations.

@@ -83,7 +83,7 @@ std::string series_style(size_t index) {
 
 std::string whole_script(const Figure& figure, const std::string& file) {
   return "reset session\n"
-         "set terminal svg size 760,430 dynamic font 'DejaVu Sans,Arial,sans-serif,13' background "
+         "set terminal svg size 680,420 dynamic font 'DejaVu Sans,Arial,sans-serif,15' background "
          "'white'\n"
          "set termoption noenhanced\nset encoding utf8\n"
          "set output " +
@@ -116,9 +116,24 @@ std::string draw(std::vector<Figure>& figures) {
     if (figures[i].svg.find("</svg>") == std::string::npos) figures[i].svg.clear();
   }
   if (code == 0) return {};
-  const std::string said = text_of(log);
-  return "plots left out: gnuplot ended with code " + std::to_string(code) + ": " +
-         said.substr(0, said.find('\n', 1));
+  // One script with a mistake ends the program: the others are drawn alone.
+  std::string problem;
+  for (size_t i = 0; i < figures.size(); ++i) {
+    const std::string file = (scratch.path / fmt::format("{}.svg", i)).string();
+    std::ofstream(script, std::ios::binary) << whole_script(figures[i], file);
+    fs::remove(log);
+    if (run_gnuplot(script.string(), log.string()) == 0) {
+      figures[i].svg = text_of(file);
+      continue;
+    }
+    figures[i].svg.clear();
+    const std::string said = text_of(log);
+    if (problem.empty()) {
+      problem =
+          "plot " + figures[i].name + " left out: gnuplot: " + said.substr(0, said.find('\n', 1));
+    }
+  }
+  return problem;
 }
 
 }  // namespace ptq::report

@@ -1,10 +1,11 @@
 #include "layout.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <set>
 
 #include "ptq/core/suggest.hpp"
-#include "study_leaderboard.hpp"
+#include "study_leaderboard_toml.hpp"
 #include "toml_reader.hpp"
 
 namespace ptq::report {
@@ -117,9 +118,17 @@ Layout::Board automatic_board(const std::string& track, const std::string& model
       board.tasks.push_back({key, key, "acc", "acc"});
     }
   }
-  // The full-precision row first, the others in order of appearance.
-  std::stable_partition(methods.begin(), methods.end(),
-                        [](const std::string& m) { return m == "fp16"; });
+  // The full-precision row first, the others by the first perplexity of their newest run.
+  const auto key = [&](const std::string& method) {
+    double ppl = HUGE_VAL;
+    for (const Run* run : runs) {
+      if (run->method() != method || board.ppl.empty()) continue;
+      ppl = run->number("results/ppl/" + board.ppl[0].key + "/ppl").value_or(ppl);
+    }
+    return std::make_pair(method != "fp16", ppl);
+  };
+  std::stable_sort(methods.begin(), methods.end(),
+                   [&](const std::string& a, const std::string& b) { return key(a) < key(b); });
   for (const std::string& method : methods) {
     std::vector<const Run*> of_method;
     for (const Run* run : runs) {

@@ -22,7 +22,7 @@ struct Evaluation {
 
   // Counts right answers; the other kinds measure a perplexity.
   bool is_share() const {
-    return kind != "perplexity" && kind != "cached_decode" && kind != "generation";
+    return kind != "perplexity" && kind != "cached-decode" && kind != "generation";
   }
 };
 
@@ -68,7 +68,7 @@ struct Board {
 };
 
 inline int kind_order(std::string_view kind) {
-  constexpr std::string_view kOrder[] = {"perplexity", "cached_decode", "choices",
+  constexpr std::string_view kOrder[] = {"perplexity", "cached-decode", "choices",
                                          "passkey",    "retrieval",     "generation"};
   return int(std::find(std::begin(kOrder), std::end(kOrder), kind) - std::begin(kOrder));
 }
@@ -96,7 +96,7 @@ inline std::optional<double> share_of(const Cell& cell) {
 // missing cell or one without a result.
 inline std::optional<double> headline(const Cell* cell) {
   if (!cell || !cell->ok()) return {};
-  if (cell->kind == "perplexity" || cell->kind == "cached_decode") return cell->number({"ppl"});
+  if (cell->kind == "perplexity" || cell->kind == "cached-decode") return cell->number({"ppl"});
   if (cell->kind == "generation") return cell->number({"ppl_pooled"});
   return share_of(*cell);
 }

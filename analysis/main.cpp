@@ -15,28 +15,33 @@ constexpr const char* kHelp =
     R"(Tables, statistics, plots and one report file of the results that ptq-host wrote, or of the original
 study's result files.
 
-  ptq-report results/trackC                          the leaderboard
-  ptq-report results/trackC --format markdown        to paste
+  ptq-report results/trackC                          the leaderboard here, and beside the results
+                                                     report.html .md, results.csv .json, plots/
+  ptq-report results/trackC --format markdown        only print, in this form, to paste
   ptq-report run results/trackC/CELL/record.json     the page of one run
 
 usage: ptq-report RESULTS [--format terminal|markdown|csv|json] [--out FILE]
        ptq-report run FILE.json [--compat] [--lang zh|en]
        ptq-report leaderboard DIR [--compat] [--lang zh|en] [--layout FILE.toml]
        ptq-report pruning FILE.csv|DIR [--compat] [--lang zh|en] [--json FILE]
+       ptq-report diff A B
+       ptq-report check RESULTS EXPERIMENT.toml
        ptq-report verify FILE
 
   RESULTS    the folder given to ptq-host with --out
-  --format   terminal (default), markdown to paste, csv (one
+  --format   print only, as terminal, markdown to paste, csv (one
              line per number), json
-  --out      write to FILE instead; its name says which form: .md .csv .json
+  --out      write to FILE instead; its name says which form: .html .md .csv .json
   --compat   the page as the original study printed it, in Chinese (--lang zh, default) or English
   --layout   which run feeds which column, where the study joins runs
   --json     also write the companion file of the pruning document
+  diff       what changed between two folders of results, cell by cell
+  check      which cells of an experiment are missing, failed or in conflict
   verify     the invariants of a pruning document or of pruning records
   --version  print the version
 
-exit codes: 0 ok, 2 wrong use, 4 no record found or a file cannot be read or written, 6 `verify`
-found a violated invariant
+exit codes: 0 ok, 2 wrong use, 3 `check` found a cell missing, failed or in conflict, 4 no record
+found or a file cannot be read or written, 6 `verify` or `diff` found a difference
 )";
 
 int run(const std::vector<std::string>& words) {
@@ -45,10 +50,10 @@ int run(const std::vector<std::string>& words) {
     const char* name;
     int (*run)(const Words&);
   };
-  constexpr Command kCommands[] = {{"run", run_command},
-                                   {"leaderboard", leaderboard_command},
-                                   {"pruning", pruning_command},
-                                   {"verify", verify_command}};
+  constexpr Command kCommands[] = {
+      {"run", run_command},         {"leaderboard", leaderboard_command},
+      {"pruning", pruning_command}, {"diff", diff_command},
+      {"check", check_command},     {"verify", verify_command}};
   for (const Command& command : kCommands) {
     if (!words.empty() && words[0] == command.name) {
       return command.run({words.begin() + 1, words.end()});

@@ -7,6 +7,7 @@
 #include <set>
 
 #include "numbers.hpp"
+#include "statistics.hpp"
 
 namespace ptq::report {
 namespace {
@@ -40,6 +41,15 @@ std::string log_scale(const char* axis, const std::vector<double>& values) {
   const auto [low, high] = std::minmax_element(values.begin(), values.end());
   return !values.empty() && *low > 0 && *high > 10 * *low ? fmt::format("set logscale {}\n", axis)
                                                           : std::string();
+}
+
+// About five round tics on an axis from the smallest to the largest value.
+std::string few_tics(const char* axis, const std::vector<double>& values) {
+  const auto [low, high] = std::minmax_element(values.begin(), values.end());
+  if (values.empty() || !(*high > *low)) return {};
+  const double rough = (*high - *low) / 4, power = std::pow(10.0, std::floor(std::log10(rough)));
+  const double step = rough < 2 * power ? 2 * power : rough < 5 * power ? 5 * power : 10 * power;
+  return fmt::format("set {}tics {}\n", axis, step);
 }
 
 // --- quality against bytes -----------------------------------------------------------------------
@@ -90,7 +100,8 @@ std::vector<Figure> pareto(const Board& board, const std::string& prefix) {
         xs.push_back(point.x);
         ys.push_back(point.y);
       }
-      script += log_scale("x", xs) + log_scale("y", ys);
+      const std::string logarithmic = log_scale("x", xs);
+      script += (logarithmic.empty() ? few_tics("x", xs) : logarithmic) + log_scale("y", ys);
       script +=
           std::string("set xlabel ") +
           (cache ? "'bytes of the cache per token'" : "'bytes of the weights'") +
@@ -183,8 +194,8 @@ std::vector<Figure> curves(const Board& board, const std::string& prefix) {
               "\nset ylabel 'perplexity'\n";
     figures.push_back(
         {fmt::format("{}-length-{}", prefix, evaluation.name),
-         board_title(board, evaluation.name +
-                                (quarters ? " along the generation" : " over the context length")),
+         board_title(board, evaluation.name + (quarters ? ": perplexity along the continuation"
+                                                        : " over the context length")),
          "Lower is better. A curve that rises away from full precision shows an error "
          "that grows with what was stored.",
          script + plot + "\n",
@@ -255,7 +266,7 @@ std::vector<Figure> heat_maps(const Board& board, const std::string& prefix) {
     const size_t columns = std::min<size_t>(4, panels.size()),
                  rows = (panels.size() + columns - 1) / columns;
     script += "set terminal svg size 760," + std::to_string(90 + 210 * rows) +
-              " dynamic font 'DejaVu Sans,Arial,sans-serif,12' background 'white'\n";
+              " dynamic font 'DejaVu Sans,Arial,sans-serif,13' background 'white'\n";
     script +=
         fmt::format("set multiplot layout {},{} title {}\nunset title\n", rows, columns,
                     script_text(board_title(board, evaluation.name + ": right answers by depth and "
@@ -270,7 +281,7 @@ std::vector<Figure> heat_maps(const Board& board, const std::string& prefix) {
     script += "set xtics (" + tics + ")\n";
     tics.clear();
     for (size_t i = 0; i < y.size(); ++i) {
-      tics += fmt::format("{}'{:g} %' {}", i ? ", " : "", 100 * y[i], i);
+      tics += fmt::format("{}'{:g} %%' {}", i ? ", " : "", 100 * y[i], i);
     }
     script += "set ytics (" + tics + ")\n";
     for (size_t p = 0; p < panels.size(); ++p) {
@@ -348,7 +359,7 @@ std::vector<Figure> bars(const Board& board, const std::string& prefix) {
     plot += fmt::format(
         "{}$b{} using 1:2:({}) with boxes fs solid {} border lc rgb '#444444' {} title {}, $b{} "
         "using "
-        "1:2:3:4 with yerrorbars pt 0 lw 1.2 lc rgb '#222222' notitle",
+        "1:3:(0):($4-$3) with vectors nohead dt 1 lw 2 lc rgb '#222222' notitle",
         series ? ", " : "plot ", series, width * 0.92, series % 2 ? 0.55 : 0.85,
         series_style(series + 1).substr(0, 16), script_text(row.method), series);
     ++series;
@@ -451,8 +462,7 @@ std::vector<Figure> scatter(const Board& board, const std::string& prefix) {
 
 }  // namespace
 
-std::vector<Figure> figures_of(const Board& board, const BoardStatistics&,
-                               const std::string& prefix) {
+std::vector<Figure> figures_of(const Board& board, const std::string& prefix) {
   std::vector<Figure> all;
   for (auto* make : {pareto, curves, heat_maps, bars, layers, scatter}) {
     for (Figure& figure : make(board, prefix)) {

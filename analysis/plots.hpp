@@ -14,7 +14,6 @@
 
 #include <vector>
 
-#include "compare.hpp"
 #include "gnuplot.hpp"
 #include "leaderboard.hpp"
 #include "pruning.hpp"
@@ -22,8 +21,7 @@
 namespace ptq::report {
 
 // Figures of one board; `prefix` begins their names.
-std::vector<Figure> figures_of(const Board& board, const BoardStatistics& statistics,
-                               const std::string& prefix);
+std::vector<Figure> figures_of(const Board& board, const std::string& prefix);
 
 // Scatter and matrix of correlations of a pruning study.
 std::vector<Figure> pruning_figures(const std::vector<PruningModel>& models);

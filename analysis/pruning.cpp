@@ -230,6 +230,13 @@ const PruningRun* PruningModel::best() const {
   return best;
 }
 
+bool is_pruning_csv(const fs::path& file) {
+  if (file.extension() != ".csv") return false;
+  std::ifstream in(file, std::ios::binary);
+  std::string head;
+  return in && std::getline(in, head) && head.find("pruning_method") != head.npos;
+}
+
 std::vector<PruningModel> parse_pruning_csv(const std::string& text, const std::string& where) {
   return parse(text, where, model_in_name(where));
 }
@@ -239,10 +246,7 @@ std::vector<PruningModel> read_pruning(const fs::path& path) {
   std::vector<PruningModel> models;
   std::vector<fs::path> files;
   for (const fs::directory_entry& entry : fs::recursive_directory_iterator(path)) {
-    if (entry.path().extension() == ".csv" && entry.is_regular_file() &&
-        read_text(entry.path()).find("pruning_method") != std::string::npos) {
-      files.push_back(entry.path());
-    }
+    if (is_pruning_csv(entry.path())) files.push_back(entry.path());
   }
   std::sort(files.begin(), files.end());
   for (const fs::path& file : files) {

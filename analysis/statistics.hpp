@@ -76,17 +76,25 @@ inline Interval bootstrap_counts(const std::vector<PairedCounts>& strata) {
   for (const PairedCounts& stratum : strata) n += stratum.n;
   if (n == 0) return {};
   std::vector<double> sums(kResamples, 0.0);
+  std::vector<int64_t> drawn(kResamples), differences(kResamples);
   for (const PairedCounts& stratum : strata) {
     if (stratum.gained + stratum.lost == 0) continue;  // always 0
     const double changed = double(stratum.gained + stratum.lost);
     std::binomial_distribution<int64_t> changes(stratum.n, changed / double(stratum.n));
-    for (double& sum : sums) {
-      const int64_t drawn = changes(random);
-      // Of the questions that changed, each is a gain with its share.
-      const int64_t gains =
-          std::binomial_distribution<int64_t>(drawn, double(stratum.gained) / changed)(random);
-      sum += double(2 * gains - drawn);
+    for (int64_t& count : drawn) count = changes(random);
+    // Of the questions that changed, each is a gain with its share. In order of their number, so
+    // that a distribution is set up once for each number; the resamples are then paired at random
+    // with those of other strata by a shuffle.
+    std::sort(drawn.begin(), drawn.end());
+    std::binomial_distribution<int64_t> gains;
+    for (size_t r = 0; r < drawn.size(); ++r) {
+      if (r == 0 || drawn[r] != drawn[r - 1]) {
+        gains.param(decltype(gains)::param_type(drawn[r], double(stratum.gained) / changed));
+      }
+      differences[r] = 2 * gains(random) - drawn[r];
     }
+    if (strata.size() > 1) std::shuffle(differences.begin(), differences.end(), random);
+    for (size_t r = 0; r < sums.size(); ++r) sums[r] += double(differences[r]);
   }
   for (double& sum : sums) sum /= double(n);
   return percentile95(std::move(sums));

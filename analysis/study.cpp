@@ -234,7 +234,7 @@ Run run_of_records(const std::vector<Record>& records, const std::vector<fs::pat
     if (m.value("calibration", Json()).is_object()) calibration = m["calibration"];
     const Json time = m.value("time", Json::object()), memory = m.value("memory", Json::object());
     quantize = std::max(quantize, time.value("quantize_seconds", 0.0));
-    peak = std::max(peak, memory.value("peak_resident_bytes", 0.0));
+    peak = std::max(peak, memory.value("device_peak_bytes", 0.0));  // of an accelerator only
     weights = weights || m.value("weights", Json::object()).value("encoded_scalars", 0.0) > 0;
     cache = cache || m.value("cache", Json::object()).value("bytes_encoded", 0.0) > 0;
     const std::string& kind = record.evaluation.kind;

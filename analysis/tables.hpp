@@ -116,7 +116,12 @@ inline Table leaderboard(const Board& board) {
     add("KL ↓", "kl_mean", divergence_text);
     add("Top-1 ↑", "top1_agreement", share_text);
   }
-  add_column(board, table, "Exposure", exposure_text);
+  const auto any = [&](auto property) {
+    return std::any_of(board.rows.begin(), board.rows.end(), property);
+  };
+  if (any([](const Row& row) { return exposure_text(row) != "-"; })) {
+    add_column(board, table, "Exposure", exposure_text);
+  }
   add_figure(board, table, "KV B/token", {"cache", "bytes_per_token"}, thousands_text);
   const auto two_digits = [](double value) { return fmt::format("{:.2f}", value); };
   add_figure(board, table, "KV bits", {"cache", "effective_bits"}, two_digits);
@@ -125,7 +130,8 @@ inline Table leaderboard(const Board& board) {
   add_figure(board, table, "Weight bits", {"weights", "encoded_bits"}, two_digits);
   add_figure(board, table, "Weight MiB", {"weights", "bytes"},
              [](double value) { return fmt::format("{:.2f}", value / (1 << 20)); });
-  add_column(board, table, "Time", [](const Row& row) { return seconds_text(row.seconds()); });
+  if (any([](const Row& row) { return row.seconds() > 0; }))
+    add_column(board, table, "Time", [](const Row& row) { return seconds_text(row.seconds()); });
   return table;
 }
 
