@@ -9,7 +9,8 @@ FUZZ_SECONDS ?= 60
 # Every Debian package the build needs; `make deps` installs what is missing.
 PACKAGES := build-essential cmake ninja-build pkg-config git ca-certificates catch2 \
   libopenblas-dev libsimdjson-dev libutf8proc-dev libfmt-dev libssl-dev libboost-dev \
-  libboost-program-options-dev libboost-context-dev nlohmann-json3-dev libtomlplusplus-dev
+  libboost-program-options-dev libboost-context-dev nlohmann-json3-dev libtomlplusplus-dev \
+  gnuplot-nox
 
 # Our own C, C++ and CUDA files: known to git, or new and not ignored.
 SOURCES = git ls-files --cached --others --exclude-standard -- \
@@ -52,7 +53,7 @@ build: need-deps ## Build everything into build/ (the default)
 	@[ -f build/build.ninja ] || cmake --preset release
 	@cmake --build --preset release
 
-demo: need-deps ## Run the study's Track C on the embedded models and print the leaderboard
+demo: need-deps ## Run the study's Track C on the embedded models, ends with report.html
 	@[ -f build/build.ninja ] || cmake --preset release
 	@cmake --build --preset release --target programs
 	@build/bin/ptq-host experiments/trackC.toml

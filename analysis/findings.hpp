@@ -42,7 +42,8 @@ inline bool identical(const Cell& cell, const Cell& baseline) {
   const auto value = headline(&cell), reference = headline(&baseline);
   if (!value || !reference || *value != *reference) return false;
   const auto divergence = cell.number({"kl_mean"});
-  return cell.kind == "passkey" ? false : divergence && *divergence == 0.0;
+  return Evaluation{cell.evaluation, cell.kind}.is_share() ? false
+                                                           : divergence && *divergence == 0.0;
 }
 
 // How many things were measured: windows, prompts or texts.
@@ -80,7 +81,36 @@ inline void note_cell(const Cell& cell, const Row* baseline, std::vector<std::st
   for (const std::string& warning : cell.warnings) notes.push_back(who + warning);
 }
 
-inline std::vector<std::string> notes_of(const Board& board) {
+// The same sentence about several cells is read once: "kivi, ppl (and 3 more cells): ...".
+inline std::vector<std::string> merged_notes(const std::vector<std::string>& notes) {
+  struct Note {
+    std::string who, what;
+    size_t count;
+  };
+  std::vector<Note> merged;
+  for (const std::string& note : notes) {
+    const size_t colon = note.find(": ");
+    const std::string what = colon == note.npos ? note : note.substr(colon + 2);
+    const auto same = std::find_if(merged.begin(), merged.end(),
+                                   [&](const Note& other) { return other.what == what; });
+    if (same == merged.end()) {
+      merged.push_back({colon == note.npos ? "" : note.substr(0, colon), what, 1});
+    } else {
+      same->count += note.substr(0, colon) != same->who;
+    }
+  }
+  std::vector<std::string> out;
+  for (const Note& note : merged) {
+    const std::string more = note.count > 1 ? fmt::format(" (and {} more {})", note.count - 1,
+                                                          note.count > 2 ? "cells" : "cell")
+                                            : std::string();
+    out.push_back(note.who.empty() ? note.what : note.who + more + ": " + note.what);
+  }
+  return out;
+}
+
+// Every note about a board, one per cell.
+inline std::vector<std::string> all_notes_of(const Board& board) {
   std::vector<std::string> notes;
   for (const Row& row : board.rows) {
     for (const Evaluation& evaluation : board.evaluations) {
@@ -99,10 +129,36 @@ inline std::vector<std::string> notes_of(const Board& board) {
   }
   if (fingerprints.size() > 1) {
     notes.push_back(
-        fmt::format("NOT COMPARABLE: the rows come from {} different models of the "
+        fmt::format("NOT COMPARABLE: the rows come from {} different base weights of the "
                     "name {} (fingerprints differ)",
                     fingerprints.size(), board.model));
   }
+  const auto differ = [&](const std::string& what, auto get) {
+    std::set<std::string> seen;
+    for (const Row& row : board.rows) {
+      for (const auto& [name, cell] : row.cells) {
+        if (const std::string value = get(*cell); cell->ok() && !value.empty()) seen.insert(value);
+      }
+    }
+    if (seen.size() > 1)
+      notes.push_back(fmt::format("NOT COMPARABLE: {}: {}", what, fmt::join(seen, ", ")));
+  };
+  differ("methods were calibrated on different data", [](const Cell& cell) {
+    const Json calibration = cell.metrics.value("calibration", Json());
+    if (!calibration.is_object()) return std::string();
+    std::string text;
+    for (const char* key : {"dataset", "text", "text_sha256", "sequences", "length"}) {
+      if (!calibration.contains(key)) continue;
+      const Json& value = calibration[key];
+      text += (text.empty() ? "" : " ") +
+              (value.is_string() ? value.get<std::string>().substr(0, 40) : value.dump());
+    }
+    return text;
+  });
+  differ("rows were computed in different precision", [](const Cell& cell) {
+    const Json compute = cell.environment.value("compute", Json());
+    return compute.is_string() ? compute.get<std::string>() : "";
+  });
   for (const Evaluation& evaluation : board.evaluations) {
     std::set<double> counts;
     std::set<std::string> settings;
@@ -119,14 +175,11 @@ inline std::vector<std::string> notes_of(const Board& board) {
       notes.push_back("NOT COMPARABLE: " + evaluation.name + " was run with different settings");
     }
   }
-  // The same sentence for several cells (a warning of the model, say) is read once.
-  std::vector<std::string> unique;
-  for (std::string& note : notes) {
-    if (std::find(unique.begin(), unique.end(), note) == unique.end()) {
-      unique.push_back(std::move(note));
-    }
-  }
-  return unique;
+  return notes;
+}
+
+inline std::vector<std::string> notes_of(const Board& board) {
+  return merged_notes(all_notes_of(board));
 }
 
 // The first figure of this kind that the row has, in the order of the board's evaluations.
@@ -148,9 +201,11 @@ inline std::string sentence_of(const Board& board, const Row& row) {
     const Cell* reference = board.baseline() ? board.baseline()->cell(evaluation.name) : nullptr;
     const auto value = headline(cell), base = headline(reference);
     if (!value) continue;
-    if (cell->kind == "passkey") {
-      parts.push_back(fmt::format("passkey {:.0f}/{:.0f}", cell->number({"correct"}).value_or(0),
-                                  cell->number({"total"}).value_or(0)));
+    if (evaluation.is_share()) {
+      const auto correct = cell->number({"correct"}), total = cell->number({"total"});
+      parts.push_back(
+          evaluation.name + " " +
+          (correct && total ? fmt::format("{:.0f}/{:.0f}", *correct, *total) : share_text(*value)));
     } else {
       const std::string name = short_name(evaluation);
       parts.push_back((cell->kind == "generation" ? "generation PPL " : "PPL ") +

@@ -18,7 +18,12 @@
 namespace ptq::report {
 
 struct Evaluation {
-  std::string name, kind;  // kind: "perplexity", "passkey", "generation"
+  std::string name, kind;  // kind: "perplexity", "choices", "passkey", "retrieval", "generation"
+
+  // Counts right answers; the other kinds measure a perplexity.
+  bool is_share() const {
+    return kind != "perplexity" && kind != "cached-decode" && kind != "generation";
+  }
 };
 
 // The name without what the column's title says anyway: "ppl-disjoint" is "disjoint" under PPL, and
@@ -63,24 +68,44 @@ struct Board {
 };
 
 inline int kind_order(std::string_view kind) {
-  return kind == "perplexity" ? 0 : kind == "passkey" ? 1 : kind == "generation" ? 2 : 3;
+  constexpr std::string_view kOrder[] = {"perplexity", "cached-decode", "choices",
+                                         "passkey",    "retrieval",     "generation"};
+  return int(std::find(std::begin(kOrder), std::end(kOrder), kind) - std::begin(kOrder));
+}
+
+// The share of right answers of a cell of any kind that counts them. Multiple choice: the metric
+// that the record names as primary, else the one that divides by length, else the plain one.
+inline std::optional<double> share_of(const Cell& cell) {
+  const Json primary = cell.metrics.value("primary", Json());
+  if (primary.is_string()) {
+    if (const auto value = cell.number({primary.get<std::string>().c_str()})) return value;
+  }
+  const bool by_length = cell.evaluation == "hellaswag" || cell.evaluation == "arc_challenge" ||
+                         cell.evaluation == "openbookqa";
+  if (by_length) {
+    if (const auto value = cell.number({"acc_norm,none"})) return value;
+  }
+  for (const char* key : {"accuracy", "acc,none", "acc", "exact", "exact_match,strict-match",
+                          "exact_match,none", "partial"}) {
+    if (const auto value = cell.number({key})) return value;
+  }
+  return {};
 }
 
 // The one figure of an evaluation that ranks: perplexity, or the share of answers. Nothing for a
 // missing cell or one without a result.
 inline std::optional<double> headline(const Cell* cell) {
   if (!cell || !cell->ok()) return {};
-  if (cell->kind == "perplexity") return cell->number({"ppl"});
-  if (cell->kind == "passkey") return cell->number({"accuracy"});
+  if (cell->kind == "perplexity" || cell->kind == "cached-decode") return cell->number({"ppl"});
   if (cell->kind == "generation") return cell->number({"ppl_pooled"});
-  return {};
+  return share_of(*cell);
 }
 
 // Smaller is better; a cell without a figure is behind every other.
 inline double rank_key(const Row& row, const Evaluation& evaluation) {
   const double worst = std::numeric_limits<double>::infinity();
   const double value = headline(row.cell(evaluation.name)).value_or(worst);
-  return evaluation.kind == "passkey" && value != worst ? -value : value;
+  return evaluation.is_share() && value != worst ? -value : value;
 }
 
 // Better first, by the first evaluation in which they differ.

@@ -1,136 +1,77 @@
-// ptq-report: tables of a results folder. Reads records, never runs a model.
-#include <sys/ioctl.h>
-#include <unistd.h>
-
+// ptq-report: tables, statistics and one report file of a results folder. Reads results, never runs
+// a model.
 #include <cstdio>
-#include <cstdlib>
 #include <exception>
-#include <fstream>
-#include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
+#include "commands.hpp"
 #include "ptq/core/error.hpp"
-#include "report.hpp"
 
 namespace {
 
-using namespace ptq;
-using report::Format;
+constexpr const char* kHelp =
+    R"(Tables, statistics, plots and one report file of the results that ptq-host wrote, or of the original
+study's result files.
 
-constexpr const char* kHelp = R"(Tables of the results that ptq-host wrote.
-
-  ptq-report results
-  ptq-report results --format markdown --out result.md
+  ptq-report results/trackC                          the leaderboard here, and beside the results
+                                                     report.html .md, results.csv .json, plots/
+  ptq-report results/trackC --format markdown        only print, in this form, to paste
+  ptq-report run results/trackC/CELL/record.json     the page of one run
 
 usage: ptq-report RESULTS [--format terminal|markdown|csv|json] [--out FILE]
+       ptq-report run FILE.json [--compat] [--lang zh|en]
+       ptq-report leaderboard DIR [--compat] [--lang zh|en] [--layout FILE.toml]
+       ptq-report pruning FILE.csv|DIR [--compat] [--lang zh|en] [--json FILE]
+       ptq-report diff A B
+       ptq-report check RESULTS EXPERIMENT.toml
+       ptq-report verify FILE
 
   RESULTS    the folder given to ptq-host with --out
-  --format   terminal (default), markdown to paste, csv (one line per number), json;
-             with --out it follows from the name: .md .csv .json
-  --out      write to FILE instead of the standard output
+  --format   print only, as terminal, markdown to paste, csv (one
+             line per number), json
+  --out      write to FILE instead; its name says which form: .html .md .csv .json
+  --compat   the page as the original study printed it, in Chinese (--lang zh, default) or English
+  --layout   which run feeds which column, where the study joins runs
+  --json     also write the companion file of the pruning document
+  diff       what changed between two folders of results, cell by cell
+  check      which cells of an experiment are missing, failed or in conflict
+  verify     the invariants of a pruning document or of pruning records
   --version  print the version
 
-exit codes: 0 ok, 2 wrong use, 4 no record found or a file cannot be read or written
+exit codes: 0 ok, 2 wrong use, 3 `check` found a cell missing, failed or in conflict, 4 no record
+found or a file cannot be read or written, 6 `verify` or `diff` found a difference
 )";
 
-struct Arguments {
-  std::string results, out;
-  std::optional<Format> format;
-};
-
-Format format_of(std::string_view name) {
-  if (name == "terminal") return Format::terminal;
-  if (name == "markdown" || name == "md") return Format::markdown;
-  if (name == "csv") return Format::csv;
-  if (name == "json") return Format::json;
-  throw usage_error("there is no format `" + std::string(name) + "`", "--format",
-                    "one of terminal, markdown, csv, json");
-}
-
-Format format_for_file(const std::string& file) {
-  if (file.ends_with(".md")) return Format::markdown;
-  if (file.ends_with(".csv")) return Format::csv;
-  if (file.ends_with(".json")) return Format::json;
-  return Format::terminal;
-}
-
-Arguments parse(int argc, char** argv) {
-  Arguments arguments;
-  for (int i = 1; i < argc; ++i) {
-    const std::string word = argv[i];
-    const auto value = [&] {
-      if (i + 1 == argc) throw usage_error("a value is missing", word, "ptq-report --help");
-      return std::string(argv[++i]);
-    };
-    if (word == "--format") {
-      arguments.format = format_of(value());
-    } else if (word == "--out") {
-      arguments.out = value();
-    } else if (word.starts_with("-")) {
-      throw usage_error("unknown option `" + word + "`", {}, "ptq-report --help");
-    } else if (!arguments.results.empty()) {
-      throw usage_error("two results folders are given", word, "one run reads one folder");
-    } else {
-      arguments.results = word;
+int run(const std::vector<std::string>& words) {
+  using namespace ptq::report;
+  struct Command {
+    const char* name;
+    int (*run)(const Words&);
+  };
+  constexpr Command kCommands[] = {
+      {"run", run_command},         {"leaderboard", leaderboard_command},
+      {"pruning", pruning_command}, {"diff", diff_command},
+      {"check", check_command},     {"verify", verify_command}};
+  for (const Command& command : kCommands) {
+    if (!words.empty() && words[0] == command.name) {
+      return command.run({words.begin() + 1, words.end()});
     }
   }
-  if (arguments.results.empty())
-    throw usage_error("no results folder is given", {}, "ptq-report --help");
-  return arguments;
-}
-
-report::Screen screen() {
-  report::Screen screen;
-  screen.box = isatty(STDOUT_FILENO);
-  winsize size{};
-  if (const char* columns = std::getenv("COLUMNS")) {
-    screen.columns = std::strtoul(columns, nullptr, 10);
-  } else if (screen.box && ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0) {
-    screen.columns = size.ws_col;
-  }
-  return screen;
-}
-
-void run(const Arguments& arguments) {
-  const report::Results results = report::read_results(arguments.results);
-  const bool to_file = !arguments.out.empty();
-  const Format format =
-      arguments.format.value_or(to_file ? format_for_file(arguments.out) : Format::terminal);
-  // The pages and JSON list damaged records themselves; CSV has no place for them.
-  if (results.cells.empty() || format == Format::csv) {
-    for (const report::Damaged& file : results.damaged) {
-      std::fprintf(stderr, "warning: %s\n", report::damaged_text(file).c_str());
-    }
-  }
-  if (results.cells.empty()) {
-    throw environment_error("no result record found", arguments.results,
-                            "records are RESULTS/<cell>/record.json; run an experiment first: "
-                            "ptq-host EXPERIMENT.toml --out " +
-                                arguments.results);
-  }
-  const std::string text = report::render(results, format, to_file ? report::Screen{} : screen());
-  if (!to_file) {
-    std::fwrite(text.data(), 1, text.size(), stdout);
-    if (std::fflush(stdout) != 0) throw environment_error("the report cannot be written");
-    return;
-  }
-  std::ofstream file(arguments.out, std::ios::binary);
-  file << text << std::flush;
-  if (!file) throw environment_error("the report cannot be written", arguments.out);
+  return tables_command(words);
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  for (int i = 1; i < argc; ++i) {
-    const std::string_view word = argv[i];
+  const std::vector<std::string> words(argv + 1, argv + argc);
+  for (const std::string& word : words) {
     if (word == "--help" || word == "-h") return std::fputs(kHelp, stdout), 0;
     if (word == "--version") return std::puts("ptq-report " PTQ_VERSION), 0;
   }
   try {
-    run(parse(argc, argv));
-    return 0;
+    return run(words);
   } catch (const ptq::Error& error) {
     std::fprintf(stderr, "error: %s\n", error.what());
     return static_cast<int>(error.code());

@@ -1,5 +1,5 @@
-// Reads the result records of a folder: one RESULTS/<cell>/record.json per finished cell and
-// RESULTS/failed/*.json for cells that did not finish.
+// Reads the results of a folder: one RESULTS/<cell>/record.json per finished cell and
+// RESULTS/failed/*.json for cells that did not finish; or the run files of the original study.
 //
 // A damaged record costs itself only: it is named with the reason, the others are read.
 #pragma once
@@ -43,11 +43,24 @@ struct Cell {
   std::vector<DepthCount> depths;  // of a passkey cell
   double seconds = 0;
 
+  // Where it came from.
+  std::string track, id, source;  // id: of the cell; source: file, relative to the results
+  std::filesystem::path folder;   // with samples.jsonl; empty when there is none
+  std::string model_path, started;
+  uint64_t seed = 0;
+  std::vector<Record::Part> parts;
+  Record::Code code;
+  Json environment = Json::object();
+  bool encodes_weights = false;     // said by the study, which records no bytes
+  std::vector<std::string> joined;  // other runs that the study put into the same row
+
   bool ok() const { return status == "ok"; }
 
   // What the method did, told from what is stored: a lossy method without encoded weights can only
   // have meant the cache.
-  bool changes_weights() const { return number({"weights", "encoded_bits"}).value_or(0) > 0; }
+  bool changes_weights() const {
+    return encodes_weights || number({"weights", "encoded_bits"}).value_or(0) > 0;
+  }
   bool changes_cache() const {
     return !lossless && (number({"cache", "bytes_encoded"}).value_or(0) > 0 || !changes_weights());
   }
@@ -71,6 +84,7 @@ struct Damaged {
 struct Results {
   std::vector<Cell> cells;
   std::vector<Damaged> damaged;
+  std::vector<std::string> notes;  // about all of them
 };
 
 // Foreign text on one line: no control characters that could move a terminal's cursor.
@@ -104,6 +118,14 @@ inline Cell to_cell(const Record& record) {
   for (const std::string& warning : record.warnings) cell.warnings.push_back(one_line(warning));
   cell.metrics = record.metrics;
   cell.seconds = std::isfinite(record.seconds) ? record.seconds : 0.0;
+  cell.track = one_line(record.track);
+  cell.id = one_line(record.cell);
+  cell.model_path = one_line(record.model.path);
+  cell.started = one_line(record.started_at);
+  cell.seed = record.seed;
+  cell.parts = record.method.parts;
+  cell.code = record.code;
+  cell.environment = record.environment;
   if (cell.metrics.contains("depths")) {
     for (const Json& entry : cell.metrics["depths"]) {
       cell.depths.push_back({entry.at("depth").get<double>(), entry.at("correct").get<int64_t>(),
@@ -124,9 +146,8 @@ inline Cell read_cell(const std::filesystem::path& file) {
   return to_cell(record_from_json(Json::parse(text), file.filename().string()));
 }
 
-// Every record below `folder`, in a fixed order. A cell that failed first and was finished by a
-// later run counts as finished.
-inline Results read_results(const std::filesystem::path& folder) {
+// The files of all records below `folder`, in a fixed order.
+inline std::vector<std::filesystem::path> record_files(const std::filesystem::path& folder) {
   namespace fs = std::filesystem;
   if (!fs::is_directory(folder)) {
     throw environment_error("there is no such folder", folder.string(),
@@ -144,25 +165,11 @@ inline Results read_results(const std::filesystem::path& folder) {
     }
   }
   std::sort(files.begin(), files.end());
-
-  Results results;
-  std::map<std::tuple<std::string, std::string, std::string, std::string>, Cell> cells;
-  for (const fs::path& file : files) {
-    try {
-      Cell cell = read_cell(file);
-      auto& slot = cells[{cell.experiment, cell.model, cell.method, cell.evaluation}];
-      if (!slot.ok()) {
-        slot = std::move(cell);
-      } else if (cell.ok()) {
-        slot.warnings.push_back("a second record of this cell was left out: " +
-                                fs::relative(file, folder).string());
-      }
-    } catch (const std::exception& error) {
-      results.damaged.push_back({fs::relative(file, folder).string(), one_line(error.what())});
-    }
-  }
-  for (auto& [key, cell] : cells) results.cells.push_back(std::move(cell));
-  return results;
+  return files;
 }
+
+// Every record below `folder`. A cell that failed first and was finished by a later run counts as
+// finished. A folder of the study's run files gives the cells of those.
+Results read_results(const std::filesystem::path& folder);
 
 }  // namespace ptq::report

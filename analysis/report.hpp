@@ -86,22 +86,27 @@ inline void add_numbers(const std::string& prefix, const std::string& path, cons
   }
 }
 
+// The columns before `metric,value`.
+inline std::string csv_prefix(const Cell& cell) {
+  std::string prefix;
+  for (const std::string* field :
+       {&cell.experiment, &cell.model, &cell.method, &cell.evaluation, &cell.kind}) {
+    prefix += csv_field(*field) + ",";
+  }
+  return prefix + cell.status + ",";
+}
+
 inline std::string to_csv(const Results& results) {
   std::string out = "experiment,model,method,evaluation,kind,status,metric,value\n";
   for (const Cell& cell : results.cells) {
-    std::string prefix;
-    for (const std::string* field :
-         {&cell.experiment, &cell.model, &cell.method, &cell.evaluation, &cell.kind}) {
-      prefix += csv_field(*field) + ",";
-    }
-    prefix += cell.status + ",";
+    const std::string prefix = csv_prefix(cell);
     add_numbers(prefix, "", cell.metrics, out);
     out += prefix + "seconds," + Json(cell.seconds).dump() + "\n";
   }
   return out;
 }
 
-inline std::string to_json(const Results& results) {
+inline Json to_json_value(const Results& results) {
   Json out;
   out["schema_version"] = 1;
   out["boards"] = Json::array();
@@ -131,7 +136,11 @@ inline std::string to_json(const Results& results) {
   for (const Damaged& file : results.damaged) {
     out["damaged"].push_back({{"file", file.file}, {"reason", file.reason}});
   }
-  return json_text(out, 2) + "\n";
+  return out;
+}
+
+inline std::string to_json(const Results& results) {
+  return json_text(to_json_value(results), 2) + "\n";
 }
 
 inline std::string render(const Results& results, Format format, const Screen& screen = {}) {

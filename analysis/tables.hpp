@@ -28,9 +28,10 @@ std::string cell_text(const Row& row, const std::string& evaluation, Write write
 inline std::string headline_text(const Board& board, const Row& row, const Cell& cell) {
   const auto value = headline(&cell);
   if (!value) return "-";
-  if (cell.kind == "passkey") {
-    return fmt::format("{:.0f}/{:.0f} ({:.0f} %)", cell.number({"correct"}).value_or(0),
-                       cell.number({"total"}).value_or(0), 100 * *value);
+  if (Evaluation{cell.evaluation, cell.kind}.is_share()) {
+    const auto correct = cell.number({"correct"}), total = cell.number({"total"});
+    if (!correct || !total) return share_text(*value);
+    return fmt::format("{:.0f}/{:.0f} ({:.0f} %)", *correct, *total, 100 * *value);
   }
   const Cell* reference = board.baseline() ? board.baseline()->cell(cell.evaluation) : nullptr;
   const auto base = headline(reference);
@@ -42,11 +43,14 @@ inline std::string headline_text(const Board& board, const Row& row, const Cell&
 
 // "PPL wiki ↓"
 inline std::string head_of(const Evaluation& evaluation) {
+  const std::string name = short_name(evaluation);
+  if (evaluation.kind == "choices") return (name.empty() ? "Choices" : name) + " ↑";
   const std::string what = evaluation.kind == "passkey"      ? "Passkey"
                            : evaluation.kind == "generation" ? "Gen PPL"
-                                                             : "PPL";
-  const std::string name = short_name(evaluation);
-  return what + (name.empty() ? "" : " " + name) + (evaluation.kind == "passkey" ? " ↑" : " ↓");
+                           : !evaluation.is_share()          ? "PPL"
+                           : evaluation.kind == "retrieval"  ? "Retrieval"
+                                                             : evaluation.kind;
+  return what + (name.empty() ? "" : " " + name) + (evaluation.is_share() ? " ↑" : " ↓");
 }
 
 // The exposures of a row's cells: "0.97", or "0.62-0.97" where they differ.
@@ -112,7 +116,12 @@ inline Table leaderboard(const Board& board) {
     add("KL ↓", "kl_mean", divergence_text);
     add("Top-1 ↑", "top1_agreement", share_text);
   }
-  add_column(board, table, "Exposure", exposure_text);
+  const auto any = [&](auto property) {
+    return std::any_of(board.rows.begin(), board.rows.end(), property);
+  };
+  if (any([](const Row& row) { return exposure_text(row) != "-"; })) {
+    add_column(board, table, "Exposure", exposure_text);
+  }
   add_figure(board, table, "KV B/token", {"cache", "bytes_per_token"}, thousands_text);
   const auto two_digits = [](double value) { return fmt::format("{:.2f}", value); };
   add_figure(board, table, "KV bits", {"cache", "effective_bits"}, two_digits);
@@ -121,7 +130,8 @@ inline Table leaderboard(const Board& board) {
   add_figure(board, table, "Weight bits", {"weights", "encoded_bits"}, two_digits);
   add_figure(board, table, "Weight MiB", {"weights", "bytes"},
              [](double value) { return fmt::format("{:.2f}", value / (1 << 20)); });
-  add_column(board, table, "Time", [](const Row& row) { return seconds_text(row.seconds()); });
+  if (any([](const Row& row) { return row.seconds() > 0; }))
+    add_column(board, table, "Time", [](const Row& row) { return seconds_text(row.seconds()); });
   return table;
 }
 

@@ -168,7 +168,7 @@ TEST_CASE("what must not be believed is said", "[report]") {
     other.model.fingerprint = "def";
     folder.add(other);
     CHECK(has(folder.render(Format::terminal),
-              "NOT COMPARABLE: the rows come from 2 different models of the name tiny"));
+              "NOT COMPARABLE: the rows come from 2 different base weights of the name tiny"));
   }
   SECTION("other sample counts, other settings") {
     Json metrics = perplexity(13, 0.1, 0.9, 4);

@@ -1,0 +1,26 @@
+// What in a set of study runs must not be believed, found from the data alone. Numbers are those of
+// shared/spec/evaluation.md 6.2.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "layout.hpp"
+
+namespace ptq::report {
+
+struct Finding {
+  int number = 0;       // of evaluation.md 6.2
+  std::string subject;  // run, row or table
+  std::string text;     // one sentence
+};
+
+// `later` are passkey results that the authors published afterwards (passkey_gradient_results.json
+// in the same folder), an empty value where there are none.
+std::vector<Finding> audit(const Layout& layout, const std::vector<Run>& runs, const Json& later);
+
+// The later results of a folder, or null.
+Json read_later_results(const std::filesystem::path& folder);
+
+}  // namespace ptq::report

@@ -1,0 +1,235 @@
+#include "commands.hpp"
+
+#include <fmt/format.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <iterator>
+
+#include "arguments.hpp"
+#include "audit.hpp"
+#include "check.hpp"
+#include "diff.hpp"
+#include "full_report.hpp"
+#include "pruning.hpp"
+#include "ptq/core/atomic_file.hpp"
+#include "study_board.hpp"
+
+namespace ptq::report {
+
+void print_text(std::string_view text) {
+  std::fwrite(text.data(), 1, text.size(), stdout);
+  if (std::fflush(stdout) != 0) throw environment_error("the report cannot be written");
+}
+
+Language language_of(const std::string& word) {
+  if (word == "zh") return Language::zh;
+  if (word == "en") return Language::en;
+  throw usage_error("there is no language `" + word + "`", "--lang", "zh or en");
+}
+
+namespace {
+
+// The compatible pages are Chinese unless asked otherwise, ours are English.
+Language language(const Arguments& arguments) {
+  return language_of(arguments.value("--lang", arguments.has("--compat") ? "zh" : "en"));
+}
+
+std::string checks_text(const std::vector<Check>& checks) {
+  std::string out;
+  size_t violated = 0, held = 0;
+  for (const Check& check : checks) {
+    const bool bad = check.verdict == Check::Verdict::violated;
+    const bool skipped = check.verdict == Check::Verdict::not_applicable;
+    violated += bad;
+    held += !bad && !skipped;
+    out +=
+        fmt::format("{}  {}: {}{}\n",
+                    bad       ? "VIOLATED"
+                    : skipped ? "skipped "
+                              : "holds   ",
+                    check.model, check.name, check.detail.empty() ? "" : " (" + check.detail + ")");
+  }
+  return out + fmt::format("{} invariants hold, {} are violated, {} cannot be checked\n", held,
+                           violated, checks.size() - held - violated);
+}
+
+}  // namespace
+
+namespace {
+
+Format format_of(std::string_view name) {
+  if (name == "terminal") return Format::terminal;
+  if (name == "markdown" || name == "md") return Format::markdown;
+  if (name == "csv") return Format::csv;
+  if (name == "json") return Format::json;
+  throw usage_error("there is no format `" + std::string(name) + "`", "--format",
+                    "one of terminal, markdown, csv, json");
+}
+
+Format format_for_file(const std::string& file) {
+  if (file.ends_with(".md")) return Format::markdown;
+  if (file.ends_with(".csv")) return Format::csv;
+  if (file.ends_with(".json")) return Format::json;
+  return Format::terminal;
+}
+
+Screen screen() {
+  Screen screen;
+  screen.box = isatty(STDOUT_FILENO);
+  winsize size{};
+  if (const char* columns = std::getenv("COLUMNS")) {
+    screen.columns = std::strtoul(columns, nullptr, 10);
+  } else if (screen.box && ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0) {
+    screen.columns = size.ws_col;
+  }
+  return screen;
+}
+
+void write_text(const std::string& path, const std::string& text) {
+  std::ofstream file(path, std::ios::binary);
+  file << text << std::flush;
+  if (!file) throw environment_error("the report cannot be written", path);
+}
+
+}  // namespace
+
+int tables_command(const Words& words) {
+  const Arguments arguments = parse_arguments(words, {"--format", "--out"}, {}, {"RESULTS"});
+  const std::string &folder = arguments.positions[0], out = arguments.value("--out");
+  Results results = read_results(folder);
+  const std::string wanted = arguments.value("--format");
+  const Format format = !wanted.empty() ? format_of(wanted)
+                        : !out.empty()  ? format_for_file(out)
+                                        : Format::terminal;
+  // The pages and JSON list damaged records themselves; CSV has no place for them.
+  if (results.cells.empty() || format == Format::csv) {
+    for (const Damaged& file : results.damaged) {
+      std::fprintf(stderr, "warning: %s\n", damaged_text(file).c_str());
+    }
+  }
+  if (results.cells.empty()) {
+    throw environment_error("no result record found", folder,
+                            "records are RESULTS/<cell>/record.json; run an experiment first: "
+                            "ptq-host EXPERIMENT.toml --out " +
+                                folder);
+  }
+  if (!wanted.empty() || (!out.empty() && !out.ends_with(".html"))) {
+    const std::string text = render(results, format, out.empty() ? screen() : Screen{});
+    if (out.empty()) {
+      print_text(text);
+    } else {
+      write_text(out, text);
+    }
+    return 0;
+  }
+  if (out.empty()) print_text(render(results, Format::terminal, screen()));
+  const FullReport report = full_report(folder, std::move(results));
+  if (!report.plot_problem.empty()) std::fprintf(stderr, "%s\n", report.plot_problem.c_str());
+  if (!out.empty()) {
+    write_text(out, html_page(report));
+    return 0;
+  }
+  try {
+    const std::vector<std::string> files = write_report(report, folder);
+    const std::string where = (std::filesystem::path(folder) / "").string();
+    print_text(fmt::format("\n{}{} (also {})\n", where, files[0],
+                           fmt::join(files.begin() + 1, files.end(), ", ")));
+  } catch (const Error& error) {
+    // The tables above are what was asked for in the first place.
+    std::fprintf(stderr, "warning: no report file written: %s\n", error.message().c_str());
+  }
+  return 0;
+}
+
+int run_command(const Words& words) {
+  const Arguments arguments = parse_arguments(words, {"--lang"}, {"--compat"}, {"FILE.json"});
+  const Run run = read_run(arguments.positions[0]);
+  const Language lang = language(arguments);
+  std::string page = run_page(run, lang);
+  if (!arguments.has("--compat")) page += run_details(run, lang);
+  print_text(page);
+  return 0;
+}
+
+int leaderboard_command(const Words& words) {
+  const Arguments arguments = parse_arguments(words, {"--lang", "--layout"}, {"--compat"}, {"DIR"});
+  const std::filesystem::path folder = arguments.positions[0];
+  const std::vector<Run> runs = read_runs(folder);
+  if (runs.empty()) {
+    throw environment_error("no results found", folder.string(),
+                            "a folder of records of ptq-host, or of the study's run files");
+  }
+  const Layout layout = choose_layout(runs, arguments.value("--layout"));
+  const Language lang = language(arguments);
+  print_text(arguments.has("--compat")
+                 ? compat_leaderboard(layout, runs, lang)
+                 : study_leaderboard(layout, runs, read_later_results(folder), lang));
+  return 0;
+}
+
+int diff_command(const Words& words) {
+  const Arguments arguments = parse_arguments(words, {}, {}, {"folder A", "folder B"});
+  const Results a = read_results(arguments.positions[0]), b = read_results(arguments.positions[1]);
+  for (const Results* results : {&a, &b}) {
+    for (const Damaged& file : results->damaged) {
+      std::fprintf(stderr, "warning: %s\n", damaged_text(file).c_str());
+    }
+  }
+  const Difference difference = diff_results(a, b);
+  print_text(difference.text);
+  return difference.any ? int(ExitCode::disagree) : 0;
+}
+
+int check_command(const Words& words) {
+  const Arguments arguments =
+      parse_arguments(words, {}, {}, {"RESULTS", "EXPERIMENT.toml or experiment.json"});
+  const std::vector<CellCheck> checks = check_cells(arguments.positions[0], arguments.positions[1]);
+  print_text(check_text(checks));
+  for (const CellCheck& check : checks) {
+    if (check.state != CellCheck::State::ok && check.state != CellCheck::State::extra) {
+      return int(ExitCode::cells_failed);
+    }
+  }
+  return 0;
+}
+
+int pruning_command(const Words& words) {
+  const Arguments arguments =
+      parse_arguments(words, {"--lang", "--json"}, {"--compat"}, {"FILE.csv or DIR"});
+  const std::vector<PruningModel> models = read_pruning(arguments.positions[0]);
+  const Language lang = language(arguments);
+  print_text(arguments.has("--compat") ? pruning_document(models, lang)
+                                       : pruning_page(models, lang));
+  if (const std::string file = arguments.value("--json"); !file.empty()) {
+    write_file_atomic(file, json_text(cross_model_comparison(models), 2) + "\n");
+  }
+  return 0;
+}
+
+int verify_command(const Words& words) {
+  const Arguments arguments = parse_arguments(words, {}, {}, {"FILE"});
+  const std::string& file = arguments.positions[0];
+  std::vector<Check> checks;
+  if (file.ends_with(".csv")) {
+    checks = verify_pruning_records(read_pruning(file));
+  } else {
+    std::ifstream in(file, std::ios::binary);
+    if (!in) throw environment_error("the file cannot be opened", file);
+    checks = verify_pruning_document({std::istreambuf_iterator<char>(in), {}});
+  }
+  if (checks.empty()) {
+    throw environment_error("no pruning analysis found in the file", file,
+                            "a document of `ptq-report pruning --compat`, or a CSV of runs");
+  }
+  print_text(checks_text(checks));
+  for (const Check& check : checks) {
+    if (check.verdict == Check::Verdict::violated) return int(ExitCode::disagree);
+  }
+  return 0;
+}
+
+}  // namespace ptq::report

@@ -1,0 +1,19 @@
+// What changed between two folders of results, cell by cell.
+#pragma once
+
+#include <string>
+
+#include "records.hpp"
+
+namespace ptq::report {
+
+struct Difference {
+  std::string text;  // the page
+  bool any = false;  // does anything but time differ?
+};
+
+// A is the earlier one. Cells are matched by model, method and evaluation; where both have samples
+// the change is judged on the same samples.
+Difference diff_results(const Results& a, const Results& b);
+
+}  // namespace ptq::report

@@ -1,0 +1,139 @@
+#include "gnuplot.hpp"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+
+extern char** environ;
+
+namespace ptq::report {
+namespace {
+
+namespace fs = std::filesystem;
+
+// A folder that is gone afterwards.
+struct Scratch {
+  fs::path path;
+  Scratch() {
+    std::string name = (fs::temp_directory_path() / "ptq-plots-XXXXXX").string();
+    if (const char* made = ::mkdtemp(name.data())) path = made;
+  }
+  ~Scratch() {
+    std::error_code ignored;
+    if (!path.empty()) fs::remove_all(path, ignored);
+  }
+};
+
+// Runs gnuplot on a file; what it says goes to `log`. -1: it cannot be started.
+int run_gnuplot(const std::string& script, const std::string& log) {
+  std::string words[] = {"gnuplot", script};
+  char* argv[] = {words[0].data(), words[1].data(), nullptr};
+  posix_spawn_file_actions_t actions;
+  posix_spawn_file_actions_init(&actions);
+  posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
+  posix_spawn_file_actions_addopen(&actions, 1, log.c_str(), O_WRONLY | O_CREAT | O_APPEND, 0600);
+  posix_spawn_file_actions_adddup2(&actions, 1, 2);
+  pid_t pid = 0;
+  const int failed = posix_spawnp(&pid, "gnuplot", &actions, nullptr, argv, environ);
+  posix_spawn_file_actions_destroy(&actions);
+  if (failed != 0) return -1;
+  int status = 0;
+  while (::waitpid(pid, &status, 0) < 0) {
+    if (errno != EINTR) return -1;
+  }
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 1;
+}
+
+std::string text_of(const fs::path& file) {
+  std::ifstream in(file, std::ios::binary);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+}  // namespace
+
+std::string script_text(const std::string& text) {
+  std::string out = "'";
+  for (const char c : text) {
+    if (static_cast<unsigned char>(c) < 32) {
+      out += ' ';
+    } else {
+      if (c == '\'') out += c;
+      out += c;
+    }
+  }
+  return out + "'";
+}
+
+std::string series_style(size_t index) {
+  static constexpr std::array<const char*, 8> kColours = {
+      "#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F"};
+  static constexpr std::array<int, 8> kSymbols = {7, 5, 9, 13, 11, 4, 6, 8};
+  return fmt::format("lc rgb '{}' pt {} ps 0.9 dt {} lw 2", kColours[index % kColours.size()],
+                     kSymbols[index % kSymbols.size()], index % 5 + 1);
+}
+
+std::string whole_script(const Figure& figure, const std::string& file) {
+  return "reset session\n"
+         "set terminal svg size 680,420 dynamic font 'DejaVu Sans,Arial,sans-serif,15' background "
+         "'white'\n"
+         "set termoption noenhanced\nset encoding utf8\n"
+         "set output " +
+         script_text(file) +
+         "\nset border 3 lc rgb '#444444'\nset tics nomirror\n"
+         "set grid lc rgb '#DDDDDD' lw 1\nset key outside right top samplen 2 spacing 1.1\n"
+         "set title " +
+         script_text(figure.title) + "\n" + figure.script + "\nset output\n";
+}
+
+std::string draw(std::vector<Figure>& figures) {
+  if (figures.empty()) return {};
+  const Scratch scratch;
+  if (scratch.path.empty()) return "plots left out: no temporary folder can be made";
+  const fs::path script = scratch.path / "all.gp", log = scratch.path / "log";
+  {
+    std::ofstream out(script, std::ios::binary);
+    for (size_t i = 0; i < figures.size(); ++i) {
+      out << whole_script(figures[i], (scratch.path / fmt::format("{}.svg", i)).string());
+    }
+    if (!out.flush()) return "plots left out: the temporary folder cannot be written";
+  }
+  const int code = run_gnuplot(script.string(), log.string());
+  // posix_spawnp may report a missing program only through the child's exit code.
+  if (code == -1 || code == 127) {
+    return "plots left out: gnuplot is not installed (Debian: apt-get install gnuplot-nox)";
+  }
+  for (size_t i = 0; i < figures.size(); ++i) {
+    figures[i].svg = text_of(scratch.path / fmt::format("{}.svg", i));
+    if (figures[i].svg.find("</svg>") == std::string::npos) figures[i].svg.clear();
+  }
+  if (code == 0) return {};
+  // One script with a mistake ends the program: the others are drawn alone.
+  std::string problem;
+  for (size_t i = 0; i < figures.size(); ++i) {
+    const std::string file = (scratch.path / fmt::format("{}.svg", i)).string();
+    std::ofstream(script, std::ios::binary) << whole_script(figures[i], file);
+    fs::remove(log);
+    if (run_gnuplot(script.string(), log.string()) == 0) {
+      figures[i].svg = text_of(file);
+      continue;
+    }
+    figures[i].svg.clear();
+    const std::string said = text_of(log);
+    if (problem.empty()) {
+      problem =
+          "plot " + figures[i].name + " left out: gnuplot: " + said.substr(0, said.find('\n', 1));
+    }
+  }
+  return problem;
+}
+
+}  // namespace ptq::report

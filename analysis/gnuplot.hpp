@@ -1,0 +1,30 @@
+// Draws figures with gnuplot (package gnuplot-nox), which runs as a program of its own.
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace ptq::report {
+
+struct Figure {
+  std::string name;     // of its file: letters, digits, dashes
+  std::string title;    // one line
+  std::string caption;  // what to see and how it was computed
+  std::string script;   // gnuplot commands, data included
+  std::string svg;      // filled in by draw()
+};
+
+// A text inside a script: quoted so that gnuplot neither expands nor runs anything in it.
+std::string script_text(const std::string& text);
+
+// The series' colour and symbol: Okabe and Ito's colours, told apart in print by symbols and
+// dashes.
+std::string series_style(size_t index);
+
+// The whole script of a figure, writing to `file`.
+std::string whole_script(const Figure& figure, const std::string& file);
+
+// Fills in `svg` of every figure. Returns why there are none, in one line, or an empty text.
+std::string draw(std::vector<Figure>& figures);
+
+}  // namespace ptq::report

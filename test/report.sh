@@ -1,0 +1,195 @@
+#!/usr/bin/env bash
+# ptq-report from the command line: what `ptq-report RESULTS` leaves behind, the report file in a real
+# browser when there is one, check, diff, verify, and damaged input.
+set -uo pipefail
+PTQ_BUILD=${PTQ_BUILD:-$PWD/build}
+report=$PTQ_BUILD/bin/ptq-report
+fixtures=$PWD/test/fixtures/report
+[ -x "$report" ] || { echo "$report is not built"; exit 77; }
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+failures=0
+
+fail() { echo "FAILED: $*"; failures=$((failures + 1)); }
+run() {
+  local expected=$1 code=0
+  shift
+  "$report" "$@" >"$work/out" 2>"$work/err" </dev/null || code=$?
+  [ "$code" -eq "$expected" ] && return
+  fail "exit code $code instead of $expected: ptq-report $*"
+  tail -n 20 "$work/out" "$work/err"
+}
+says() { grep -qF -- "$2" "$work/$1" || { fail "no \"$2\" in $1"; head -n 40 "$work/$1"; }; }
+
+# record FOLDER METHOD EVALUATION KIND METRICS [SETTINGS]: one cell with its samples.
+record() {
+  local place=$1/tiny__$2__$3__0123456789abcdef lossless=false
+  [ "$2" = fp16 ] && lossless=true
+  mkdir -p "$place"
+  cat >"$place/record.json" <<JSON
+{"schema_version": 1, "experiment": "small", "track": "C", "cell": "0123456789abcdef",
+ "model": {"name": "tiny", "path": "models/tiny", "fingerprint": "f", "parameters": 1000},
+ "method": {"label": "$2", "lossless": $lossless, "parts": [{"plugin": "p.so", "plugin_sha256": "00",
+   "method": "kivi", "version": "1", "options": {"bits": 2, "note": "it's <b>\`date\`</b>"}}]},
+ "evaluation": {"name": "$3", "kind": "$4", "settings": ${6:-{\}}},
+ "seed": 0, "code": {"version": "0.1.0", "git": "abc"},
+ "environment": {"compute": "fp32", "device": "cpu"}, "status": "ok", "error": null,
+ "warnings": [], "metrics": $5, "started_at": "2026-01-01T00:00:00Z", "seconds": 2}
+JSON
+}
+losses() { # losses FILE SHIFT
+  for i in 0 1 2 3 4 5 6 7; do
+    echo "{\"window\": $i, \"nll\": 1.$((i * 11 + 100 + $2)), \"nll_reference\": 1.$((i * 11 + 100))}"
+  done >"$1/samples.jsonl"
+}
+answers() { # answers FOLDER WRONG: the last WRONG of 20 are wrong
+  for i in $(seq 1 20); do
+    echo "{\"key\": $i, \"depth\": 0.5, \"correct\": $([ "$i" -le $((20 - $2)) ] && echo true || echo false)}"
+  done >"$1/samples.jsonl"
+}
+cache() { echo "\"cache\": {\"bytes_per_token\": $1, \"effective_bits\": 3, \"compression_ratio\": 4, \"bytes_encoded\": 9}"; }
+depths() { echo "[{\"depth\": 0.1, \"correct\": $1, \"total\": 10}, {\"depth\": 0.5, \"correct\": 10, \"total\": 10}]"; }
+ppl() { echo "{\"ppl\": $1, \"kl_mean\": $2, \"exposure\": 0.9, \"lengths\": [{\"length\": 512, \"ppl\": $1}, {\"length\": 2048, \"ppl\": $1}], $(cache "$3")}"; }
+results() { # results FOLDER
+  local r=$1
+  record "$r" fp16 ppl perplexity "$(ppl 5.0 0 2048)"
+  losses "$r/tiny__fp16__ppl__0123456789abcdef" 0
+  record "$r" kivi-2bit ppl perplexity "$(ppl 5.2 0.04 400)"
+  losses "$r/tiny__kivi-2bit__ppl__0123456789abcdef" 4
+  record "$r" fp16 passkey passkey "{\"accuracy\": 1.0, \"correct\": 20, \"total\": 20, \"context_length\": 2048, \"depths\": $(depths 10), $(cache 2048)}"
+  answers "$r/tiny__fp16__passkey__0123456789abcdef" 0
+  record "$r" kivi-2bit passkey passkey "{\"accuracy\": 0.7, \"correct\": 14, \"total\": 20, \"context_length\": 2048, \"depths\": $(depths 4), $(cache 400)}"
+  answers "$r/tiny__kivi-2bit__passkey__0123456789abcdef" 6
+}
+
+# --- everything ---------------------------------------------------------------------------------
+results "$work/r"
+run 0 "$work/r"
+says out "kivi-2bit"
+says out "report.html (also report.md, results.csv, results.json)"
+html=$work/r/report.html
+cp "$html" "$work/html" 2>/dev/null
+for part in 'name="viewport"' "Content-Security-Policy" "0 gained" "Clopper-Pearson"; do
+  says html "$part"
+done
+# Six answers lost, none gained: McNemar 2/2^6, mid-p half of it (evaluation.md 8).
+cp "$work/r/results.csv" "$work/csv"
+says csv "small,tiny,kivi-2bit,passkey,passkey,ok,comparison.mcnemar_exact,0.03125"
+says csv "small,tiny,kivi-2bit,passkey,passkey,ok,comparison.delta_accuracy,-0.3"
+cp "$work/r/report.md" "$work/md"
+says md "6 lost, 0 gained"
+# Nothing is fetched: the only schemes are data: and the name spaces inside the pictures.
+grep -oE '(src|href)="[a-z]+:' "$html" | sort -u | grep -v 'src="data:' && fail "the report refers to another place"
+grep -q '<b>`date`' "$html" && fail "text of a record became markup"
+
+if command -v gnuplot >/dev/null; then
+  for plot in pareto-cache-ppl length-ppl depth-passkey tasks; do
+    grep -q "</svg>" "$work/r/plots/small-tiny-$plot.svg" 2>/dev/null || fail "no plot $plot"
+  done
+  [ -s "$work/err" ] && fail "words on the standard error: $(cat "$work/err")"
+fi
+# Without gnuplot: one line, and everything else.
+mkdir "$work/empty"
+PATH=$work/empty run 0 "$work/r"
+says err "plots left out: gnuplot is not installed"
+[ "$(wc -l <"$work/err")" -eq 1 ] || fail "more than one line about gnuplot"
+says out "report.html"
+
+# --- a real browser -----------------------------------------------------------------------------
+browser=$(command -v chromium || command -v chromium-browser || command -v google-chrome || true)
+if [ -n "$browser" ]; then
+  # A script after the page's own presses its buttons and writes what it sees into the title.
+  {
+    sed 's#</body></html>##' "$html"
+    cat <<'JS'
+<script>
+const say = [];
+const rows = () => Array.from(document.querySelectorAll('#cells-table tbody tr:not(.detail)')).filter(r => !r.hidden);
+say.push('rows=' + rows().length);
+const box = document.querySelector('input[data-filter=cells-table]');
+box.value = 'kivi passkey'; box.dispatchEvent(new Event('input'));
+say.push('filtered=' + rows().length);
+box.value = ''; box.dispatchEvent(new Event('input'));
+const head = document.querySelectorAll('#cells-table th button')[0];
+head.click(); head.click();
+say.push('first=' + rows()[0].cells[0].textContent);
+document.querySelector('#cells-table .more').click();
+say.push('detail=' + document.querySelectorAll('tr.detail').length);
+say.push('command=' + document.querySelector('tr.detail').textContent.includes('ptq-host cell.toml'));
+say.push('wide=' + (document.documentElement.scrollWidth > innerWidth));
+document.body.innerHTML = '<pre id="said">' + say.join(' ') + '</pre>';
+</script></body></html>
+JS
+  } >"$work/driven.html"
+  for size in 1280,900 390,844; do
+    timeout 120 "$browser" --headless --no-sandbox --disable-gpu --window-size=$size \
+      --virtual-time-budget=5000 --dump-dom "file://$work/driven.html" >"$work/dom" 2>/dev/null
+    says dom "rows=4 filtered=1 first=kivi-2bit detail=1 command=true wide=false"
+  done
+else
+  echo "note: no browser installed, report.html was not opened"
+fi
+
+# --- check, diff, verify ------------------------------------------------------------------------
+cat >"$work/small.toml" <<'TOML'
+models = ["models/tiny"]
+[[methods]]
+label = "fp16"
+method = "kivi"
+[[methods]]
+label = "kivi-2bit"
+method = "kivi"
+options = { bits = 2 }
+[[evaluations]]
+kind = "perplexity"
+name = "ppl"
+[[evaluations]]
+kind = "passkey"
+TOML
+run 0 check "$work/r" "$work/small.toml"
+says out "4 ok"
+sed 's/bits = 2/bits = 4/' "$work/small.toml" >"$work/other.toml"
+sed -i 's/models\/tiny/models\/big", "models\/tiny/; s/^models/name = "small"\nmodels/' "$work/other.toml"
+run 3 check "$work/r" "$work/other.toml"
+says out "conflict       tiny kivi-2bit ppl: option bits is 2 in the result, 4 in the experiment"
+says out "missing        big fp16 passkey"
+echo 'a = [4,}' >"$work/bad.toml"
+run 2 check "$work/r" "$work/bad.toml"
+says err "not valid TOML"
+
+results "$work/s"
+run 0 diff "$work/r" "$work/s"
+says out "4 cells are equal, 0 differ"
+record "$work/s" kivi-2bit ppl perplexity "$(ppl 5.4 0.08 400)"
+losses "$work/s/tiny__kivi-2bit__ppl__0123456789abcdef" 8
+run 6 diff "$work/r" "$work/s"
+says out "tiny kivi-2bit ppl"
+says out "+0.40 %" # exp(0.004) - 1
+
+run 0 pruning --compat "$fixtures/pruning.csv" --json "$work/cross.json"
+cmp -s "$work/out" "$fixtures/pruning.txt" || fail "the pruning document differs"
+grep -q '"nonfinite"' "$work/cross.json" || fail "no count of infinite inputs"
+run 0 verify "$fixtures/pruning.csv"
+run 0 verify "$fixtures/pruning.txt"
+sed 's/^OPENBOOKQA/x/; 0,/ACC mean: 0/s//ACC mean: 1/' "$fixtures/pruning.txt" >"$work/wrong.txt"
+run 6 verify "$work/wrong.txt"
+says out "VIOLATED"
+run 0 run --compat "$fixtures/run.json"
+cmp -s "$work/out" "$fixtures/run.md" || fail "the page of a run differs"
+
+# --- damaged and hostile input ------------------------------------------------------------------
+echo '{"meta": ' >"$work/cut.json"
+run 4 run "$work/cut.json"
+says err "not valid JSON"
+run 4 run "$work/small.toml"
+run 2 run
+run 2 pruning --lang fr "$fixtures/pruning.csv"
+says err "zh or en"
+run 2 run "$fixtures/run.json" --compt
+says err "did you mean"
+printf '{"window": 0, "nll": \n{"window": 1, "nll": 1.2}\n' >"$work/r/tiny__kivi-2bit__ppl__0123456789abcdef/samples.jsonl"
+echo '{"schema_version": 1' >"$work/r/tiny__fp16__passkey__0123456789abcdef/record.json"
+run 0 "$work/r"
+says out "left out, this is no readable record"
+
+[ "$failures" -eq 0 ]
