@@ -77,19 +77,22 @@ std::string series_style(size_t index) {
   static constexpr std::array<const char*, 8> kColours = {
       "#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F"};
   static constexpr std::array<int, 8> kSymbols = {7, 5, 9, 13, 11, 4, 6, 8};
+  // A colour that comes again has another symbol.
+  const size_t symbol = index + 3 * (index / kColours.size());
   return fmt::format("lc rgb '{}' pt {} ps 0.9 dt {} lw 2", kColours[index % kColours.size()],
-                     kSymbols[index % kSymbols.size()], index % 5 + 1);
+                     kSymbols[symbol % kSymbols.size()], index % 5 + 1);
 }
 
 std::string whole_script(const Figure& figure, const std::string& file) {
   return "reset session\n"
-         "set terminal svg size 680,420 dynamic font 'DejaVu Sans,Arial,sans-serif,15' background "
+         "set terminal svg size 680,500 dynamic font 'DejaVu Sans,Arial,sans-serif,15' background "
          "'white'\n"
          "set termoption noenhanced\nset encoding utf8\n"
          "set output " +
          script_text(file) +
          "\nset border 3 lc rgb '#444444'\nset tics nomirror\n"
-         "set grid lc rgb '#DDDDDD' lw 1\nset key outside right top samplen 2 spacing 1.1\n"
+         "set grid lc rgb '#DDDDDD' lw 1\nset key bmargin center horizontal samplen 2 spacing 1.1 "
+         "maxcols 4\n"
          "set title " +
          script_text(figure.title) + "\n" + figure.script + "\nset output\n";
 }

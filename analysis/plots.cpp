@@ -266,7 +266,8 @@ std::vector<Figure> heat_maps(const Board& board, const std::string& prefix) {
     const size_t columns = std::min<size_t>(4, panels.size()),
                  rows = (panels.size() + columns - 1) / columns;
     script += "set terminal svg size 760," + std::to_string(90 + 210 * rows) +
-              " dynamic font 'DejaVu Sans,Arial,sans-serif,13' background 'white'\n";
+              " dynamic font 'DejaVu Sans,Arial,sans-serif,13' background 'white'\n"
+              "set termoption noenhanced\n";
     script +=
         fmt::format("set multiplot layout {},{} title {}\nunset title\n", rows, columns,
                     script_text(board_title(board, evaluation.name + ": right answers by depth and "
