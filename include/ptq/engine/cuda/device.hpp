@@ -271,7 +271,7 @@ class Device {
     if (!w.packed() && w.dense.dtype == dtype_of<T>)
       return s.gemm.run(s.queue, static_cast<const T*>(w.dense.data), bias, x, n, in, out, y, out);
     // A slice of plain rows at a time.
-    const int64_t slice = std::clamp<int64_t>(kSliceElements / in / 64 * 64, 64, out);
+    const int64_t slice = std::min(out, std::max<int64_t>(64, kSliceElements / in / 64 * 64));
     T* plain = array(std::min(slice, out) * in).data();
     for (int64_t begin = 0; begin < out; begin += slice) {
       const int64_t rows = std::min(slice, out - begin);
