@@ -153,6 +153,30 @@ TEST_CASE("cuda engine: packed weights", "[cuda]") {
   }
 }
 
+TEST_CASE("cuda engine: plain weights that a method chose", "[cuda]") {
+  // Half of each weight: layers must not get one another's, though the host's copies of them come
+  // and go at the same addresses.
+  struct Half final : WeightMethod {
+    void encode(int layer, const std::string&, const std::string&, const float* w, int64_t rows,
+                int64_t columns, RowSink& out) override {
+      std::vector<float> half(w, w + rows * columns);
+      for (float& x : half) x *= 0.5f;
+      if (layer >= 0) out.dense(DType::f16, 1, rows, columns, half.data());
+    }
+  } half;
+  Folder folder({}, "cuda-plain");
+  CpuTransformer cpu(folder.path, cpu::Device(1));
+  CudaTransformer<float> cuda(folder.path, cuda::Device<float>(0));
+  cpu.set_test_hooks({false, DType::f32});
+  cuda.set_test_hooks({false, DType::f32});
+  cpu.encode_weights(half, {});
+  cuda.encode_weights(half, {});
+  auto a = cpu.start(nullptr), b = cuda.start(nullptr);
+  const auto text = ids(20, 96);
+  CHECK(difference(run(cpu, *a, text, Regime::streaming), run(cuda, *b, text, Regime::streaming)) <
+        1e-4);
+}
+
 TEST_CASE("cuda engine: a decoded step comes from a graph and gives the same logits", "[cuda]") {
   Folder folder({}, "cuda-graph");
   CudaTransformer<float> engine(folder.path, cuda::Device<float>(0));

@@ -69,10 +69,6 @@ T atomicOr(T* address, T value) {  // threads of a block run one at a time
   *address = old | value;
   return old;
 }
-template <class T>
-T __ldg(const T* p) {
-  return *p;
-}
 
 inline int min(int a, int b) { return a < b ? a : b; }
 inline int max(int a, int b) { return a > b ? a : b; }
@@ -112,7 +108,6 @@ struct Graph {
 };
 struct Stream {
   std::unique_ptr<Graph> capturing;
-  uint64_t launches = 0;  // kernels that ran, in graphs or not
   // Runs now, or becomes a node of the graph that is being captured.
   void enqueue(std::function<void()> work) {
     if (capturing)
@@ -257,7 +252,6 @@ void launch(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, size_
       grid.x * grid.y * grid.z == 0 || grid.y > 65535 || grid.z > 65535)
     throw std::runtime_error(std::string(name) + ": launch configuration");
   stream->enqueue([=] {
-    ++stream->launches;
     grid_size = grid;
     Block runner(block, shared, Device::get().seed, name);
     for (unsigned z = 0; z < grid.z; ++z)

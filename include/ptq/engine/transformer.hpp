@@ -131,7 +131,10 @@ class Transformer final : public Engine {
     }
     // Whole requests fill a pass until it is full. Streaming may be cut anywhere without changing a
     // result, which bounds the memory of a pass; the other regimes treat a request as a unit.
-    const int64_t most = device_.pass_rows(kPass, scalars_per_row());
+    int64_t tokens = 0;
+    for (const Piece& piece : rest) tokens += piece.rows;
+    const int64_t most =
+        device_.pass_rows(std::clamp<int64_t>(tokens, 1, kPass), scalars_per_row());
     std::vector<Piece> pieces;
     int64_t rows = 0;
     const auto flush = [&] {

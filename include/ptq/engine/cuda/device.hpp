@@ -115,11 +115,13 @@ class Device {
     LinearWeight& h = w.host();
     if (!h.encoded()) return;
     const void* file = h.file_data();
-    DenseTensor as_dense;
-    if (const DenseRows* rows = h.dense_rows())
-      as_dense =
-          state_->tensors.upload(rows->data(), rows->dtype(), h.out(), h.in(), kept(rows->dtype()));
-    w.adopt(state_->arena, state_->queue, as_dense);
+    Memory<uint8_t> plain;
+    DType as = DType::f32;
+    if (const DenseRows* rows = h.dense_rows()) {
+      as = kept(rows->dtype());
+      plain = state_->tensors.copy(rows->data(), rows->dtype(), h.scalars(), as);
+    }
+    w.adopt(state_->arena, state_->queue, std::move(plain), as);
     state_->tensors.release(file, kept(h.file_dtype()));
   }
   Cache cache(const ModelConfig& c, KvMethod* method, DType dense) {
@@ -132,6 +134,8 @@ class Device {
   // Tokens of a pass, at most `wanted`, for which there is memory; half of what is free is left to
   // the cache and to weights that are decoded.
   int64_t pass_rows(int64_t wanted, int64_t scalars_per_row) const {
+    const int64_t needed = wanted * scalars_per_row * int64_t(sizeof(T));
+    if (needed <= state_->scratch.size()) return wanted;  // the driver is slow to ask
     const int64_t room =
         std::max(state_->scratch.size(), int64_t(state_->arena.largest_free() / 2));
     return std::clamp<int64_t>(room / (scalars_per_row * int64_t(sizeof(T))), 1, wanted);
@@ -164,8 +168,8 @@ class Device {
         s.tables.copy_all(s.seen[n]);
       }
     }
-    s.batch_ids = s.tables.put(std::span(ids));
-    return {n, s.batch_ids, s.tables.put(std::span(positions))};
+    const int32_t* device_ids = s.tables.put(std::span(ids));
+    return {n, device_ids, s.tables.put(std::span(positions))};
   }
 
   // The end of a pass without logits.
@@ -272,7 +276,7 @@ class Device {
       return s.gemm.run(s.queue, static_cast<const T*>(w.dense.data), bias, x, n, in, out, y, out);
     // A slice of plain rows at a time.
     const int64_t slice = std::min(out, std::max<int64_t>(64, kSliceElements / in / 64 * 64));
-    T* plain = array(std::min(slice, out) * in).data();
+    T* plain = array(slice * in).data();
     for (int64_t begin = 0; begin < out; begin += slice) {
       const int64_t rows = std::min(slice, out - begin);
       if (w.packed()) {
@@ -449,7 +453,6 @@ class Device {
     std::map<int64_t, size_t> seen;             // bytes of tables of an eager one
     int64_t key = -1;
     uint64_t graph_launches = 0;
-    const int32_t* batch_ids = nullptr;
     std::vector<uint8_t> downloaded;
     std::vector<float> floats;
   };

@@ -43,7 +43,8 @@ class Linear {
   LinearWeight& host() { return host_; }
 
   // Takes over what a method put into host(): the packed bytes go to the device and leave the host.
-  void adopt(Arena& arena, Queue& queue, DenseTensor as_dense) {
+  // plain: for a method that answered with plain numbers, their copy of element type `kept`.
+  void adopt(Arena& arena, Queue& queue, Memory<uint8_t> plain, DType kept) {
     encoded_ = true;
     bytes_ = host_.bytes();
     if (const AffineRows* rows = host_.packed()) {
@@ -66,7 +67,8 @@ class Linear {
       affine.row_bytes = packed_bytes(in(), f.bits);
       dense = {};
     } else {
-      dense = as_dense;
+      plain_ = std::move(plain);
+      dense = {plain_.data(), kept, out(), in()};
     }
     host_.forget();
   }
@@ -83,7 +85,7 @@ class Linear {
   LinearWeight host_;
   bool encoded_ = false;
   uint64_t bytes_ = 0;
-  Memory<uint8_t> codes_, scales_, zeros_;
+  Memory<uint8_t> codes_, scales_, zeros_, plain_;
 };
 
 // Copies of the file's tensors, each made once: a tied output matrix is the embedding's.
@@ -91,12 +93,19 @@ class TensorStore {
  public:
   TensorStore(Arena& arena, Queue& queue) : arena_(arena), queue_(queue) {}
 
-  // The tensor as it is stored, or converted to `as`.
+  // The file's tensor as it is stored, or converted to `as`.
   DenseTensor upload(const void* data, DType stored, int64_t rows, int64_t columns, DType as) {
     const auto key = std::make_pair(data, as);
     const auto found = tensors_.find(key);
     if (found != tensors_.end()) return {found->second.data(), as, rows, columns};
-    const int64_t n = rows * columns;
+    Memory<uint8_t> memory = copy(data, stored, rows * columns, as);
+    return {tensors_.emplace(key, std::move(memory)).first->second.data(), as, rows, columns};
+  }
+  void release(const void* data, DType as) { tensors_.erase(std::make_pair(data, as)); }
+
+  // A copy of n numbers that belongs to the caller, for memory of the host that does not last: its
+  // address is no name.
+  Memory<uint8_t> copy(const void* data, DType stored, int64_t n, DType as) {
     Memory<uint8_t> memory(arena_, Region::weights, n * dtype_bytes(as));
     if (stored == as) {
       queue_.copy(memory.data(), data, size_t(n * dtype_bytes(as)), cudaMemcpyHostToDevice);
@@ -113,9 +122,8 @@ class TensorStore {
       });
     }
     queue_.synchronize();  // the source is pageable memory
-    return {tensors_.emplace(key, std::move(memory)).first->second.data(), as, rows, columns};
+    return memory;
   }
-  void release(const void* data, DType as) { tensors_.erase(std::make_pair(data, as)); }
 
  private:
   Arena& arena_;
