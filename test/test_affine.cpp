@@ -72,9 +72,20 @@ TEST_CASE("affine: unpack undoes pack for every width and length") {
       std::vector<uint8_t> codes(static_cast<size_t>(n)), packed(size_t(packed_bytes(n, bits)) + 4);
       for (auto& c : codes) c = uint8_t(random() & ((1u << bits) - 1));
       pack_row(codes.data(), n, bits, packed.data());
-      std::vector<float> out(static_cast<size_t>(n));
-      unpack_row(packed.data(), n, bits, out.data());
-      for (size_t i = 0; i < codes.size(); ++i) REQUIRE(out[i] == float(codes[i]));
+      std::vector<float> out(static_cast<size_t>(n)), scale(out), offset(out);
+      for (size_t i = 0; i < out.size(); ++i) {
+        scale[i] = float(1 << i % 5);
+        offset[i] = float(i);
+      }
+      with_bits(bits, [&](auto b) {
+        decode_row<b(), true>(packed.data(), n, scale.data(), offset.data(), out.data());
+        for (size_t i = 0; i < codes.size(); ++i)
+          REQUIRE(out[i] == float(codes[i]) * scale[i] + offset[i]);
+        decode_row<b(), false>(packed.data(), n, scale.data() + n - 1, offset.data() + n - 1,
+                               out.data());
+        for (size_t i = 0; i < codes.size(); ++i)
+          REQUIRE(out[i] == float(codes[i]) * scale.back() + offset.back());
+      });
     }
 }
 

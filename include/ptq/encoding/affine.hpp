@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <cstring>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "ptq/core/dtype.hpp"
@@ -124,12 +125,18 @@ struct VectorOf {
   typedef T type __attribute__((vector_size(Lanes * sizeof(T))));
 };
 
-// Codes as floats. Reads whole 32-bit words: up to 3 bytes behind the row must be readable. A word
+// out = code * scale + offset for n packed codes; scale and offset are one per column (kPerColumn)
+// or one for all. Reads whole 32-bit words: up to 3 bytes behind the row must be readable. A word
 // is spread over the lanes of a vector, each of which shifts by its own distance.
-template <int Bits>
-inline void unpack_row(const uint8_t* src, int64_t n, float* out) {
+template <int Bits, bool kPerColumn>
+inline void decode_row(const uint8_t* src, int64_t n, const float* scale, const float* offset,
+                       float* out) {
+  const auto number = [&](int code, int64_t column) {
+    const int64_t k = kPerColumn ? column : 0;
+    return float(code) * scale[k] + offset[k];
+  };
   if constexpr (Bits == 8) {
-    for (int64_t i = 0; i < n; ++i) out[i] = float(int(src[i]));
+    for (int64_t i = 0; i < n; ++i) out[i] = number(src[i], i);
     return;
   }
   constexpr int per = Bits == 3 ? 8 : 32 / Bits, bytes = Bits == 3 ? 3 : 4;
@@ -140,41 +147,43 @@ inline void unpack_row(const uint8_t* src, int64_t n, float* out) {
   using Floats = typename VectorOf<float, lanes>::type;
   Words shift;
   for (int j = 0; j < lanes; ++j) shift[j] = uint32_t(Bits * j);
+  Floats s = Floats{} + scale[0], o = Floats{} + offset[0];
   const int64_t full = n / per;
   for (int64_t i = 0; i < full; ++i) {
     uint32_t w;
     std::memcpy(&w, src + i * bytes, 4);
     for (int part = 0; part < per / lanes; ++part) {
+      const int64_t column = i * per + part * lanes;
+      if constexpr (kPerColumn) {
+        std::memcpy(&s, scale + column, sizeof s);
+        std::memcpy(&o, offset + column, sizeof o);
+      }
       const Words codes = ((Words{} + (w >> (Bits * lanes * part))) >> shift) & mask;
-      const Floats x = __builtin_convertvector((Codes)codes, Floats);
-      std::memcpy(out + i * per + part * lanes, &x, sizeof x);
+      const Floats x = __builtin_convertvector((Codes)codes, Floats) * s + o;
+      std::memcpy(out + column, &x, sizeof x);
     }
   }
   if (full * per < n) {
     uint32_t w;
     std::memcpy(&w, src + full * bytes, 4);
-    for (int64_t j = 0; full * per + j < n; ++j)
-      out[full * per + j] = float(int32_t((w >> (Bits * j)) & mask));
+    for (int64_t i = full * per; i < n; ++i)
+      out[i] = number(int((w >> (Bits * (i - full * per))) & mask), i);
   }
 }
 
-inline void pack_row(const uint8_t* codes, int64_t n, int bits, uint8_t* dst) {
+// fn(std::integral_constant<int, bits>): code widths are template arguments in the loops.
+template <class Fn>
+inline void with_bits(int bits, const Fn& fn) {
   switch (bits) {
-    case 1: return pack_row<1>(codes, n, dst);
-    case 2: return pack_row<2>(codes, n, dst);
-    case 3: return pack_row<3>(codes, n, dst);
-    case 4: return pack_row<4>(codes, n, dst);
-    default: return pack_row<8>(codes, n, dst);
+    case 1: return fn(std::integral_constant<int, 1>{});
+    case 2: return fn(std::integral_constant<int, 2>{});
+    case 3: return fn(std::integral_constant<int, 3>{});
+    case 4: return fn(std::integral_constant<int, 4>{});
+    default: return fn(std::integral_constant<int, 8>{});
   }
 }
-inline void unpack_row(const uint8_t* src, int64_t n, int bits, float* out) {
-  switch (bits) {
-    case 1: return unpack_row<1>(src, n, out);
-    case 2: return unpack_row<2>(src, n, out);
-    case 3: return unpack_row<3>(src, n, out);
-    case 4: return unpack_row<4>(src, n, out);
-    default: return unpack_row<8>(src, n, out);
-  }
+inline void pack_row(const uint8_t* codes, int64_t n, int bits, uint8_t* dst) {
+  with_bits(bits, [&](auto b) { pack_row<b()>(codes, n, dst); });
 }
 
 // ---- storage -----------------------------------------------------------------------------------
@@ -281,8 +290,8 @@ class AffineRows {
     for (int64_t i = 0; i < per_append; ++i) {
       const float z = zero ? zero[i] : float(1 << (format_.bits - 1));
       if (!std::isfinite(round_f16(scale[i])) || !std::isfinite(round_f16(z)))
-        throw usage_error("scale or zero point is not finite as float16 at group " + std::to_string(i),
-                          where);
+        throw usage_error(
+            "scale or zero point is not finite as float16 at group " + std::to_string(i), where);
       if (format_.grid != Grid::min && (z < 0 || z > max_code || z != std::rint(z)))
         throw usage_error("zero point " + std::to_string(z) + " at group " + std::to_string(i),
                           where, "zero points of this grid are integers in 0 .. 2^bits-1");
@@ -301,42 +310,7 @@ class AffineRows {
 
   // Decodes rows [begin, end) to out [end - begin, stride].
   void decode(int64_t begin, int64_t end, float* out, int64_t stride) const {
-    for (int64_t r = begin; r < end; ++r)
-      unpack_row(codes_.data() + r * row_bytes_, columns_, format_.bits,
-                 out + (r - begin) * stride);
-    // Scales and offsets are read a chunk at a time.
-    constexpr int64_t kChunk = 128;
-    float scale[kChunk], offset[kChunk];
-    if (format_.axis == 1) {
-      int64_t r = begin, g = 0;
-      for (int64_t i = begin * groups_; i < end * groups_; i += kChunk) {
-        const int64_t n = std::min(kChunk, end * groups_ - i);
-        read_params(i, n, scale, offset);
-        for (int64_t k = 0; k < n; ++k) {
-          float* row = out + (r - begin) * stride;
-          const int64_t last = std::min((g + 1) * group_, columns_);
-          for (int64_t c = g * group_; c < last; ++c) row[c] = row[c] * scale[k] + offset[k];
-          if (++g == groups_) {
-            g = 0;
-            ++r;
-          }
-        }
-      }
-      return;
-    }
-    for (int64_t r = begin; r < end;) {  // one row group at a time
-      const int64_t group = group_of_row(r), rows = group_ == 0 ? rows_per_append_ : group_;
-      const int64_t last = std::min((group + 1) * rows, end);
-      for (int64_t c = 0; c < columns_; c += kChunk) {
-        const int64_t n = std::min(kChunk, columns_ - c);
-        read_params(group * columns_ + c, n, scale, offset);
-        for (int64_t q = r; q < last; ++q) {
-          float* row = out + (q - begin) * stride + c;
-          for (int64_t i = 0; i < n; ++i) row[i] = row[i] * scale[i] + offset[i];
-        }
-      }
-      r = last;
-    }
+    with_bits(format_.bits, [&](auto bits) { decode_bits<bits()>(begin, end, out, stride); });
   }
 
   // Bytes of codes, scales and zero points.
@@ -372,7 +346,7 @@ class AffineRows {
   }
 
  private:
-  static constexpr size_t kSlack = 4;  // unpack_row reads whole words
+  static constexpr size_t kSlack = 4;  // decode_row reads whole words
 
   // Rows per group on axis 0; group_size 0 makes one group of each append.
   int64_t row_group(int64_t n) const { return group_ == 0 ? std::max<int64_t>(n, 1) : group_; }
@@ -411,6 +385,53 @@ class AffineRows {
         zeros_int_[bit >> 3] |= uint8_t(v);
         if (v > 0xFF) zeros_int_[(bit >> 3) + 1] |= uint8_t(v >> 8);
       }
+    }
+  }
+  template <int Bits>
+  void decode_bits(int64_t begin, int64_t end, float* out, int64_t stride) const {
+    // Scales and offsets are read a chunk at a time; a chunk of columns begins at a whole byte.
+    constexpr int64_t kChunk = 128;
+    float scale[kChunk], offset[kChunk];
+    const auto row = [&](int64_t r, int64_t column) {
+      return codes_.data() + r * row_bytes_ + column * Bits / 8;
+    };
+    if (format_.axis == 1 && group_ % 8 == 0) {
+      int64_t r = begin, column = 0;
+      for (int64_t i = begin * groups_; i < end * groups_; i += kChunk) {
+        const int64_t n = std::min(kChunk, end * groups_ - i);
+        read_params(i, n, scale, offset);
+        for (int64_t k = 0; k < n; ++k) {
+          decode_row<Bits, false>(row(r, column), std::min(group_, columns_ - column), scale + k,
+                                  offset + k, out + (r - begin) * stride + column);
+          column += group_;
+          if (column >= columns_) {
+            column = 0;
+            ++r;
+          }
+        }
+      }
+      return;
+    }
+    if (format_.axis == 1) {  // groups begin anywhere in a byte
+      for (int64_t r = begin; r < end; ++r)
+        for (int64_t c = 0; c < columns_; c += kChunk) {
+          const int64_t n = std::min(kChunk, columns_ - c);
+          for (int64_t k = 0; k < n; ++k)
+            read_params(r * groups_ + (c + k) / group_, 1, scale + k, offset + k);
+          decode_row<Bits, true>(row(r, c), n, scale, offset, out + (r - begin) * stride + c);
+        }
+      return;
+    }
+    for (int64_t r = begin; r < end;) {  // one row group at a time
+      const int64_t group = group_of_row(r), rows = group_ == 0 ? rows_per_append_ : group_;
+      const int64_t last = std::min((group + 1) * rows, end);
+      for (int64_t c = 0; c < columns_; c += kChunk) {
+        const int64_t n = std::min(kChunk, columns_ - c);
+        read_params(group * columns_ + c, n, scale, offset);
+        for (int64_t q = r; q < last; ++q)
+          decode_row<Bits, true>(row(q, c), n, scale, offset, out + (q - begin) * stride + c);
+      }
+      r = last;
     }
   }
   // Scale and offset (what is added to code * scale) of groups [first, first + n).

@@ -27,7 +27,7 @@ PTQ_HD inline float codebook_value(float level, float scale, float offset) {
   return level * scale + offset;
 }
 
-// levels[code] of n packed codes (layout: pack_row). `levels` has 2^Bits entries. As unpack_row,
+// levels[code] of n packed codes (layout: pack_row). `levels` has 2^Bits entries. As decode_row,
 // reads up to 3 bytes behind the row; the table is looked up by a shuffle of vector lanes.
 template <int Bits>
 inline void unpack_levels(const uint8_t* src, int64_t n, const float* levels, float* out) {
@@ -77,13 +77,7 @@ inline void unpack_levels(const uint8_t* src, int64_t n, const float* levels, fl
 
 inline void unpack_levels(const uint8_t* src, int64_t n, int bits, const float* levels,
                           float* out) {
-  switch (bits) {
-    case 1: return unpack_levels<1>(src, n, levels, out);
-    case 2: return unpack_levels<2>(src, n, levels, out);
-    case 3: return unpack_levels<3>(src, n, levels, out);
-    case 4: return unpack_levels<4>(src, n, levels, out);
-    default: return unpack_levels<8>(src, n, levels, out);
-  }
+  with_bits(bits, [&](auto b) { unpack_levels<b()>(src, n, levels, out); });
 }
 
 // ---- storage -----------------------------------------------------------------------------------

@@ -6,12 +6,14 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <string>
 #include <vector>
 
 #include "ptq/core/dtype.hpp"
 #include "ptq/core/error.hpp"
+#include "ptq/encoding/affine.hpp"
 #include "ptq/encoding/dense.hpp"
 #include "ptq/encoding/encoding.hpp"
 
@@ -138,11 +140,23 @@ class LowRankRows {
       to_float(DType::f16, data, t * rank, p.data());
       to_float(DType::f16, data + t * rank, rank * columns_, q.data());
       for (; r < last; ++r, out += stride) {
-        std::copy_n(mean, columns_, out);
         const float* pr = p.data() + (r - chunk * t) * rank;
-        for (int64_t i = 0; i < rank; ++i) {
-          const float* qi = q.data() + i * columns_;
-          for (int64_t d = 0; d < columns_; ++d) out[d] += pr[i] * qi[d];
+        // The sums of a few columns stay in a register.
+        using Floats = VectorOf<float, 16>::type;
+        constexpr int64_t kColumns = 16;
+        int64_t d = 0;
+        for (; d + kColumns <= columns_; d += kColumns) {
+          Floats sum, x;
+          std::memcpy(&sum, mean + d, sizeof sum);
+          for (int64_t i = 0; i < rank; ++i) {
+            std::memcpy(&x, q.data() + i * columns_ + d, sizeof x);
+            sum += pr[i] * x;
+          }
+          std::memcpy(out + d, &sum, sizeof sum);
+        }
+        for (; d < columns_; ++d) {
+          out[d] = mean[d];
+          for (int64_t i = 0; i < rank; ++i) out[d] += pr[i] * q[size_t(i * columns_ + d)];
         }
       }
     }

@@ -38,7 +38,8 @@ struct AttentionShape {
 
 namespace attention_detail {
 
-inline constexpr int64_t kTile = 64;  // keys per tile
+inline constexpr int64_t kTile = 64;           // keys per tile
+inline constexpr int64_t kTransposeRows = 16;  // with fewer, a tile of keys is not turned around
 
 // Which of the two sources a tile [begin, end) needs for queries with boundaries low .. high.
 struct Need {
@@ -98,21 +99,21 @@ inline void attention(ThreadPool& pool, const AttentionShape& shape, const float
     const int64_t i0 = block * per_block, i1 = std::min(i0 + per_block, shape.queries);
     const int64_t rows = (i1 - i0) * group;  // row r: query i0 + r / group, head-in-group r % group
 
-    std::vector<float> buffer(size_t(rows * (dim + 2 * kTile + width + 2) + 2 * kTile * width));
-    float* qs = buffer.data();     // [rows, dim], scaled
-    float* s = qs + rows * dim;    // [rows, kTile] scores, then probabilities
+    std::vector<float> buffer(size_t(rows * (2 * width + 2 * kTile + 2) + 2 * kTile * width));
+    float* qs = buffer.data();     // [rows, width], scaled; zeros behind dim
+    float* s = qs + rows * width;  // [rows, kTile] scores, then probabilities
     float* s2 = s + rows * kTile;  // the same from the other source, in tiles that need both
     float* o = s2 + rows * kTile;  // [rows, width]
     float* m = o + rows * width;   // [rows] running maximum
     float* l = m + rows;           // [rows] running sum
-    float* tile = l + rows;        // [kTile, width]
+    float* tile = l + rows;        // [kTile, width]; zeros behind dim
     float* tile_t = tile + kTile * width;  // [dim, kTile]
     std::fill(o, o + rows * width, 0.0f);
     std::fill(m, m + rows, lowest);
     std::fill(l, l + rows, 0.0f);
     for (int64_t r = 0; r < rows; ++r) {
       const float* src = q + ((i0 + r / group) * shape.heads + head * group + r % group) * dim;
-      for (int64_t d = 0; d < dim; ++d) qs[r * dim + d] = src[d] * scale;
+      for (int64_t d = 0; d < dim; ++d) qs[r * width + d] = src[d] * scale;
     }
 
     const auto first_key = [&](int64_t i) {
@@ -129,8 +130,12 @@ inline void attention(ThreadPool& pool, const AttentionShape& shape, const float
       const Need kn = need(keys, begin, end, k_low, k_high);
       const auto scores = [&](bool encoded, float* to) {
         read_tile(keys, encoded, head, begin, end, k_low, k_high, tile, width);
-        transpose(tile, width, dim, tile_t);
-        small_gemm(qs, dim, tile_t, kTile, to, kTile, rows, kTile, dim, false);
+        if (rows < kTransposeRows) {
+          small_gemm_nt(qs, width, tile, width, to, kTile, rows, kTile, width);
+        } else {
+          transpose(tile, width, dim, tile_t);
+          small_gemm(qs, width, tile_t, kTile, to, kTile, rows, kTile, dim, false);
+        }
       };
       scores(kn.encoded, s);
       if (kn.encoded && kn.dense) {
