@@ -16,6 +16,8 @@
 // Options
 //   bits, key_bits, value_bits  1, 2, 3, 4, 8 (2; 0 = bits)
 //   outlier_share               share of numbers kept exactly, half on each side (0.01)
+//   cap_outliers                keys: exact numbers of a token, at most, above and below the range:
+//                               those farthest out; the original has 21 (0 = no cap)
 //   nuq                         levels from k-means; false: uniform, needs no gradients (true)
 //   q_norm                      with nuq: correct mean and deviation (true)
 //   sink                        first tokens in full precision (1)
@@ -45,6 +47,9 @@ const ptq_option kOptions[] = {
      kSideBits},
     {sizeof(ptq_option), PTQ_OPTION_FLOAT, "outlier_share", "0.01",
      "share of numbers kept exactly; 0 = none", 0, 0.5, nullptr},
+    {sizeof(ptq_option), PTQ_OPTION_INT, "cap_outliers", "0",
+     "keys: numbers of a token kept exactly above and below, at most; 0 = no cap", 0, 65536,
+     nullptr},
     {sizeof(ptq_option), PTQ_OPTION_BOOL, "nuq", "true",
      "levels from Fisher-weighted k-means; false: uniform", 0, 0, nullptr},
     {sizeof(ptq_option), PTQ_OPTION_BOOL, "q_norm", "true",
@@ -53,7 +58,7 @@ const ptq_option kOptions[] = {
      4096, nullptr},
 };
 const ptq_option* const kOptionList[] = {&kOptions[0], &kOptions[1], &kOptions[2], &kOptions[3],
-                                         &kOptions[4], &kOptions[5], &kOptions[6]};
+                                         &kOptions[4], &kOptions[5], &kOptions[6], &kOptions[7]};
 
 // The share-quantile of values, linear between its two neighbours. A few of the values from the
 // nearer end are all that is looked at.
@@ -188,6 +193,7 @@ class Kvquant {
   explicit Kvquant(const Options& o)
       : bits_{int(o.integer("key_bits")), int(o.integer("value_bits"))},
         outlier_share_(o.real("outlier_share")),
+        cap_(o.integer("cap_outliers")),
         nuq_(o.boolean("nuq")),
         q_norm_(o.boolean("q_norm")),
         sink_(o.integer("sink")) {
@@ -261,7 +267,8 @@ class Kvquant {
 
     std::vector<uint8_t> codes(rows.size());
     std::vector<float> scale, offset, row(static_cast<size_t>(width)),
-        normal(static_cast<size_t>(dim));
+        normal(static_cast<size_t>(width));
+    std::vector<uint8_t> exact(static_cast<size_t>(width));
     std::vector<Outlier> outliers;
     if (keys)
       for (const Range& r : l.channels) scale.push_back(r.scale), offset.push_back(r.offset);
@@ -274,16 +281,21 @@ class Kvquant {
         scale.push_back(token.scale);
         offset.push_back(token.offset);
       }
+      for (int64_t i = 0; i < width; ++i) {
+        const Range& r = keys ? l.channels[size_t(i)] : token;
+        normal[size_t(i)] = r.normal(row[size_t(i)]);
+        exact[size_t(i)] = outlier_share_ > 0 && r.outlier(row[size_t(i)]);
+      }
+      if (keys && cap_ > 0) cap(normal, exact);
       for (int64_t h = 0; h < heads; ++h) {
         const int64_t place = h * tokens + t;
         for (int64_t c = 0; c < dim; ++c) {
-          const Range& r = keys ? l.channels[size_t(h * dim + c)] : token;
-          const float x = row[size_t(h * dim + c)];
-          const bool outlier = outlier_share_ > 0 && r.outlier(x);
-          normal[size_t(c)] = outlier ? 0.0f : r.normal(x);
-          if (outlier) outliers.push_back({place, int32_t(c), x});
+          const size_t i = size_t(h * dim + c);
+          if (!exact[i]) continue;
+          normal[i] = 0.0f;
+          outliers.push_back({place, int32_t(c), row[i]});
         }
-        l.levels.encode(normal.data(), dim, codes.data() + place * dim);
+        l.levels.encode(normal.data() + h * dim, dim, codes.data() + place * dim);
       }
     }
     const ptq_tensor offsets = tensor(offset.data(), {int64_t(offset.size())});
@@ -295,6 +307,20 @@ class Kvquant {
   }
 
  private:
+  // Leaves the marks of the cap_ numbers farthest above, and of as many below.
+  void cap(const std::vector<float>& normal, std::vector<uint8_t>& exact) const {
+    const float middle = nuq_ ? 0.0f : 0.5f * float((1 << bits_[0]) - 1);
+    for (const float sign : {1.0f, -1.0f}) {
+      std::vector<size_t> marked;
+      for (size_t i = 0; i < exact.size(); ++i)
+        if (exact[i] && sign * normal[i] > sign * middle) marked.push_back(i);
+      if (int64_t(marked.size()) <= cap_) continue;
+      std::nth_element(marked.begin(), marked.begin() + cap_, marked.end(),
+                       [&](size_t a, size_t b) { return sign * normal[a] > sign * normal[b]; });
+      for (size_t k = size_t(cap_); k < marked.size(); ++k) exact[marked[k]] = 0;
+    }
+  }
+
   struct Learned {
     std::vector<Range> channels;  // keys: [kv_heads * head_dim]
     Levels levels;
@@ -357,6 +383,7 @@ class Kvquant {
 
   int bits_[2];  // keys, values
   double outlier_share_;
+  int64_t cap_;
   bool nuq_, q_norm_;
   int64_t sink_;
   std::vector<Learned> learned_[2];  // [side][layer]

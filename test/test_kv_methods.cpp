@@ -287,6 +287,35 @@ TEST_CASE("kv methods: KVQuant finds ranges, levels and outliers of its sample")
   CHECK(weighted_error < 0.5 * plain_error);
 }
 
+TEST_CASE("kv methods: the cap of kvquant keeps the numbers farthest out") {
+  const ModelConfig c = shape(1, 2, 4);
+  const int64_t tokens = 1000;
+  std::mt19937 random(2);
+  std::vector<float> x;
+  for (int64_t i = 0; i < tokens * 8; ++i) x.push_back(float(random() >> 8) / float(1 << 23) - 1);
+  const std::vector<float> fisher(x.size(), 1.0f);
+  // One token of two heads: four numbers above the ranges, three below, one inside.
+  const std::vector<float> row = {2, 5, -2, -3, 0.1f, 4, 3, -4};
+  for (const bool nuq : {true, false}) {
+    const auto kept = [&](int64_t cap) {
+      Method m("kvquant", {{"nuq", nuq}, {"outlier_share", 0.02}, {"cap_outliers", cap}}, c);
+      m.kv->calibrate(KvSide::keys, 0, tokens, tokens, x.data(), nuq ? fisher.data() : nullptr);
+      const Coded got = through(m, c, KvSide::keys, row);
+      std::string exact;
+      for (size_t i = 0; i < row.size(); ++i) {
+        exact += got.values[i] == row[i] ? 'x' : '.';
+        // What is not kept is the nearest end of the range.
+        if (got.values[i] != row[i]) CHECK(std::abs(got.values[i]) < 1.1f);
+      }
+      return exact;
+    };
+    CHECK(kept(0) == "xxxx.xxx");
+    CHECK(kept(21) == "xxxx.xxx");
+    CHECK(kept(2) == ".x.x.x.x");
+    CHECK(kept(1) == ".x.....x");
+  }
+}
+
 // ---- schedules
 // -----------------------------------------------------------------------------------
 
