@@ -299,11 +299,20 @@ class HtmlPage {
           html_table(statistics, fmt::format("statistics-{}", b), true);
     }
     for (const Evaluation& evaluation : board.evaluations) {
-      const Table depths = depth_table(board, evaluation.name, true);
-      if (depths.rows.empty()) continue;
-      out_ += "<h3>" + html("Answers by depth of the key, " + evaluation.name) +
-              "</h3>\n<p class=\"soft\">With 95 % intervals (Clopper-Pearson).</p>\n" +
-              html_table(depths, fmt::format("depth-{}-{}", b, html_id(evaluation.name)), false);
+      const auto part = [&](const char* title, const char* says, const char* id,
+                            const Table& table) {
+        if (table.rows.empty()) return;
+        out_ += "<h3>" + html(std::string(title) + ", " + evaluation.name) +
+                "</h3>\n<p class=\"soft\">" + says + "</p>\n" +
+                html_table(table, fmt::format("{}-{}-{}", id, b, html_id(evaluation.name)), false);
+      };
+      part("Answers by depth of the key", "With 95 % intervals (Clopper-Pearson).", "depth",
+           depth_table(board, evaluation.name, true));
+      part(
+          "Answers against bytes",
+          "Smallest cache first, with 95 % intervals (Clopper-Pearson). *: no smaller cache has as "
+          "many right answers.",
+          "bytes", bytes_table(board, evaluation, true));
     }
     const std::vector<std::string> notes = by_weight(notes_of(board));
     if (!notes.empty()) out_ += "<h3>Notes</h3>\n" + html_list(notes, 200);

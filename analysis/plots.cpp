@@ -8,6 +8,7 @@
 
 #include "numbers.hpp"
 #include "statistics.hpp"
+#include "tables.hpp"
 
 namespace ptq::report {
 namespace {
@@ -57,7 +58,7 @@ std::string few_tics(const char* axis, const std::vector<double>& values) {
 // Bytes of a row: of the cache per token where that is what the rows differ in, else of the
 // weights.
 std::optional<double> bytes_of(const Cell& cell, bool cache) {
-  return cache ? cell.number({"cache", "bytes_per_token"}) : cell.number({"weights", "bytes"});
+  return cache ? cache_bytes(cell) : cell.number({"weights", "bytes"});
 }
 
 bool differs(const Board& board, const Evaluation& evaluation, bool cache) {
@@ -71,62 +72,82 @@ bool differs(const Board& board, const Evaluation& evaluation, bool cache) {
   return seen.size() > 1;
 }
 
+// One evaluation against bytes; nothing where fewer than two rows have both.
+std::optional<Figure> against_bytes(const Board& board, const std::string& prefix,
+                                    const Evaluation& evaluation, bool cache) {
+  std::vector<Point> points;
+  for (const Row& row : board.rows) {
+    const Cell* cell = row.cell(evaluation.name);
+    const auto value = headline(cell);
+    const auto bytes = cell ? bytes_of(*cell, cache) : std::nullopt;
+    if (value && bytes && *bytes > 0) points.push_back({*bytes, *value, row.method});
+  }
+  if (points.size() < 2) return {};
+  // The front: no other row is both smaller and better.
+  const double sign = evaluation.is_share() ? -1 : 1;  // smaller is better
+  std::vector<Point> front, sorted = points;
+  std::sort(sorted.begin(), sorted.end(), [&](const Point& a, const Point& b) {
+    return std::make_pair(a.x, sign * a.y) < std::make_pair(b.x, sign * b.y);
+  });
+  for (const Point& point : sorted)
+    if (front.empty() || sign * point.y < sign * front.back().y) front.push_back(point);
+  std::string script;
+  std::vector<double> xs, ys;
+  for (const Point& point : points) {
+    xs.push_back(point.x);
+    ys.push_back(point.y);
+  }
+  const std::string logarithmic = log_scale("x", xs);
+  script += logarithmic.empty() ? few_tics("x", xs) : logarithmic;
+  script += evaluation.is_share() ? "set yrange [0:1.05]\n" : log_scale("y", ys);
+  script += fmt::format(
+      "set xlabel '{}'\nset ylabel '{}'\n"
+      "set offsets graph 0.05, graph 0.12, graph 0.08, graph 0.08\n",
+      cache ? "bytes of the cache per token" : "bytes of the weights",
+      evaluation.is_share() ? "share of right answers" : "perplexity");
+  script += "$front << EOD\n";
+  for (const Point& point : front) script += fmt::format("{} {}\n", point.x, point.y);
+  script += "EOD\n";
+  std::string plot = "plot $front using 1:2 with steps lc rgb '#999999' lw 2 title 'Pareto front'";
+  if (points.size() > kMostSeries) {
+    script += "$others << EOD\n";
+    for (size_t i = kMostSeries; i < points.size(); ++i)
+      script += fmt::format("{} {}\n", points[i].x, points[i].y);
+    script += "EOD\n";
+    plot += ", $others using 1:2 with points pt 7 ps 0.5 lc rgb '#BBBBBB' title 'other rows'";
+  }
+  for (size_t i = 0; i < points.size() && i < kMostSeries; ++i) {
+    script += fmt::format("$p{} << EOD\n{} {}\nEOD\n", i, points[i].x, points[i].y);
+    plot += fmt::format(", $p{} using 1:2 with points {} title {}", i, series_style(i),
+                        script_text(points[i].label));
+  }
+  return Figure{
+      fmt::format("{}-pareto-{}-{}", prefix, cache ? "cache" : "weights", evaluation.name),
+      board_title(board, evaluation.name + " against bytes"),
+      fmt::format("Left and {} is better. The line joins the rows that no other row beats in "
+                  "both; bytes are measured.",
+                  evaluation.is_share() ? "high" : "low") +
+          (points.size() > kMostSeries ? " Only the first rows of the board have their names."
+                                       : ""),
+      script + plot + "\n",
+      {}};
+}
+
+// The first perplexity that differs in bytes, and every passkey and retrieval evaluation that does.
 std::vector<Figure> pareto(const Board& board, const std::string& prefix) {
   std::vector<Figure> figures;
+  bool perplexity = false;
   for (const Evaluation& evaluation : board.evaluations) {
-    if (evaluation.is_share()) continue;
+    const bool answers = evaluation.kind == "passkey" || evaluation.kind == "retrieval";
+    if (!answers && (evaluation.is_share() || perplexity)) continue;
     for (const bool cache : {true, false}) {
       if (!differs(board, evaluation, cache)) continue;
-      std::vector<Point> points;
-      for (const Row& row : board.rows) {
-        const Cell* cell = row.cell(evaluation.name);
-        const auto value = headline(cell);
-        const auto bytes = cell ? bytes_of(*cell, cache) : std::nullopt;
-        if (value && bytes && *bytes > 0) points.push_back({*bytes, *value, row.method});
+      if (auto figure = against_bytes(board, prefix, evaluation, cache)) {
+        figures.push_back(std::move(*figure));
+        perplexity |= !answers;
+        break;
       }
-      if (points.size() < 2) continue;
-      // The front: no other row is both smaller and better.
-      std::vector<Point> front;
-      std::vector<Point> sorted = points;
-      std::sort(sorted.begin(), sorted.end(), [](const Point& a, const Point& b) {
-        return std::make_pair(a.x, a.y) < std::make_pair(b.x, b.y);
-      });
-      for (const Point& point : sorted) {
-        if (front.empty() || point.y < front.back().y) front.push_back(point);
-      }
-      std::string script;
-      std::vector<double> xs, ys;
-      for (const Point& point : points) {
-        xs.push_back(point.x);
-        ys.push_back(point.y);
-      }
-      const std::string logarithmic = log_scale("x", xs);
-      script += (logarithmic.empty() ? few_tics("x", xs) : logarithmic) + log_scale("y", ys);
-      script +=
-          std::string("set xlabel ") +
-          (cache ? "'bytes of the cache per token'" : "'bytes of the weights'") +
-          "\nset ylabel 'perplexity'\nset offsets graph 0.05, graph 0.12, graph 0.08, graph 0.08\n";
-      script += "$front << EOD\n";
-      for (const Point& point : front) script += fmt::format("{} {}\n", point.x, point.y);
-      script += "EOD\n";
-      std::string plot =
-          "plot $front using 1:2 with steps lc rgb '#999999' lw 2 title 'Pareto front'";
-      for (size_t i = 0; i < points.size() && i < kMostSeries; ++i) {
-        script += fmt::format("$p{} << EOD\n{} {}\nEOD\n", i, points[i].x, points[i].y);
-        plot += fmt::format(", $p{} using 1:2 with points {} title {}", i, series_style(i),
-                            script_text(points[i].label));
-      }
-      figures.push_back(
-          {fmt::format("{}-pareto-{}-{}", prefix, cache ? "cache" : "weights", evaluation.name),
-           board_title(board, evaluation.name + " against bytes"),
-           std::string("Left and low is better. The line joins the rows that no other row beats in "
-                       "both; bytes are measured.") +
-               (points.size() > kMostSeries ? " Only the best rows are drawn." : ""),
-           script + plot + "\n",
-           {}});
-      break;
     }
-    if (!figures.empty()) break;  // the first evaluation that has both
   }
   return figures;
 }

@@ -31,6 +31,12 @@ struct DepthCount {
   int64_t correct = 0, total = 0;
 };
 
+// Answers to one task of a retrieval suite, over its haystacks, lengths and depths.
+struct TaskCount {
+  std::string task;
+  int64_t correct = 0, total = 0;
+};
+
 // What the report needs of one record.
 struct Cell {
   std::string experiment, model, fingerprint, method, evaluation, kind;
@@ -40,7 +46,8 @@ struct Cell {
   std::string error;              // why it failed
   std::vector<std::string> warnings;
   Json settings, metrics;
-  std::vector<DepthCount> depths;  // of a passkey cell
+  std::vector<DepthCount> depths;  // of a passkey or retrieval cell
+  std::vector<TaskCount> tasks;    // of a retrieval cell
   double seconds = 0;
 
   // Where it came from.
@@ -126,12 +133,25 @@ inline Cell to_cell(const Record& record) {
   cell.parts = record.method.parts;
   cell.code = record.code;
   cell.environment = record.environment;
-  if (cell.metrics.contains("depths")) {
-    for (const Json& entry : cell.metrics["depths"]) {
-      cell.depths.push_back({entry.at("depth").get<double>(), entry.at("correct").get<int64_t>(),
-                             entry.at("total").get<int64_t>()});
-    }
-  }
+  // Adds the counts of `entry` to the one of `counts` that is like `count`.
+  const auto add = [](auto& counts, auto count, auto key, const Json& entry) {
+    count.correct = entry.at("correct").get<int64_t>();
+    count.total = entry.at("total").get<int64_t>();
+    const auto known = std::find_if(counts.begin(), counts.end(),
+                                    [&](const auto& c) { return c.*key == count.*key; });
+    if (known == counts.end()) return counts.push_back(count);
+    known->correct += count.correct;
+    known->total += count.total;
+  };
+  for (const char* key : {"depths", "cells"})
+    if (cell.depths.empty() && cell.metrics.contains(key))
+      for (const Json& entry : cell.metrics[key])
+        if (entry.contains("depth") && !entry["depth"].is_null())  // needles may stand anywhere
+          add(cell.depths, DepthCount{entry["depth"].get<double>()}, &DepthCount::depth, entry);
+  if (cell.metrics.contains("tasks"))
+    for (const Json& entry : cell.metrics["tasks"])
+      add(cell.tasks, TaskCount{one_line(entry.at("task").get<std::string>())}, &TaskCount::task,
+          entry);
   return cell;
 }
 

@@ -56,11 +56,13 @@ inline std::string to_page(const Results& results, bool markdown, const Screen& 
     if (!out.empty()) out += "\n";
     out += heading(title_of(board), "##") + table_text(leaderboard(board));
     for (const Evaluation& evaluation : board.evaluations) {
-      const Table depths = depth_table(board, evaluation.name, markdown);
-      if (depths.rows.empty()) continue;
       const std::string what = markdown ? ", with 95 % intervals (Clopper-Pearson)" : "";
-      out += "\n" + heading("Answers by depth of the key, " + evaluation.name + what, "###") +
-             table_text(depths);
+      const auto part = [&](const std::string& title, const Table& table) {
+        if (table.rows.empty()) return;
+        out += "\n" + heading(title + ", " + evaluation.name + what, "###") + table_text(table);
+      };
+      part("Answers by depth of the key", depth_table(board, evaluation.name, markdown));
+      part("Answers against bytes", bytes_table(board, evaluation, markdown));
     }
     out += list_text("Notes", notes_of(board), markdown);
     out += list_text("In one line each", sentences_of(board), markdown);

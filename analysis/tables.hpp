@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -173,6 +174,63 @@ inline Table depth_table(const Board& board, const std::string& evaluation, bool
       total += at->total;
     }
     texts.push_back(counts.empty() ? "-" : count_of(correct, total, intervals));
+    table.rows.push_back(std::move(texts));
+  }
+  return table;
+}
+
+// Bytes of the cache per token: the mean over the prompts where the evaluation has it.
+inline std::optional<double> cache_bytes(const Cell& cell) {
+  if (const auto mean = cell.number({"bytes_per_token"})) return mean;
+  return cell.number({"cache", "bytes_per_token"});
+}
+
+// Right answers of a passkey or retrieval evaluation beside the bytes of the cache, smallest cache
+// first, with a column for each task of the suite. "*" marks the front: no smaller cache has as
+// many right answers. Without rows where all caches are of one size.
+inline Table bytes_table(const Board& board, const Evaluation& evaluation, bool intervals) {
+  struct Line {
+    const Row* row;
+    const Cell* cell;
+    double bytes, share;
+  };
+  std::vector<Line> lines;
+  std::vector<std::string> tasks;
+  std::set<double> sizes;
+  if (evaluation.kind == "passkey" || evaluation.kind == "retrieval")
+    for (const Row& row : board.rows) {
+      const Cell* cell = row.cell(evaluation.name);
+      const auto share = headline(cell);
+      const auto bytes = cell ? cache_bytes(*cell) : std::nullopt;
+      if (!share || !bytes) continue;
+      lines.push_back({&row, cell, *bytes, *share});
+      sizes.insert(*bytes);
+      for (const TaskCount& count : cell->tasks)
+        if (std::find(tasks.begin(), tasks.end(), count.task) == tasks.end())
+          tasks.push_back(count.task);
+    }
+  Table table;
+  if (sizes.size() < 2) return table;
+  std::stable_sort(lines.begin(), lines.end(), [](const Line& a, const Line& b) {
+    return a.bytes != b.bytes ? a.bytes < b.bytes : a.share > b.share;
+  });
+  table.head = {"Method", "KV B/token"};
+  table.head.insert(table.head.end(), tasks.begin(), tasks.end());
+  table.head.insert(table.head.end(), {"total", "front"});
+  double best = 0;
+  for (const Line& line : lines) {
+    std::vector<std::string> texts = {line.row->method, thousands_text(line.bytes)};
+    for (const std::string& name : tasks) {
+      const auto& counts = line.cell->tasks;
+      const auto at = std::find_if(counts.begin(), counts.end(),
+                                   [&](const TaskCount& c) { return c.task == name; });
+      texts.push_back(at == counts.end() ? "-" : count_of(at->correct, at->total, false));
+    }
+    const auto correct = line.cell->number({"correct"}), total = line.cell->number({"total"});
+    texts.push_back(correct && total ? count_of(int64_t(*correct), int64_t(*total), intervals)
+                                     : share_text(line.share));
+    texts.push_back(line.share > best ? "*" : "");
+    best = std::max(best, line.share);
     table.rows.push_back(std::move(texts));
   }
   return table;

@@ -154,23 +154,33 @@ class Speed {
     return t.median;
   }
 
-  // What attention over a long cache costs: a decoded token there less one behind an empty cache.
+  // A token decoded behind a long cache, and what attention costs of it: its time less that of one
+  // behind an empty cache.
   void long_context() {
-    const auto attention = [&](const std::string& what, KvMethod* kv, std::optional<double> dense) {
+    struct Times {
+      double token, attention;
+    };
+    const auto times = [&](const std::string& what, KvMethod* kv, const Times* dense) {
       const Timing far = decode_steps(kv, s_.long_context, nullptr),
                    near = decode_steps(kv, 1, nullptr);
-      const double time = far.median - near.median;
-      std::optional<Ratio> ratio;
-      if (dense)
-        ratio = Ratio{*dense / time, "x as fast as 16 bit", false, target(1.0, true)};
-      else
-        ratio = Ratio{time / far.median, "of a decoded token's time", true, {}};
-      sheet_.row(fmt::format("attention over {} tokens, {}", s_.long_context, what), time * 1e6,
-                 "us/token", ratio, far);
-      return time;
+      const Times t{far.median, far.median - near.median};
+      std::optional<Ratio> token, attention;
+      if (dense) {
+        token = Ratio{dense->token / t.token, "x as fast as 16 bit", false, {}};
+        attention =
+            Ratio{dense->attention / t.attention, "x as fast as 16 bit", false, target(1.0, true)};
+      } else {
+        attention = Ratio{t.attention / t.token, "of a decoded token's time", true, {}};
+      }
+      sheet_.row(fmt::format("decode at {}, {}", s_.long_context, what), 1 / t.token, "tokens/s",
+                 token, far);
+      sheet_.row("  of it attention", t.attention * 1e6, "us/token", attention, far);
+      return t;
     };
-    const double dense = attention("full-precision cache", nullptr, {});
-    with_kivi(2, [&](KvMethod* kv) { attention("kivi 2-bit", kv, dense); });
+    const Times dense = times("full-precision cache", nullptr, nullptr);
+    with_kivi(2, [&](KvMethod* kv) { times("kivi 2-bit", kv, &dense); });
+    for (const char* name : {"kvquant_lite", "q4_0", "fp8", "forge"})
+      if (const auto m = method(name, {})) times(name, m->kv(engine_.config()), &dense);
   }
 
   void packed_weights(double dense) {

@@ -110,12 +110,56 @@ Method     depth 10 %  depth 50 %  total
 fp16            10/10       10/10  20/20
 kivi-2bit        9/10       10/10  19/20
 
+Answers against bytes, passkey
+
+Method     KV B/token  total  front
+---------  ----------  -----  -----
+kivi-2bit         307  19/20      *
+fp16            1,536  20/20      *
+
 Notes:
   kivi-1bit, wiki: failed: the plugin crashed (signal 11)
 
 In one line each:
   kivi-2bit: PPL +3.1 % (wiki), passkey 19/20, 5.0x smaller cache
 )");
+}
+
+TEST_CASE("a retrieval suite has a table by depth, and one by task beside the bytes", "[report]") {
+  const auto count = [](const char* task, Json depth, int correct) {
+    return Json{
+        {"task", task}, {"length", 2048}, {"depth", depth}, {"correct", correct}, {"total", 10}};
+  };
+  const auto retrieval = [&](int first, int second, int hop, double bits) {
+    Json m = {{"accuracy", (first + second + hop) / 30.0},
+              {"correct", first + second + hop},
+              {"total", 30},
+              {"cells",
+               {count("single", 0.1, first), count("multikey-4", 0.1, second),
+                count("hop-2", nullptr, hop)}},
+              {"tasks",
+               {count("single", nullptr, first), count("multikey-4", nullptr, second),
+                count("hop-2", nullptr, hop)}},
+              {"cache", cache(bits)}};
+    return m;
+  };
+  ResultsFolder folder;
+  folder.add(make("fp16", "retrieval", "retrieval", retrieval(10, 10, 9, 16)));
+  folder.add(make("kivi-2bit", "retrieval", "retrieval", retrieval(10, 8, 3, 3)));
+  folder.add(make("evicting", "retrieval", "retrieval", retrieval(1, 0, 0, 4)));
+  folder.add(make("nothing", "retrieval", "retrieval", retrieval(0, 0, 0, 1)));
+  const std::string text = folder.render(Format::terminal);
+  CHECK_THAT(text, Catch::Contains("Method     depth 10 %  total\n"
+                                   "---------  ----------  -----\n"
+                                   "fp16            20/20  20/20\n"
+                                   "kivi-2bit       18/20  18/20\n"));
+  CHECK_THAT(text,
+             Catch::Contains("Method     KV B/token  single  multikey-4  hop-2  total  front\n"
+                             "---------  ----------  ------  ----------  -----  -----  -----\n"
+                             "nothing            96    0/10        0/10   0/10   0/30\n"
+                             "kivi-2bit         288   10/10        8/10   3/10  21/30      *\n"
+                             "evicting          384    1/10        0/10   0/10   1/30\n"
+                             "fp16            1,536   10/10       10/10   9/10  29/30      *\n"));
 }
 
 TEST_CASE("Markdown tables can be pasted and carry intervals", "[report]") {
