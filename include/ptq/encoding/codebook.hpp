@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -107,7 +108,8 @@ class CodebookRows {
       for (int64_t b = 0; b < batch_; ++b)
         pack_row(codes + (b * n + r) * columns_, columns_, format_.bits,
                  codes_.data() + ((rows_ + r) * batch_ + b) * row_bytes_);
-    if (levels_.empty()) levels_.assign(levels, levels + (1 << format_.bits));
+    const bool first = levels_.empty();
+    if (first) levels_.assign(levels, levels + (1 << format_.bits));
     const auto keep = [&](std::vector<uint16_t>& to, const float* from) {
       switch (format_.scale) {
         case ScaleOf::row:
@@ -118,7 +120,7 @@ class CodebookRows {
           for (int64_t r = 0; r < n; ++r) to.push_back(float_to_f16(from[r]));
           break;
         case ScaleOf::column:
-          if (rows_ == 0)
+          if (first)
             for (int64_t i = 0; i < batch_ * columns_; ++i) to.push_back(float_to_f16(from[i]));
           break;
       }
@@ -174,6 +176,24 @@ class CodebookRows {
            2 * offsets_.capacity();
   }
 
+  // What is stored, for a device that keeps a copy.
+  struct Parts {
+    std::span<const uint8_t> codes;
+    std::span<const float> levels;
+    std::span<const uint16_t> scales, offsets;
+  };
+  Parts stored() const {
+    return {{codes_.data(), size_t(rows_ * batch_ * row_bytes_)}, levels_, scales_, offsets_};
+  }
+  // Forgets the rows, but not what all rows share: levels, and scales per column.
+  void drop_rows() {
+    rows_ = 0;
+    codes_ = std::vector<uint8_t>(kSlack);
+    if (format_.scale == ScaleOf::column) return;
+    scales_ = {};
+    offsets_ = {};
+  }
+
   // Flips one bit of the code of an element: for the test that the cache is really read.
   void flip_code_bit(int64_t matrix, int64_t row, int64_t column, int bit) {
     const int64_t position = column * format_.bits + bit;
@@ -213,7 +233,7 @@ class CodebookRows {
         throw usage_error(
             "code " + std::to_string(codes[i]) + " does not fit " + std::to_string(bits) + " bits",
             where);
-    if (rows_ == 0) return;
+    if (levels_.empty()) return;
     bool same = std::equal(levels_.begin(), levels_.end(), levels);
     if (format_.scale == ScaleOf::column)
       for (int64_t i = 0; i < count; ++i)

@@ -93,10 +93,8 @@ class RowSink {
 
  private:
   static Error not_here(const char* kind) {
-    return usage_error(
-        std::string("the ") + kind + " encoding cannot be stored here", {},
-        "it is for the KV cache on the CPU; weights, and caches on other devices, take "
-        "affine, affine_codes and dense");
+    return usage_error(std::string("the ") + kind + " encoding cannot be stored here", {},
+                       "it is for the KV cache; weights take affine, affine_codes and dense");
   }
 };
 

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -170,6 +171,14 @@ class LowRankRows {
   uint64_t allocated() const {
     return 2 * data_.capacity() + ranks_.capacity() + 8 * offsets_.capacity();
   }
+
+  // What is stored, for a device that keeps a copy; offsets count numbers of data.
+  struct Parts {
+    std::span<const uint8_t> ranks;
+    std::span<const uint64_t> offsets;
+    std::span<const uint16_t> data;
+  };
+  Parts stored() const { return {ranks_, offsets_, data_}; }
 
   // Flips one bit of a stored number of the chunk that holds `row`: for tests.
   void flip_bit(int64_t matrix, int64_t row, int bit) {

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -77,6 +78,15 @@ class OutlierRows {
   uint64_t allocated() const {
     return indices_.capacity() + 2 * values_.capacity() + 4 * begin_.capacity();
   }
+
+  // What is stored, for a device that keeps a copy. begin: empty in the fixed layout.
+  struct Parts {
+    std::span<const uint8_t> indices;  // index_bytes each, little endian
+    std::span<const uint16_t> values;
+    std::span<const uint32_t> begin;
+    int index_bytes;
+  };
+  Parts stored() const { return {indices_, values_, begin_, index_bytes_}; }
 
  private:
   void push_index(uint32_t i) {
