@@ -280,8 +280,6 @@ TEST_CASE("cuda engine: policies that read the current row, and those it does no
                      run(cuda, *b, text, Regime::streaming, cut)) < 1e-3);
     CHECK(a->reads().exposure() == b->reads().exposure());
   }
-  method.asked.hadamard = true;
-  CHECK_THROWS_WITH(cuda.start(&method), Catch::Contains("Hadamard"));
   method.asked = {};
   method.asked.rewrites = true;
   CHECK_THROWS_WITH(cuda.start(&method), Catch::Contains("--device cpu"));

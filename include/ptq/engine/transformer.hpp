@@ -365,7 +365,7 @@ class Transformer final : public Engine {
     for (const Piece& p : pieces) {
       const auto& first = p.sequence->cache.layer(0);  // the policy is that of every layer
       const auto encodes = [&](const auto& rows) {
-        return rows.held(p.position + 1) != rows.held(p.position);
+        return !rows.policy().evicts && rows.held(p.position + 1) != rows.held(p.position);
       };
       if (p.rows != 1 || p.request->first_logits_row != 0 || encodes(first.keys) ||
           encodes(first.values))

@@ -8,8 +8,12 @@
 // read from both sources and each (row, key) takes its own. With few rows the keys of a tile are
 // divided among the warps and the context among blocks; the parts, each with the logarithm of its
 // sum, are merged exactly. Scores are in units of log 2.
+//
+// Every kernel exists twice: kPlain for caches of dense and affine rows that are read as they are
+// stored, and one for all that a cache can hold (SideView::plain), whose registers are its own.
 #pragma once
 
+#include "ptq/engine/cuda/encoded_read.cuh"
 #include "ptq/engine/cuda/mma.hpp"
 #include "ptq/engine/cuda/queue.hpp"
 #include "ptq/engine/cuda/row_views.hpp"
@@ -53,8 +57,11 @@ namespace attention_detail {
 struct BlockSide {
   int sink, low, high;
 };
+template <bool kPlain>
 __device__ __forceinline__ BlockSide block_side(const SideView& side, int64_t first, int64_t last) {
-  return {int(side.policy.sink), int(side.boundary(first)), int(side.boundary(last))};
+  BlockSide b{int(side.policy.sink), int(side.boundary(first)), int(side.boundary(last))};
+  if (!kPlain && side.policy.evicts) b.high = b.sink;  // nothing is encoded
+  return b;
 }
 
 // Which of the two sources a tile [begin, end) needs.
@@ -63,9 +70,24 @@ __device__ __forceinline__ bool needs(BlockSide b, bool encoded, int begin, int 
   return begin < min(end, b.sink) || max(begin, b.low) < end;
 }
 
+// Eight columns of a row that is encoded, as the method answered.
+template <bool kPlain>
+__device__ __forceinline__ void read_encoded8(const SideView& side, AffineReader& affine, int head,
+                                              int dim, int position, int column, float* x) {
+  if (side.stored == Stored::affine)
+    affine.read8(position, column, x);
+  else if (kPlain || side.stored == Stored::dense)
+    read_dense8(side.dense, head, position, column, dim, x);
+  else if (side.stored == Stored::codebook)
+    read_codebook8(side.codebook, head, position, column, x);
+  else
+    read_lowrank8(side.lowrank, head, position, column, x);
+  if (!kPlain && side.outliers.present) put_outliers8(side.outliers, head, position, column, x);
+}
+
 // Rows [begin, begin + 64) of one source to shared memory; rows that it does not hold are zero.
 // kAtOnce: rows per thread whose loads are in flight together; registers set the limit.
-template <class T, int D, int kAtOnce>
+template <class T, int D, int kAtOnce, bool kPlain>
 __device__ __forceinline__ void load_tile(const SideView& side, BlockSide b, bool encoded, int head,
                                           int dim, int begin, int end, T* tile) {
   constexpr int kUnits = D / 8, kStride = D + kTilePad<T>;
@@ -76,19 +98,25 @@ __device__ __forceinline__ void load_tile(const SideView& side, BlockSide b, boo
   for (int r = int(threadIdx.x) / kUnits; r < kKeyTile; r += kRowStep) {
     const int position = begin + r;
     float x[8] = {0, 0, 0, 0, 0, 0, 0, 0};
-    if (position < end) {
+    int64_t stands = 0;  // where the row counts itself, for its rotation
+    if (position < end && column < dim) {
       if (encoded) {
         if (position >= b.sink && position < b.high) {
-          if (side.stored == Stored::affine)
-            reader.read8(position, column, x);
-          else
-            read_dense8(side.dense, head, position, column, dim, x);
+          read_encoded8<kPlain>(side, reader, head, dim, position, column, x);
+          stands = position;
         }
       } else if (position < b.sink) {
         read_dense8(side.sinks, head, position, column, dim, x);
+        stands = position + side.shift;
       } else if (position >= b.low) {
         read_dense8(side.tail, head, position, column, dim, x);
+        stands = position;
       }
+    }
+    if constexpr (!kPlain) {  // all lanes, rows of zeros too: they exchange
+      if (encoded && side.policy.hadamard) hadamard8(x, column, dim);
+      if (side.cosine)
+        rotate8(x, column, dim, side.cosine + stands * (dim / 2), side.sine + stands * (dim / 2));
     }
     T* to = tile + r * kStride + column;
     if constexpr (sizeof(T) == 2) {
@@ -109,13 +137,13 @@ __device__ __forceinline__ void load_tile(const SideView& side, BlockSide b, boo
 
 // kRowWarps x kKeyWarps = 4 warps: how many of them lie along the rows, how many along the keys.
 // grid (items, kv_heads, splits)
-template <class T, int D, int kRowWarps>
+template <class T, int D, int kRowWarps, bool kPlain>
 __global__ void __launch_bounds__(kAttentionWarps* kWarpLanes, 2)
     attention_kernel(AttentionArguments<T> a) {
   constexpr int kKeyWarps = kAttentionWarps / kRowWarps, kRows = 16 * kRowWarps;
   constexpr int kKeys = kKeyTile / kKeyWarps;  // of a tile, per warp
   constexpr int kStride = D + kTilePad<T>, kPStride = kKeyTile + kTilePad<T>;
-  constexpr int kAtOnce = kRowWarps == 1 ? 4 : 1;
+  constexpr int kAtOnce = kPlain && kRowWarps == 1 ? 4 : 1;
   using namespace attention_detail;
 
   T* q_tile = reinterpret_cast<T*>(dynamic_shared());  // [kRows, kStride]
@@ -153,8 +181,9 @@ __global__ void __launch_bounds__(kAttentionWarps* kWarpLanes, 2)
     newest[i] = t;
     oldest[i] = a.window > 0 ? max(0, t + 1 - int(a.window)) : 0;
   }
-  const BlockSide keys = block_side(s.keys, first_query, last_query),
-                  values = block_side(s.values, first_query, last_query);
+  const BlockSide keys = block_side<kPlain>(s.keys, first_query, last_query),
+                  values = block_side<kPlain>(s.values, first_query, last_query);
+  const bool evicts = !kPlain && s.keys.policy.evicts;  // and so do the values
 
   float m[2] = {kLowest, kLowest}, l[2] = {0, 0};
   float o[D / 8][4];
@@ -165,18 +194,26 @@ __global__ void __launch_bounds__(kAttentionWarps* kWarpLanes, 2)
 
   // This block's share of the tiles.
   const int first_tile = (a.window > 0 ? max(0, first_query + 1 - int(a.window)) : 0) / kKeyTile;
-  const int tiles = last_query / kKeyTile + 1 - first_tile;
+  int tiles = last_query / kKeyTile + 1 - first_tile;
+  // Whole tiles of evicted rows are left out.
+  int gone_from = 0, gone = 0;
+  if (evicts) {
+    gone_from = max(first_tile, (keys.sink + kKeyTile - 1) / kKeyTile);
+    gone = max(0, keys.low / kKeyTile - gone_from);
+    tiles -= gone;
+  }
   const int share = (tiles + int(gridDim.z) - 1) / int(gridDim.z);
   const int tile_begin = first_tile + share * int(blockIdx.z);
   const int tile_end = min(tile_begin + share, first_tile + tiles);
   for (int tile = tile_begin; tile < tile_end; ++tile) {
-    const int begin = tile * kKeyTile, end = min(begin + kKeyTile, last_query + 1);
+    const int begin = (tile + (evicts && tile >= gone_from ? gone : 0)) * kKeyTile;
+    const int end = min(begin + kKeyTile, last_query + 1);
     const bool k_enc = needs(keys, true, begin, end), k_dense = needs(keys, false, begin, end);
     const bool v_enc = needs(values, true, begin, end), v_dense = needs(values, false, begin, end);
 
     __syncthreads();  // the tiles of the round before are used up
-    load_tile<T, D, kAtOnce>(s.keys, keys, k_enc, head, dim, begin, end, k_tile);
-    load_tile<T, D, kAtOnce>(s.values, values, v_enc, head, dim, begin, end, v_tile);
+    load_tile<T, D, kAtOnce, kPlain>(s.keys, keys, k_enc, head, dim, begin, end, k_tile);
+    load_tile<T, D, kAtOnce, kPlain>(s.values, values, v_enc, head, dim, begin, end, v_tile);
     __syncthreads();
 
     const T* my_q = q_tile + row_warp * 16 * kStride;
@@ -188,7 +225,7 @@ __global__ void __launch_bounds__(kAttentionWarps* kWarpLanes, 2)
     multiply_nt<D, kKeys>(my_q, kStride, k_tile + key_warp * kKeys * kStride, kStride, p);
     if (k_enc && k_dense) {
       __syncthreads();
-      load_tile<T, D, kAtOnce>(s.keys, keys, false, head, dim, begin, end, k_tile);
+      load_tile<T, D, kAtOnce, kPlain>(s.keys, keys, false, head, dim, begin, end, k_tile);
       __syncthreads();
 #pragma unroll
       for (int j = 0; j < kKeys / 8; j += 2) {
@@ -212,7 +249,9 @@ __global__ void __launch_bounds__(kAttentionWarps* kWarpLanes, 2)
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const int key = begin + key_warp * kKeys + j * 8 + fragment_column() + i % 2;
-        p[j][i] = key >= oldest[i / 2] && key <= newest[i / 2] ? p[j][i] * a.scale : kLowest;
+        const bool dropped = evicts && key >= keys.sink && key < key_bound[i / 2];
+        p[j][i] =
+            key >= oldest[i / 2] && key <= newest[i / 2] && !dropped ? p[j][i] * a.scale : kLowest;
         top[i / 2] = p[j][i] > top[i / 2] ? p[j][i] : top[i / 2];
       }
     float shrink[2], sum[2] = {0, 0};
@@ -250,7 +289,7 @@ __global__ void __launch_bounds__(kAttentionWarps* kWarpLanes, 2)
     for (int pass = 0; pass < (both ? 2 : 1); ++pass) {
       if (pass == 1) {
         __syncthreads();
-        load_tile<T, D, kAtOnce>(s.values, values, false, head, dim, begin, end, v_tile);
+        load_tile<T, D, kAtOnce, kPlain>(s.values, values, false, head, dim, begin, end, v_tile);
         __syncthreads();
       }
       __syncwarp();
@@ -393,22 +432,27 @@ inline AttentionPlan plan_attention(int64_t segments, int64_t longest, int64_t h
   return plan;
 }
 
-template <class T, int D, int kRowWarps>
+template <class T, int D, int kRowWarps, bool kPlain>
 void launch_attention(Queue& queue, const AttentionArguments<T>& a, int64_t items, int splits) {
-  queue.launch("attention", attention_kernel<T, D, kRowWarps>,
+  queue.launch("attention", attention_kernel<T, D, kRowWarps, kPlain>,
                dim3(unsigned(items), unsigned(a.kv_heads), unsigned(splits)),
                dim3(kAttentionWarps * kWarpLanes), attention_shared_bytes<T, D>(16 * kRowWarps), a);
 }
 
+// plain: are the views of all segments?
 template <class T>
 void attention(Queue& queue, const AttentionArguments<T>& a, int64_t items,
-               const AttentionPlan& plan) {
-  const auto with_width = [&](auto width) {
+               const AttentionPlan& plan, bool plain) {
+  const auto with = [&](auto width, auto is_plain) {
     constexpr int D = decltype(width)::value;
+    constexpr bool kPlain = decltype(is_plain)::value;
     if (plan.few)
-      launch_attention<T, D, 1>(queue, a, items, plan.splits);
+      launch_attention<T, D, 1, kPlain>(queue, a, items, plan.splits);
     else
-      launch_attention<T, D, 4>(queue, a, items, plan.splits);
+      launch_attention<T, D, 4, kPlain>(queue, a, items, plan.splits);
+  };
+  const auto with_width = [&](auto width) {
+    plain ? with(width, std::true_type{}) : with(width, std::false_type{});
   };
   if (a.dim <= 32)
     with_width(std::integral_constant<int, 32>{});

@@ -12,6 +12,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "ptq/engine/cuda/affine_decode.cuh"
@@ -146,26 +147,30 @@ class Device {
               const std::vector<float>& inv_freq, bool steady) {
     State& s = *state_;
     s.queue.abandon();  // what an error may have left behind
+    s.clear_cached_numbers();
+    s.plain = std::exchange(s.home.plain, true);
     const int64_t n = int64_t(ids.size());
     int64_t last = 0;
     for (const int32_t p : positions) last = std::max<int64_t>(last, p + 1);
     bool moved = s.scratch.begin();
     moved |= s.extend_rotation(inv_freq, last, std::is_same_v<T, Bf16>);
-    // Per layer: segments before and after encoding, and what attention's blocks do.
+    // Per layer: segments of rows to be appended (twice) and of attention, the segment of each row
+    // (twice), and what attention's blocks do.
     moved |= s.tables.begin(
         size_t(n) * 16 +
         size_t(s.layers) *
-            (size_t(n) * (2 * sizeof(SegmentView) + sizeof(AttentionItem)) + 8 * Tables::kAlign) +
+            (size_t(n) * (3 * sizeof(SegmentView) + 2 * sizeof(int32_t) + sizeof(AttentionItem)) +
+             8 * Tables::kAlign) +
         size_t(n) * 8 + 4096);
     if (moved) s.drop_graphs();
-    s.key = steady ? n : -1;
+    s.key = steady ? 2 * n + s.plain : -1;
     if (steady) {
-      const auto found = s.graphs.find(n);
+      const auto found = s.graphs.find(s.key);
       if (found != s.graphs.end()) {
         s.queue.begin_replay();
-      } else if (s.seen.count(n)) {  // an eager pass of this shape came before
+      } else if (s.seen.count(s.key)) {  // an eager pass of this shape came before
         s.queue.begin_capture();
-        s.tables.copy_all(s.seen[n]);
+        s.tables.copy_all(s.seen[s.key]);
       }
     }
     const int32_t* device_ids = s.tables.put(std::span(ids));
@@ -206,23 +211,23 @@ class Device {
     gather_rows(state_->queue, x, state_->tables.put(picked), int64_t(picked.size()), width, y);
   }
 
-  // Keys before rotation, for the caches that want them: none on this device.
-  void append_unrotated(const std::vector<Target>&, const T*, int64_t) const {}
-  // Rows of k and v [rows, width] into the caches.
-  void append(const std::vector<Target>& targets, const T* k, const T* v, int64_t width) {
+  // Keys [rows, width] before rotation into the caches that hold them so.
+  void append_unrotated(const std::vector<Target>& targets, const T* k, int64_t width) {
     State& s = *state_;
-    std::vector<SegmentView> segments;
-    std::vector<int32_t> segment_of_row;
+    if (s.plain) return;  // no such cache
+    for (const Target& t : targets)
+      if (t.cache->keys.pre_rope()) t.cache->keys.extend(t.rows);
+    const Rows rows = rows_of(targets);
+    cuda::append_unrotated(s.queue, k, rows.segments, rows.segment_of_row, rows.n, width);
+  }
+  // Rows of k and v [rows, width] into the caches, but for keys that are there already.
+  void append(const std::vector<Target>& targets, const T* k, const T* v, int64_t width) {
     for (const Target& t : targets) {
-      t.cache->keys.extend(t.rows);
+      if (!t.cache->keys.pre_rope()) t.cache->keys.extend(t.rows);
       t.cache->values.extend(t.rows);
-      segment_of_row.insert(segment_of_row.end(), size_t(t.rows), int32_t(segments.size()));
-      segments.push_back(
-          {t.row, t.rows, t.position, t.cache->keys.view(-1), t.cache->values.view(-1)});
     }
-    const SegmentView* views = s.tables.put(std::span<const SegmentView>(segments));
-    const int32_t* of_row = s.tables.put(std::span<const int32_t>(segment_of_row));
-    append_rows(s.queue, k, v, views, of_row, int64_t(segment_of_row.size()), width);
+    const Rows rows = rows_of(targets);
+    append_rows(state_->queue, k, v, rows.segments, rows.segment_of_row, rows.n, width);
   }
 
   // What queries with the given boundaries see of a cache, or of the rows of this pass alone.
@@ -295,8 +300,10 @@ class Device {
   void attention(const Shape& shape, const T* q, const std::vector<Segment>& segments, T* out) {
     State& s = *state_;
     int64_t rows = 0, longest = 0;
+    bool plain = s.plain;
     std::vector<SegmentView> views;
     for (const Segment& segment : segments) {
+      plain = plain && segment.keys.plain() && segment.values.plain();
       views.push_back({segment.row, segment.rows, segment.position, segment.keys, segment.values});
       rows += segment.rows;
       longest = std::max(longest, segment.rows);
@@ -327,10 +334,29 @@ class Device {
       a.partial = static_cast<float*>(s.scratch.take(parts * shape.head_dim * 4));
       a.partial_lse = static_cast<float*>(s.scratch.take(parts * 4));
     }
-    cuda::attention(s.queue, a, int64_t(items.size()), plan);
+    cuda::attention(s.queue, a, int64_t(items.size()), plan, plain);
   }
 
  private:
+  // Where the rows of a pass go.
+  struct Rows {
+    const SegmentView* segments;
+    const int32_t* segment_of_row;
+    int64_t n;
+  };
+  Rows rows_of(const std::vector<Target>& targets) {
+    std::vector<SegmentView> segments;
+    std::vector<int32_t> segment_of_row;
+    for (const Target& t : targets) {
+      segment_of_row.insert(segment_of_row.end(), size_t(t.rows), int32_t(segments.size()));
+      segments.push_back(
+          {t.row, t.rows, t.position, t.cache->keys.view(-1), t.cache->values.view(-1)});
+    }
+    Tables& tables = state_->tables;
+    return {tables.put(std::span<const SegmentView>(segments)),
+            tables.put(std::span<const int32_t>(segment_of_row)), int64_t(segment_of_row.size())};
+  }
+
   static constexpr int64_t kTilesUpTo = 256;  // rows; above, decoding once is cheaper
   static constexpr int64_t kSliceElements = int64_t{16} << 20;
 
@@ -395,6 +421,14 @@ class Device {
       });
       home.not_finite = not_finite.data();
     }
+    void clear_cached_numbers() {
+      if (!home.unchecked) return;
+      home.unchecked = false;
+      queue.enqueue([&](cudaStream_t stream) {
+        check(cudaMemsetAsync(not_finite.data(), 0, size_t(2 * layers) * 4, stream),
+              "cudaMemsetAsync");
+      });
+    }
 
     // cos and sin of all positions up to `last`, with the CPU's angles and rounding.
     bool extend_rotation(const std::vector<float>& inv_freq, int64_t last, bool bf16) {
@@ -414,15 +448,18 @@ class Device {
       queue.copy(cosine.data(), c.data(), c.size() * 4, cudaMemcpyHostToDevice);
       queue.copy(sine.data(), n.data(), n.size() * 4, cudaMemcpyHostToDevice);
       queue.synchronize();
+      home.cosine = cosine.data();
+      home.sine = sine.data();
       return true;
     }
 
     // After the stream has been waited for.
     void check_cached_numbers() {
-      if (layers == 0) return;
+      if (!home.unchecked) return;
       std::vector<int32_t> flags(size_t(2 * layers));
       queue.copy(flags.data(), not_finite.data(), flags.size() * 4, cudaMemcpyDeviceToHost);
       queue.synchronize();
+      clear_cached_numbers();
       for (size_t i = 0; i < flags.size(); ++i)
         if (flags[i])
           throw Error(ExitCode::cells_failed, "a number to be cached is not finite",
@@ -449,9 +486,10 @@ class Device {
     int64_t layers = 0;
     Memory<int32_t> not_finite;                 // [layers * 2]
     Memory<float> cosine, sine;                 // [positions, head_dim / 2]
-    std::map<int64_t, cudaGraphExec_t> graphs;  // by rows of a steady pass
-    std::map<int64_t, size_t> seen;             // bytes of tables of an eager one
-    int64_t key = -1;
+    bool plain = true;                          // the caches of this pass (CacheHome::plain)
+    std::map<int64_t, cudaGraphExec_t> graphs;  // by key
+    std::map<int64_t, size_t> seen;             // by key: bytes of tables of an eager pass
+    int64_t key = -1;                           // of a steady pass: 2 * rows + plain
     uint64_t graph_launches = 0;
     std::vector<uint8_t> downloaded;
     std::vector<float> floats;

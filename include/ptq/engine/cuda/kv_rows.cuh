@@ -23,22 +23,24 @@ __device__ __forceinline__ void store_dense(const DenseView& v, int64_t at, floa
     static_cast<float*>(data)[at] = x;
 }
 
-// k, v [rows of the pass, width]; grid (ceil(width / 256), rows, 2)
+// k, v [rows of the pass, width]; grid (ceil(width / 256), rows, 2). unrotated: are these rows for
+// caches of keys before rotation? The rows of others are left out.
 template <class T>
 __global__ void append_rows_kernel(const T* k, const T* v, const SegmentView* segments,
-                                   const int32_t* segment_of_row, int64_t width) {
+                                   const int32_t* segment_of_row, int64_t width, bool unrotated) {
   const int64_t c = int64_t(blockIdx.x) * blockDim.x + threadIdx.x, row = blockIdx.y;
   if (c >= width) return;
   const SegmentView& s = segments[segment_of_row[row]];
   const SideView& side = blockIdx.z == 0 ? s.keys : s.values;
+  if ((side.cosine != nullptr) != unrotated) return;
   const int64_t position = s.position + row - s.row;
   const DenseView& to = position < side.policy.sink ? side.sinks : side.tail;
   store_dense(to, (position - to.first) * to.row_stride + c,
               to_float((blockIdx.z == 0 ? k : v)[row * width + c]));
 }
 
-// Dense rows [begin, begin + n) to x [heads, n, dim] float32. A number that is not finite sets
-// *flag. grid (ceil(dim / 32), n, heads), 32 threads
+// Dense rows [begin, begin + n), as they are stored, to x [heads, n, dim] float32. A number that is
+// not finite sets *flag, where there is one. grid (ceil(dim / 32), n, heads), 32 threads
 __global__ inline void read_rows_kernel(SideView side, int64_t begin, int64_t n, int64_t dim,
                                         float* x, int32_t* flag) {
   const int64_t c = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
@@ -53,7 +55,7 @@ __global__ inline void read_rows_kernel(SideView side, int64_t begin, int64_t n,
     value = to_float(static_cast<const Bf16*>(from.data)[at]);
   else
     value = static_cast<const float*>(from.data)[at];
-  if (!(fabsf(value) <= 3.4028234663852886e38f)) atomicOr(flag, 1);
+  if (flag && !(fabsf(value) <= 3.4028234663852886e38f)) atomicOr(flag, 1);
   x[(head * n + blockIdx.y) * dim + c] = value;
 }
 
@@ -67,6 +69,27 @@ __global__ inline void store_rows_kernel(const float* x, DenseView to, int64_t r
               x[(head * n + blockIdx.y) * dim + c]);
 }
 
+// x [rows, dim] <- x H / sqrt(dim) in place, dim a power of two. Reference: ptq::hadamard.
+// One warp per block, grid (rows), dim floats of shared memory
+__global__ inline void hadamard_rows_kernel(float* x, int dim) {
+  float* row = reinterpret_cast<float*>(dynamic_shared());
+  x += int64_t(blockIdx.x) * dim;
+  const int lane = int(threadIdx.x);
+  for (int c = lane; c < dim; c += kWarpLanes) row[c] = x[c];
+  for (int half = 1; half < dim; half *= 2) {
+    __syncwarp();
+    for (int pair = lane; pair < dim / 2; pair += kWarpLanes) {
+      const int c = pair / half * 2 * half + pair % half;
+      const float a = row[c], b = row[c + half];
+      row[c] = a + b;
+      row[c + half] = a - b;
+    }
+  }
+  __syncwarp();
+  const float scale = 1.0f / sqrtf(float(dim));
+  for (int c = lane; c < dim; c += kWarpLanes) x[c] = row[c] * scale;
+}
+
 // ---- launchers ----
 
 // n is at most 65535 in all of them: a pass is shorter.
@@ -76,13 +99,25 @@ void append_rows(Queue& queue, const T* k, const T* v, const SegmentView* segmen
                  const int32_t* segment_of_row, int64_t n, int64_t width) {
   queue.launch("append_rows", append_rows_kernel<T>,
                dim3(unsigned(ceil_div(width, 256)), unsigned(n), 2), dim3(256), 0, k, v, segments,
-               segment_of_row, width);
+               segment_of_row, width, false);
+}
+// Keys before rotation.
+template <class T>
+void append_unrotated(Queue& queue, const T* k, const SegmentView* segments,
+                      const int32_t* segment_of_row, int64_t n, int64_t width) {
+  queue.launch("append_rows", append_rows_kernel<T>,
+               dim3(unsigned(ceil_div(width, 256)), unsigned(n), 1), dim3(256), 0, k, k, segments,
+               segment_of_row, width, true);
 }
 inline void read_rows(Queue& queue, const SideView& side, int64_t begin, int64_t n, int64_t heads,
                       int64_t dim, float* x, int32_t* flag) {
   queue.launch("read_rows", read_rows_kernel,
                dim3(unsigned(ceil_div(dim, 32)), unsigned(n), unsigned(heads)), dim3(32), 0, side,
                begin, n, dim, x, flag);
+}
+inline void hadamard_rows(Queue& queue, float* x, int64_t rows, int64_t dim) {
+  queue.launch("hadamard_rows", hadamard_rows_kernel, dim3(unsigned(rows)), dim3(kWarpLanes),
+               size_t(dim) * sizeof(float), x, int(dim));
 }
 inline void store_rows(Queue& queue, const float* x, const DenseView& to, int64_t row, int64_t n,
                        int64_t heads, int64_t dim) {

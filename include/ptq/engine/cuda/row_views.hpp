@@ -2,7 +2,7 @@
 // (kv_cache.hpp) and read from device memory.
 //
 // A query with t tokens before it takes row s from encoded storage exactly when
-// sink <= s < boundary(t). The layouts are those of encoding/affine.hpp and encoding/dense.hpp.
+// sink <= s < boundary(t). The layouts are those of encoding/*.hpp.
 #pragma once
 
 #include "ptq/encoding/affine.hpp"
@@ -43,17 +43,59 @@ struct AffineView {
   }
 };
 
-enum class Stored : int { nothing, dense, affine };
+// Codes into a table, as CodebookRows stores them: codes [row, head, packed columns].
+struct CodebookView {
+  const uint8_t* codes = nullptr;
+  const float* levels = nullptr;
+  const uint16_t *scales = nullptr, *offsets = nullptr;  // float16; offsets: nullptr where none
+  int64_t first = 0, columns = 0, row_bytes = 0;
+  int heads = 0, bits = 0;
+  ScaleOf scale = ScaleOf::row;
+};
+
+// Factorised chunks, as LowRankRows stores them: ranks and offsets [chunk, head].
+struct LowRankView {
+  const uint8_t* ranks = nullptr;
+  const uint64_t* offsets = nullptr;  // numbers
+  const uint16_t* data = nullptr;     // float16
+  int64_t first = 0;
+  int heads = 0, columns = 0, chunk = 1;
+  bool center = false;
+};
+
+// Exact values on top of an encoding, as OutlierRows stores them.
+struct OutlierView {
+  const uint8_t* indices = nullptr;
+  const uint16_t* values = nullptr;  // float16
+  const uint32_t* begin = nullptr;   // sparse layout: first entry of each row; nullptr: k per row
+  int64_t first = 0;
+  int heads = 0, columns = 0, k = 0, index_bytes = 1;
+  bool present = false;
+};
+
+enum class Stored : int { nothing, dense, affine, codebook, lowrank };
 
 // One side of one layer of one sequence.
 struct SideView {
   DenseView sinks, tail;  // rows [0, sink), rows from tail.first on
   Stored stored = Stored::nothing;
-  DenseView dense;    // the encoded rows, in whichever form
-  AffineView affine;  //
+  DenseView dense;        // the encoded rows, in whichever form
+  AffineView affine;      //
+  CodebookView codebook;  //
+  LowRankView lowrank;    //
+  OutlierView outliers;   // on top of any of them
   KvPolicy policy;
   int64_t fixed = -1;  // boundary of every query; -1: it follows the policy
+  // Keys before rotation: cos and sin, [positions, dim / 2]. nullptr: rows are stored as they are
+  // read. The sinks stand at their position + shift: inside what eviction left.
+  const float *cosine = nullptr, *sine = nullptr;
+  int64_t shift = 0;
 
+  // Can the kernels that know only dense and affine rows, read as they are stored, read it?
+  PTQ_HD bool plain() const {
+    return stored <= Stored::affine && !outliers.present && !policy.hadamard && !policy.evicts &&
+           cosine == nullptr;
+  }
   PTQ_HD int64_t boundary(int64_t t) const {
     return fixed >= 0 ? fixed : policy.sink + policy.encoded(policy.current ? t + 1 : t);
   }
@@ -113,6 +155,32 @@ __device__ __forceinline__ void read_affine_params(const AffineView& v, int64_t 
   offset = affine_offset({scale, zero}, v.grid);
 }
 
+// The codes of eight columns from `column` (a multiple of 8) on of a packed row: the first four in
+// low where bits is 8, else all eight.
+__device__ __forceinline__ void load_codes8(const uint8_t* row, int64_t row_bytes, int bits,
+                                            int column, uint32_t& low, uint32_t& high) {
+  low = high = 0;
+  const int begin = column / 8 * bits;
+  const uint8_t* p = row + begin;
+  if (bits == 2 && row_bytes % 2 == 0) {
+    low = *reinterpret_cast<const uint16_t*>(p);
+  } else if (bits == 4 && row_bytes % 4 == 0) {
+    low = *reinterpret_cast<const uint32_t*>(p);
+  } else if (bits == 8 && row_bytes % 8 == 0) {
+    const uint2 both = *reinterpret_cast<const uint2*>(p);
+    low = both.x;
+    high = both.y;
+  } else {
+    const int64_t left = row_bytes - begin;
+    const int n = int(left < bits ? left : int64_t(bits));
+    for (int i = 0; i < n; ++i) (i < 4 ? low : high) |= uint32_t(p[i]) << (i % 4 * 8);
+  }
+}
+__device__ __forceinline__ uint32_t code_at(uint32_t low, uint32_t high, int bits, int i) {
+  const uint32_t mask = (1u << bits) - 1;
+  return bits == 8 ? ((i < 4 ? low : high) >> (i % 4 * 8)) & mask : (low >> (bits * i)) & mask;
+}
+
 // Reads eight neighbouring columns at a time, row after row. Scale and offset stay in registers as
 // long as the group stays the same: on axis 0 for all rows of a group.
 class AffineReader {
@@ -123,29 +191,14 @@ class AffineReader {
   __device__ __forceinline__ void read8(int64_t position, int column, float* out) {
     const int row = int(position - v_.first);
     load_params(row, column);
-    uint32_t low = 0, high = 0;
-    const int begin = column / 8 * v_.bits;
-    const uint8_t* p = v_.codes + head_ * v_.head_codes + int64_t(row) * v_.row_bytes + begin;
-    if (v_.bits == 2 && v_.row_bytes % 2 == 0) {
-      low = *reinterpret_cast<const uint16_t*>(p);
-    } else if (v_.bits == 4 && v_.row_bytes % 4 == 0) {
-      low = *reinterpret_cast<const uint32_t*>(p);
-    } else if (v_.bits == 8 && v_.row_bytes % 8 == 0) {
-      const uint2 both = *reinterpret_cast<const uint2*>(p);
-      low = both.x;
-      high = both.y;
-    } else {
-      const int64_t left = v_.row_bytes - begin;
-      const int n = int(left < v_.bits ? left : int64_t(v_.bits));
-      for (int i = 0; i < n; ++i) (i < 4 ? low : high) |= uint32_t(p[i]) << (i % 4 * 8);
-    }
-    const uint32_t mask = (1u << v_.bits) - 1;
+    uint32_t low, high;
+    load_codes8(v_.codes + head_ * v_.head_codes + int64_t(row) * v_.row_bytes, v_.row_bytes,
+                v_.bits, column, low, high);
 #pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      const uint32_t code = v_.bits == 8 ? ((i < 4 ? low : high) >> (i % 4 * 8)) & mask
-                                         : (low >> (v_.bits * i)) & mask;
-      out[i] = column + i < v_.columns ? float(code) * scale_[i] + offset_[i] : 0.0f;
-    }
+    for (int i = 0; i < 8; ++i)
+      out[i] = column + i < v_.columns
+                   ? float(code_at(low, high, v_.bits, i)) * scale_[i] + offset_[i]
+                   : 0.0f;
   }
 
  private:
