@@ -70,19 +70,18 @@ __device__ __forceinline__ bool needs(BlockSide b, bool encoded, int begin, int 
   return begin < min(end, b.sink) || max(begin, b.low) < end;
 }
 
-// Eight columns of a row that is encoded, as the method answered.
-template <bool kPlain>
-__device__ __forceinline__ void read_encoded8(const SideView& side, AffineReader& affine, int head,
-                                              int dim, int position, int column, float* x) {
+// Eight columns of an encoded row in any encoding.
+__device__ __forceinline__ void read_encoded8(const SideView& side, int head, int dim, int position,
+                                              int column, float* x) {
   if (side.stored == Stored::affine)
-    affine.read8(position, column, x);
-  else if (kPlain || side.stored == Stored::dense)
+    AffineReader(side.affine, head).read8(position, column, x);
+  else if (side.stored == Stored::dense)
     read_dense8(side.dense, head, position, column, dim, x);
   else if (side.stored == Stored::codebook)
     read_codebook8(side.codebook, head, position, column, x);
   else
     read_lowrank8(side.lowrank, head, position, column, x);
-  if (!kPlain && side.outliers.present) put_outliers8(side.outliers, head, position, column, x);
+  if (side.outliers.present) put_outliers8(side.outliers, head, position, column, x);
 }
 
 // Rows [begin, begin + 64) of one source to shared memory; rows that it does not hold are zero.
@@ -98,16 +97,21 @@ __device__ __forceinline__ void load_tile(const SideView& side, BlockSide b, boo
   for (int r = int(threadIdx.x) / kUnits; r < kKeyTile; r += kRowStep) {
     const int position = begin + r;
     float x[8] = {0, 0, 0, 0, 0, 0, 0, 0};
-    int64_t stands = 0;  // where the row counts itself, for its rotation
+    int stands = 0;  // where the row counts itself, for its rotation
     if (position < end && column < dim) {
       if (encoded) {
         if (position >= b.sink && position < b.high) {
-          read_encoded8<kPlain>(side, reader, head, dim, position, column, x);
+          if constexpr (!kPlain)
+            read_encoded8(side, head, dim, position, column, x);
+          else if (side.stored == Stored::affine)
+            reader.read8(position, column, x);
+          else
+            read_dense8(side.dense, head, position, column, dim, x);
           stands = position;
         }
       } else if (position < b.sink) {
         read_dense8(side.sinks, head, position, column, dim, x);
-        stands = position + side.shift;
+        stands = position + int(side.shift);
       } else if (position >= b.low) {
         read_dense8(side.tail, head, position, column, dim, x);
         stands = position;
@@ -115,8 +119,10 @@ __device__ __forceinline__ void load_tile(const SideView& side, BlockSide b, boo
     }
     if constexpr (!kPlain) {  // all lanes, rows of zeros too: they exchange
       if (encoded && side.policy.hadamard) hadamard8(x, column, dim);
-      if (side.cosine)
-        rotate8(x, column, dim, side.cosine + stands * (dim / 2), side.sine + stands * (dim / 2));
+      if (side.cosine) {
+        const int64_t angle = int64_t(stands) * (dim / 2);
+        rotate8(x, column, dim, side.cosine + angle, side.sine + angle);
+      }
     }
     T* to = tile + r * kStride + column;
     if constexpr (sizeof(T) == 2) {

@@ -10,6 +10,12 @@
 
 namespace ptq::cuda {
 
+// Of the caches that reserved room for the coming pass: how many, are all plain (SideView::plain)?
+struct ComingPass {
+  int64_t sequences = 0;
+  bool plain = true;
+};
+
 // What a cache shares with its engine.
 struct CacheHome {
   Arena& arena;
@@ -22,8 +28,7 @@ struct CacheHome {
   // cos and sin of the rotary angles, [positions, head_dim / 2] on the device; they cover the
   // positions of the current pass.
   const float *cosine = nullptr, *sine = nullptr;
-  // Are all caches that reserved room for the coming pass plain (SideView::plain)?
-  bool plain = true;
+  ComingPass coming = {};
 };
 
 // Bytes that grow behind and are dropped in front.

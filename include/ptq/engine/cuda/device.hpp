@@ -148,7 +148,8 @@ class Device {
     State& s = *state_;
     s.queue.abandon();  // what an error may have left behind
     s.clear_cached_numbers();
-    s.plain = std::exchange(s.home.plain, true);
+    const ComingPass coming = std::exchange(s.home.coming, {});
+    s.plain = coming.plain;
     const int64_t n = int64_t(ids.size());
     int64_t last = 0;
     for (const int32_t p : positions) last = std::max<int64_t>(last, p + 1);
@@ -156,12 +157,10 @@ class Device {
     moved |= s.extend_rotation(inv_freq, last, std::is_same_v<T, Bf16>);
     // Per layer: segments of rows to be appended (twice) and of attention, the segment of each row
     // (twice), and what attention's blocks do.
-    moved |= s.tables.begin(
-        size_t(n) * 16 +
-        size_t(s.layers) *
-            (size_t(n) * (3 * sizeof(SegmentView) + 2 * sizeof(int32_t) + sizeof(AttentionItem)) +
-             8 * Tables::kAlign) +
-        size_t(n) * 8 + 4096);
+    const size_t per_layer = size_t(coming.sequences) * 3 * sizeof(SegmentView) +
+                             size_t(n) * (2 * sizeof(int32_t) + sizeof(AttentionItem)) +
+                             8 * Tables::kAlign;
+    moved |= s.tables.begin(size_t(n) * 24 + size_t(s.layers) * per_layer + 4096);
     if (moved) s.drop_graphs();
     s.key = steady ? 2 * n + s.plain : -1;
     if (steady) {
@@ -421,6 +420,7 @@ class Device {
       });
       home.not_finite = not_finite.data();
     }
+    // Where an error kept a pass from looking, or the look was the error.
     void clear_cached_numbers() {
       if (!home.unchecked) return;
       home.unchecked = false;
@@ -459,12 +459,12 @@ class Device {
       std::vector<int32_t> flags(size_t(2 * layers));
       queue.copy(flags.data(), not_finite.data(), flags.size() * 4, cudaMemcpyDeviceToHost);
       queue.synchronize();
-      clear_cached_numbers();
       for (size_t i = 0; i < flags.size(); ++i)
         if (flags[i])
           throw Error(ExitCode::cells_failed, "a number to be cached is not finite",
                       "layer " + std::to_string(i / 2) + (i % 2 ? ", values" : ", keys"),
                       "the model overflows the cache's number format here");
+      home.unchecked = false;
     }
 
     void drop_graphs() {
@@ -486,7 +486,7 @@ class Device {
     int64_t layers = 0;
     Memory<int32_t> not_finite;                 // [layers * 2]
     Memory<float> cosine, sine;                 // [positions, head_dim / 2]
-    bool plain = true;                          // the caches of this pass (CacheHome::plain)
+    bool plain = true;                          // the caches of this pass (SideView::plain)
     std::map<int64_t, cudaGraphExec_t> graphs;  // by key
     std::map<int64_t, size_t> seen;             // by key: bytes of tables of an eager pass
     int64_t key = -1;                           // of a steady pass: 2 * rows + plain

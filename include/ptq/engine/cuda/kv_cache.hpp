@@ -198,10 +198,12 @@ class KvCache {
   int64_t length() const { return layers_.empty() ? 0 : layers_[0].keys.length(); }
   // n rows are to come in the next pass.
   void reserve(int64_t n) {
+    ComingPass& coming = home_->coming;
+    ++coming.sequences;
     for (KvLayer& layer : layers_) {
       layer.keys.reserve(n);
       layer.values.reserve(n);
-      home_->plain = home_->plain && layer.keys.plain() && layer.values.plain();
+      coming.plain = coming.plain && layer.keys.plain() && layer.values.plain();
     }
   }
   CacheBytes bytes() const {
