@@ -127,6 +127,33 @@ TEST_CASE("cuda engine: every cache method as on the CPU", "[cuda]") {
   }
 }
 
+TEST_CASE("cuda engine: in bfloat16 no further from the CPU's than that is from float32",
+          "[cuda]") {
+  Engines engines("cuda-methods-bf16");
+  CpuTransformer cpu(engines.folder, cpu::Device(1, Compute::bf16));
+  Transformer<cuda::Device<cuda::Bf16>> cuda(engines.folder, cuda::Device<cuda::Bf16>(0, 0));
+  const auto text = ids(50, 96);
+  const auto mean = [](const std::vector<float>& x, const std::vector<float>& y) {
+    double sum = 0;
+    for (size_t i = 0; i < x.size(); ++i) sum += std::abs(double(x[i]) - double(y[i]));
+    return sum / double(x.size());
+  };
+  for (const auto& [name, options] : std::vector<std::pair<std::string, std::string>>{
+           {"streaming_llm", R"({"start_size": 3, "recent_size": 20})"},
+           {"kvquant_lite", R"({"key_bits": 8, "value_bits": 8, "residual_length": 4})"},
+           {"fp8", R"({"rotate": true})"}}) {
+    INFO(name);
+    const Method method(name, nlohmann::ordered_json::parse(options), cpu.config());
+    auto a = cpu.start(method.kv), b = cuda.start(method.kv), c = engines.cpu.start(method.kv);
+    std::vector<float> want, got, full;
+    run(cpu, *a, text, Regime::streaming, want);
+    run(cuda, *b, text, Regime::streaming, got);
+    run(engines.cpu, *c, text, Regime::streaming, full);
+    CHECK(mean(want, got) < mean(want, full));
+    check_bytes(a->bytes(), b->bytes());
+  }
+}
+
 TEST_CASE("cuda engine: graphs of plain caches and of others are kept apart", "[cuda]") {
   Engines engines("cuda-graphs");
   const ModelConfig& config = engines.cpu.config();
