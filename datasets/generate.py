@@ -377,13 +377,13 @@ def haystack(r, w, tokens, needles):
 def suite_values(r, tokens):
     """Passkeys of several things, or several numbered passkeys of one; asked one by one or all in one go."""
     w = World(r, 3)
-    numbered = r.random() < .5
-    k = max(1, min(r.choice((1, 4, 8, 16, 16, 40)), tokens // 60))
+    numbered = r.random() < .6
+    k = max(1, min(r.choice((1, 1, 4, 8, 16, 40)), tokens // 60))
     if r.random() < .15:
         k = max(2, tokens // 45)                                   # every line is a needle
     stems, groups = [], []                                         # what stands before " is <value>"
     for n in suite_keys(r, k):
-        g = ["The %s passkey of the %s" % (o, n) for o in ORDINALS] if numbered and r.random() < .5 else ["The passkey of the " + n]
+        g = ["The %s passkey of the %s" % (o, n) for o in ORDINALS] if numbered and r.random() < .7 else ["The passkey of the " + n]
         stems += g
         groups.append((n, g))
     value = {x: str(r.randint(10000, 99999)) for x in stems}
@@ -422,8 +422,13 @@ def suite_hops(r, tokens):
     chains = []
     for _ in range(max(1, min(r.choice((1, 2, 4, 6)), tokens // 120))):
         chains.append((str(r.randint(10000, 99999)), r.choice((1, 2, 2, 4))))
-    names = suite_keys(r, sum(h + 1 for _, h in chains))
-    needles, asks = [], []
+    names = suite_keys(r, sum(h + 1 for _, h in chains) + 2)
+    needles, asks, example = [], [], []
+    if r.random() < .5:                                            # how such a question is answered
+        steps = "The number %d is in the %s. The number in the %s is also in the %s." % (
+            r.randint(100, 999), names[0], names[0], names[1])
+        example = [steps, "Which 2 things hold the number %s? " % steps.split()[2] + steps]
+    names = names[2:]
     for v, h in chains:
         t, names = names[:h + 1], names[h + 1:]
         steps = ["The number %s is in the %s." % (v, t[0])]
@@ -439,7 +444,7 @@ def suite_hops(r, tokens):
     for i, x in reversed(list(zip(at, order))):
         lines.insert(i, x)
     r.shuffle(asks)
-    return "\n".join(lines + asks)
+    return "\n".join(example + lines + asks)
 
 
 KINDS = {"story": story, "records": records, "facts": facts, "table": table, "repeat": repeat,
@@ -448,8 +453,8 @@ KINDS = {"story": story, "records": records, "facts": facts, "table": table, "re
 MIX = (("story", 32), ("facts", 11), ("records", 9), ("table", 6), ("repeat", 6), ("passkey", 8),
        ("passkey_exact", 14), ("dense_keys", 14))
 # of the training that follows: the wordings of the retrieval suite
-SUITE_MIX = (("story", 24), ("facts", 5), ("records", 5), ("table", 2), ("repeat", 2), ("passkey", 2),
-             ("passkey_exact", 6), ("dense_keys", 2), ("suite_values", 28), ("suite_hops", 24))
+SUITE_MIX = (("story", 20), ("facts", 4), ("records", 4), ("table", 2), ("repeat", 2), ("passkey", 2),
+             ("passkey_exact", 6), ("dense_keys", 2), ("suite_values", 34), ("suite_hops", 24))
 
 
 def document(r, tokens, kind=None, mix=MIX):

@@ -2,7 +2,7 @@
 """Trains the embedded models (PyTorch, CPU).
 
 One base run, then one short branch per architecture (constant learning rate in the base run, linear
-decay to zero in the branches):
+decay to zero in the branches and over the last 40 % of `extend`):
 
     python models/tokenizer.py --out WORK/tokenizer
     python models/train.py base   --work WORK
@@ -17,6 +17,7 @@ import argparse
 import math
 import os
 import random
+import re
 import sys
 import time
 
@@ -39,8 +40,8 @@ UNTIED = ("llama",)                       # from its branch on, tiny-llama has a
 # (sequence length, sequences per batch, steps)
 BASE = [(256, 16, 600), (512, 8, 310), (1024, 5, 460), (2048, 2, 350)]
 BRANCH = [(2048, 1, 500), (4096, 1, 30)]
-EXTEND = [(2048, 2, 260), (1024, 4, 150)]
-LR_BASE, LR_BRANCH, LR_EXTEND = 1.5e-3, 1.0e-3, 8e-4
+EXTEND = [(512, 8, 1000), (1024, 4, 1000), (2048, 2, 900), (4096, 1, 600), (8192, 1, 100)]
+LR_BASE, LR_BRANCH, LR_EXTEND = 1.5e-3, 1.0e-3, 1.0e-3
 LONGEST = 32768                           # positions that `extend` prepares for
 
 
@@ -189,18 +190,20 @@ class Data:
             want = left if r.random() < .5 else max(40, int(left * r.random()))
             scale = {"records": .52, "table": .72, "repeat": .48, "passkey_exact": .94, "passkey": .96, "suite_values": .85, "suite_hops": .85}.get(kind, .97)
             text = generate.document(r, int(want * scale), kind)
-            d = self.t.encode(text, add_special_tokens=False).ids
-            d = ([BOS] if r.random() < .5 else []) + d + [EOS]
+            e = self.t.encode(text, add_special_tokens=False)
+            bos = [BOS] if r.random() < .5 else []
+            d = bos + e.ids + [EOS]
             if len(d) > left and kind in UNCUT and left > 120:
                 continue
             ids += d
-            seen, asked = set(), len(d)
-            if kind.startswith("suite"):                           # what follows the context
-                at = min(x for x in (text.find("\nWhat "), text.find("\nWhich ")) if x >= 0)
-                asked = len(self.t.encode(text[:at], add_special_tokens=False).ids) + 1
-            for i, t in enumerate(d):                              # a number that was there before counts more
+            seen, asked = set(), [False] * len(d)
+            if kind.startswith("suite"):                           # lines of questions and answers
+                for q in re.finditer("^Wh(at|ich) .*$", text, re.M):
+                    for i, (a, _) in enumerate(e.offsets, len(bos)):
+                        asked[i] |= q.start() <= a < q.end()
+            for t, counts in zip(d, asked):                        # a number that was there before counts more
                 number = 256 <= t < 256 + 1100
-                weight.append(RECALL if number and t in seen else ASKED if i >= asked else 1.0)
+                weight.append(RECALL if number and t in seen else ASKED if counts else 1.0)
                 if number:
                     seen.add(t)
         return ids[:length], weight[:length]
@@ -331,7 +334,7 @@ def main():
     if o.stages:
         stages = [tuple(map(int, s.split(","))) for s in o.stages.split(";")]
     lr_at = {"base": lambda s, n: LR_BASE * min(1, (s + 1) / 100),
-             "extend": lambda s, n: LR_EXTEND * min(1, (s + 1) / 50),
+             "extend": lambda s, n: LR_EXTEND * min(1, (s + 1) / 50, (n - s) / (.4 * n)),
              "branch": lambda s, n: LR_BRANCH * min(1, (s + 1) / 20) * (1 - s / n)}[o.run]
     heldout = tok.encode(open(os.path.join(HERE, "..", "datasets", "embedded", "test.txt")).read()).ids
 
