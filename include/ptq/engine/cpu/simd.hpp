@@ -53,8 +53,14 @@ inline float total(const float* p, int64_t n) {
 // Lanes with bit W clear take from x, the others from y: their own number and their partner's.
 template <int W, int... L>
 inline VecF fold(VecF x, VecF y, std::integer_sequence<int, L...>) {
+#ifdef __CUDACC__  // whose front end takes no pack as the numbers of a shuffle
+  VecF sum;
+  for (int l = 0; l < kLanes; ++l) sum[l] = (l & W ? y : x)[l] + (l & W ? y : x)[l ^ W];
+  return sum;
+#else
   return __builtin_shufflevector(x, y, (L & W ? L + kLanes : L)...) +
          __builtin_shufflevector(x, y, ((L & W ? L + kLanes : L) ^ W)...);
+#endif
 }
 // Lane l of the result is the sum of the lanes of v[l]; v is used up.
 template <int W = kLanes / 2>
