@@ -253,6 +253,84 @@ TEST_CASE("low rank: the error is at most sqrt(1 - energy), and bytes are the fo
   CHECK(through(huge, large, 1, t, d) == std::vector<float>(large.size(), round_f16(60000.0f)));
 }
 
+TEST_CASE("symmetric eigenproblem: A = V^T diag V with orthonormal V, also where values repeat") {
+  const auto check = [](int n, const std::vector<double>& a, std::vector<double> expected = {}) {
+    INFO("n = " << n);
+    const size_t size = size_t(n);
+    std::vector<double> used = a, values(size), v(size * size), work(3 * size);
+    symmetric_eigen(used.data(), n, values.data(), v.data(), work.data());
+    double norm = 1e-300, wrong = 0, skew = 0;
+    for (const double x : a) norm = std::max(norm, std::abs(x));
+    for (size_t i = 0; i < size; ++i)
+      for (size_t j = 0; j < size; ++j) {
+        double sum = 0, product = 0;
+        for (size_t k = 0; k < size; ++k) {
+          sum += values[k] * v[k * size + i] * v[k * size + j];
+          product += v[i * size + k] * v[j * size + k];
+        }
+        wrong = std::max(wrong, std::abs(sum - a[i * size + j]));
+        skew = std::max(skew, std::abs(product - double(i == j)));
+      }
+    CHECK(wrong <= 1e-14 * n * norm);
+    CHECK(skew <= 1e-14 * n);
+    std::sort(values.begin(), values.end());
+    std::sort(expected.begin(), expected.end());
+    for (size_t i = 0; i < expected.size(); ++i)
+      CHECK(values[i] == Approx(expected[i]).margin(1e-14 * n * norm));
+  };
+  check(1, {-3}, {-3});
+  check(2, {2, 1, 1, 2}, {1, 3});
+  check(2, {0, 1, 1, 0}, {-1, 1});
+  check(3, {2, -1, 0, -1, 2, -1, 0, -1, 2}, {2 - std::sqrt(2.0), 2, 2 + std::sqrt(2.0)});
+  for (const int n : {2, 3, 5, 16, 17, 64}) {
+    const size_t size = size_t(n);
+    std::vector<double> a(size * size), values;
+    check(n, a, std::vector<double>(size));  // zeros
+    // The second difference: 2 - 2 cos(pi k / (n + 1)).
+    for (int i = 0; i < n; ++i) {
+      values.push_back(2 - 2 * std::cos(std::acos(-1.0) * (i + 1) / (n + 1)));
+      a[size_t(i) * size + size_t(i)] = 2;
+      if (i > 0) a[size_t(i * n + i - 1)] = a[size_t((i - 1) * n + i)] = -1;
+    }
+    check(n, a, values);
+    a.assign(size * size, 1.0);  // rank 1
+    values.assign(size, 0.0);
+    values[0] = n;
+    check(n, a, values);
+    const std::vector<float> x = noise(n * n, uint32_t(n));
+    for (const double scale : {1.0, 1e-20, 1e20})
+      for (size_t i = 0; i < size; ++i)
+        for (size_t j = 0; j < size; ++j)
+          a[i * size + j] = scale * (x[i * size + j] + x[j * size + i]);
+    check(n, a);
+  }
+}
+
+TEST_CASE("low rank: chunks of more rows than columns keep the energy, too") {
+  const int64_t n = 96, d = 8, t = 48;
+  std::vector<float> x = noise(n * d, 9);
+  for (size_t i = 0; i < x.size(); ++i) x[i] *= 1.0f / float(1 + i % size_t(d));
+  for (const double energy : {0.5, 0.9, 0.99})
+    for (const bool center : {false, true}) {
+      LowRankRows rows({t, 0, 0, energy, center, false, false}, 1, d);
+      const double error = relative_error(x, through(rows, x, 1, n, d));
+      CHECK(error <= std::sqrt(1 - energy) + 2e-3);
+      // One rank less would lose more than that.
+      for (const uint8_t rank : rows.ranks()) {
+        REQUIRE(rank >= 1);
+        CHECK(rank <= d);
+      }
+      LowRankRows less({t, 0, std::max(1, rows.ranks()[0] - 1), energy, center, false, false}, 1,
+                       d);
+      const double more = relative_error({x.begin(), x.begin() + t * d},
+                                         through(less, {x.begin(), x.begin() + t * d}, 1, t, d));
+      if (rows.ranks()[0] > 1 && !center) CHECK(more > std::sqrt(1 - energy));
+    }
+  LowRankRows full({t, 0, 0, 1, false, false, false}, 1, d);
+  CHECK(relative_error(x, through(full, x, 1, n, d)) < 1e-3);
+  CHECK(full.ranks() == std::vector<uint8_t>{8, 8});
+}
+
 TEST_CASE("encoded rows: outliers belong to the encoding that was just filled in") {
   const std::vector<float> x = noise(2 * 4 * 8);
   const std::vector<int32_t> index(8, 2);

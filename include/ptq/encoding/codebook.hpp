@@ -31,7 +31,8 @@ PTQ_HD inline float codebook_value(float level, float scale, float offset) {
 // levels[code] of n packed codes (layout: pack_row). `levels` has 2^Bits entries. As decode_row,
 // reads up to 3 bytes behind the row; the table is looked up by a shuffle of vector lanes.
 template <int Bits>
-inline void unpack_levels(const uint8_t* src, int64_t n, const float* levels, float* out) {
+inline void unpack_levels(const uint8_t* __restrict src, int64_t n, const float* __restrict levels,
+                          float* __restrict out) {
   if constexpr (Bits == 8) {
     for (int64_t i = 0; i < n; ++i) out[i] = levels[src[i]];
     return;

@@ -1,6 +1,7 @@
 // The low-rank encoding: chunks of rows X [T, D] as P Q, the truncated singular value decomposition
-// (FORGE). P [T, r] holds eigenvectors of X X^T, Q = P^T X; the rank is the smallest that keeps a
-// share of the energy sum(sigma^2).
+// (FORGE). P [T, r] holds eigenvectors of X X^T and Q = P^T X, or, where T > D, Q [r, D] holds
+// those of X^T X and P = X Q^T; the rank is the smallest that keeps a share of the energy
+// sum(sigma^2).
 #pragma once
 
 #include <algorithm>
@@ -22,45 +23,92 @@ namespace ptq {
 
 // ---- arithmetic, host and device ---------------------------------------------------------------
 
-// Eigenvectors of the symmetric matrix a [n, n], which is destroyed; the eigenvalues are left on
-// its diagonal, v [n, n] gets one eigenvector per row. Cyclic Jacobi rotations (Golub and Van Loan,
-// Matrix Computations, 8.5), until the off-diagonal part is negligible.
-PTQ_HD inline void jacobi_eigen(double* a, int n, double* v) {
-  for (int i = 0; i < n; ++i)
-    for (int j = 0; j < n; ++j) v[i * n + j] = i == j ? 1.0 : 0.0;
-  double all = 0;
-  for (int i = 0; i < n * n; ++i) all += a[i] * a[i];
-  // An element below this adds nothing to the sum of squares that a double would show.
-  const double negligible = 1e-28 * all / (double(n) * n);
-  for (int sweep = 0; sweep < 30; ++sweep) {
-    bool turned = false;
-    for (int p = 0; p < n - 1; ++p)
-      for (int q = p + 1; q < n; ++q) {
-        const double apq = a[p * n + q];
-        if (!(apq * apq > negligible)) continue;
-        turned = true;
-        const double app = a[p * n + p], aqq = a[q * n + q], tau = (aqq - app) / (2 * apq);
-        const double t = (tau >= 0 ? 1.0 : -1.0) / (fabs(tau) + sqrt(1 + tau * tau));
-        const double c = 1 / sqrt(1 + t * t), s = t * c;
-        // a = J^T a J: rows p and q, then columns p and q, which are the same numbers.
-        double *ap = a + p * n, *aq = a + q * n, *vp = v + p * n, *vq = v + q * n;
-        for (int k = 0; k < n; ++k) {
-          const double x = ap[k], y = aq[k], vx = vp[k], vy = vq[k];
-          ap[k] = c * x - s * y;
-          aq[k] = s * x + c * y;
-          vp[k] = c * vx - s * vy;
-          vq[k] = s * vx + c * vy;
-        }
-        for (int k = 0; k < n; ++k) {
-          a[k * n + p] = ap[k];
-          a[k * n + q] = aq[k];
-        }
-        a[p * n + p] = app - t * apq;
-        a[q * n + q] = aqq + t * apq;
-        a[p * n + q] = a[q * n + p] = 0;
-      }
-    if (!turned) return;
+// Eigenvalues and eigenvectors of the symmetric matrix a [n, n], which is used up: values [n], not
+// sorted, and v [n, n], one eigenvector per row. work has 3 n numbers. Householder reduction to a
+// tridiagonal matrix, then implicit QL with Wilkinson's shift (Golub and Van Loan, Matrix
+// Computations, 8.3); eigenvectors are rows so that every inner loop runs along memory.
+PTQ_HD inline void symmetric_eigen(double* a, int n, double* values, double* v, double* work) {
+  double *tau = work, *off = work + n, *w = work + 2 * n;  // off[i]: element (i, i + 1)
+  // Step k reflects row k behind the diagonal onto its first element: H = 1 - tau x x^T, x[0] = 1.
+  for (int k = 0; k + 1 < n; ++k) {
+    const int m = n - k - 1;
+    double* x = a + k * n + k + 1;
+    double rest = 0;
+    for (int i = 1; i < m; ++i) rest += x[i] * x[i];
+    off[k] = x[0];
+    tau[k] = 0;
+    if (!(rest > 0)) continue;
+    const double norm = sqrt(x[0] * x[0] + rest), to = x[0] > 0 ? -norm : norm, first = x[0] - to;
+    off[k] = to;
+    tau[k] = -first / to;
+    x[0] = 1;
+    for (int i = 1; i < m; ++i) x[i] /= first;
+    // The rest becomes H S H = S - x w^T - w x^T.
+    double* s = a + (k + 1) * n + k + 1;
+    double along = 0;
+    for (int i = 0; i < m; ++i) w[i] = 0;
+    for (int i = 0; i < m; ++i)
+      for (int j = 0; j < m; ++j) w[j] += tau[k] * x[i] * s[i * n + j];
+    for (int i = 0; i < m; ++i) along += w[i] * x[i];
+    for (int i = 0; i < m; ++i) w[i] -= 0.5 * tau[k] * along * x[i];
+    for (int i = 0; i < m; ++i)
+      for (int j = 0; j < m; ++j) s[i * n + j] -= x[i] * w[j] + w[i] * x[j];
   }
+  off[n - 1] = 0;
+  for (int i = 0; i < n; ++i) {
+    values[i] = a[i * n + i];
+    for (int j = 0; j < n; ++j) v[i * n + j] = i == j;
+  }
+  for (int k = n - 2; k >= 0; --k) {  // v = v H
+    const int m = n - k - 1;
+    const double* x = a + k * n + k + 1;
+    if (tau[k] == 0) continue;
+    for (int i = k + 1; i < n; ++i) {
+      double* row = v + i * n + k + 1;
+      double sum = 0;
+      for (int j = 0; j < m; ++j) sum += row[j] * x[j];
+      for (int j = 0; j < m; ++j) row[j] -= tau[k] * sum * x[j];
+    }
+  }
+  // Chases the elements beside the diagonal to nothing, one eigenvalue after the other; 2 or 3
+  // rounds each, the limit is for numbers that are not finite.
+  for (int l = 0; l < n; ++l)
+    for (int round = 0; round < 50; ++round) {
+      int m = l;  // the block l .. m has no zero beside its diagonal
+      while (m + 1 < n &&
+             !(fabs(off[m]) <= 2.220446049250313e-16 * (fabs(values[m]) + fabs(values[m + 1]))))
+        ++m;
+      if (m == l) break;
+      double g = (values[l + 1] - values[l]) / (2 * off[l]), r = sqrt(g * g + 1);
+      g = values[m] - values[l] + off[l] / (g + (g >= 0 ? r : -r));
+      double s = 1, c = 1, p = 0;
+      int i = m - 1;
+      for (; i >= l; --i) {
+        const double f = s * off[i], b = c * off[i];
+        off[i + 1] = r = sqrt(f * f + g * g);
+        if (r == 0) break;  // the block falls apart here
+        s = f / r;
+        c = g / r;
+        g = values[i + 1] - p;
+        r = (values[i] - g) * s + 2 * c * b;
+        p = s * r;
+        values[i + 1] = g + p;
+        g = c * r - b;
+        double *vi = v + i * n, *vj = vi + n;
+        for (int k = 0; k < n; ++k) {
+          const double x = vi[k], y = vj[k];
+          vi[k] = c * x - s * y;
+          vj[k] = s * x + c * y;
+        }
+      }
+      off[m] = 0;
+      if (i >= l) {
+        values[i + 1] -= p;
+      } else {
+        values[l] -= p;
+        off[l] = g;
+      }
+    }
 }
 
 // The smallest rank whose eigenvalues (descending, >= 0) sum to `energy` of the total; the
@@ -186,86 +234,101 @@ class LowRankRows {
   }
 
  private:
+  // One chunk X, its mean taken off, and the eigenvectors of X X^T, or of X^T X where that is the
+  // smaller matrix.
   struct Factors {
     int rank = 0;                 // or kRaw
     std::vector<uint16_t> mean;   // float16 [columns], or empty
-    std::vector<double> vectors;  // [chunk, chunk], one per row, largest eigenvalue first
     std::vector<float> centered;  // [chunk, columns]
+    std::vector<float> vectors;   // [n, n], n = min(chunk, columns); one per row, largest first
   };
 
   Factors factorise(const float* x) const {
-    const int t = int(format_.chunk);
+    const int64_t t = format_.chunk;
+    const int n = int(std::min(t, columns_));
     Factors f;
     f.centered.assign(x, x + t * columns_);
     if (format_.center) {
       std::vector<double> sum(static_cast<size_t>(columns_));
-      for (int i = 0; i < t; ++i)
+      for (int64_t i = 0; i < t; ++i)
         for (int64_t d = 0; d < columns_; ++d) sum[size_t(d)] += x[i * columns_ + d];
-      for (int64_t d = 0; d < columns_; ++d) {
-        f.mean.push_back(float_to_f16(float(sum[size_t(d)] / t)));
-        for (int i = 0; i < t; ++i)
-          f.centered[size_t(i * columns_ + d)] -= f16_to_float(f.mean.back());
-      }
+      std::vector<float> mean(static_cast<size_t>(columns_));
+      for (int64_t d = 0; d < columns_; ++d) mean[size_t(d)] = float(sum[size_t(d)] / double(t));
+      f.mean.resize(mean.size());
+      from_float(DType::f16, mean.data(), columns_, f.mean.data());
+      to_float(DType::f16, f.mean.data(), columns_, mean.data());
+      for (int64_t i = 0; i < t; ++i)
+        for (int64_t d = 0; d < columns_; ++d)
+          f.centered[size_t(i * columns_ + d)] -= mean[size_t(d)];
     }
-    std::vector<double> gram(size_t(t * t)), v(size_t(t * t)), values(static_cast<size_t>(t)),
-        column(static_cast<size_t>(t));
-    for (int64_t d = 0; d < columns_; ++d) {  // X X^T, one column of X at a time
-      for (int i = 0; i < t; ++i) column[size_t(i)] = double(f.centered[size_t(i * columns_ + d)]);
-      for (int i = 0; i < t; ++i)
-        for (int j = 0; j < t; ++j)
-          gram[size_t(i * t + j)] += column[size_t(i)] * column[size_t(j)];
+    // Y^T Y of Y = X^T or X, whose rows have n numbers.
+    std::vector<double> gram(size_t(n) * size_t(n)), y(static_cast<size_t>(n));
+    for (int64_t r = 0; r < std::max(t, columns_); ++r) {
+      for (int i = 0; i < n; ++i)
+        y[size_t(i)] =
+            double(f.centered[size_t(t <= columns_ ? i * columns_ + r : r * columns_ + i)]);
+      for (int i = 0; i < n; ++i)
+        for (int j = 0; j < n; ++j) gram[size_t(i * n + j)] += y[size_t(i)] * y[size_t(j)];
     }
-    jacobi_eigen(gram.data(), t, v.data());
-    std::vector<int> order(static_cast<size_t>(t));
-    for (int i = 0; i < t; ++i) order[size_t(i)] = i;
-    std::stable_sort(order.begin(), order.end(), [&](int a, int b) {
-      return gram[size_t(a * t + a)] > gram[size_t(b * t + b)];
-    });
-    f.vectors.resize(size_t(t * t));
-    for (int i = 0; i < t; ++i) {
-      const int from = order[size_t(i)];
-      values[size_t(i)] = std::max(0.0, gram[size_t(from * t + from)]);
-      std::copy_n(v.begin() + from * t, t, f.vectors.begin() + i * t);
-      if (!std::isfinite(values[size_t(i)])) f.rank = kRaw;
-    }
+    std::vector<double> values(y.size()), v(gram.size()), work(3 * y.size());
+    symmetric_eigen(gram.data(), n, values.data(), v.data(), work.data());
+    for (const double value : values)
+      if (!std::isfinite(value)) f.rank = kRaw;
     if (f.rank == kRaw) return f;
-    const int64_t limit = format_.max_rank > 0 ? format_.max_rank : t;
-    const int largest = int(std::min<int64_t>({limit, t, columns_, 254}));
-    f.rank = rank_of_energy(values.data(), t, format_.energy);
-    if (values[0] > 0) f.rank = int(std::max<int64_t>(f.rank, format_.min_rank));
+    std::vector<int> order(y.size());
+    for (int i = 0; i < n; ++i) order[size_t(i)] = i;
+    std::stable_sort(order.begin(), order.end(),
+                     [&](int a, int b) { return values[size_t(a)] > values[size_t(b)]; });
+    f.vectors.resize(v.size());
+    std::vector<double> energies;
+    for (const int from : order) {
+      std::copy_n(v.begin() + from * n, n, f.vectors.begin() + int64_t(energies.size()) * n);
+      energies.push_back(std::max(0.0, values[size_t(from)]));
+    }
+    const int64_t limit = format_.max_rank > 0 ? format_.max_rank : n;
+    const int largest = int(std::min<int64_t>({limit, n, 254}));
+    f.rank = rank_of_energy(energies.data(), n, format_.energy);
+    if (energies[0] > 0) f.rank = int(std::max<int64_t>(f.rank, format_.min_rank));
     f.rank = std::min(f.rank, largest);
     return f;
   }
 
   void store(const float* x, const Factors& f) {
-    const int64_t t = format_.chunk, rank = f.rank;
-    offsets_.push_back(data_.size());
+    const int64_t t = format_.chunk, rank = f.rank, n = std::min(t, columns_);
     const size_t before = data_.size();
+    offsets_.push_back(before);
+    const auto put = [&](const float* numbers, int64_t count) {
+      data_.resize(data_.size() + size_t(count));
+      from_float(DType::f16, numbers, count, data_.data() + data_.size() - count);
+    };
     const auto raw = [&] {
       data_.resize(before);
-      for (int64_t i = 0; i < t * columns_; ++i) data_.push_back(float_to_f16(x[i]));
+      put(x, t * columns_);
       ranks_.push_back(kRaw);
     };
     const bool larger = rank * (t + columns_) + (format_.center ? columns_ : 0) >= t * columns_;
     if (rank == kRaw || (format_.raw_fallback && larger)) return raw();
-    bool fits = true;  // into float16
-    const auto push = [&](double value) {
-      data_.push_back(float_to_f16(float(value)));
-      fits = fits && (data_.back() & 0x7C00u) != 0x7C00u;
-    };
-    data_.insert(data_.end(), f.mean.begin(), f.mean.end());
-    for (int64_t i = 0; i < t; ++i)
-      for (int64_t k = 0; k < rank; ++k) push(f.vectors[size_t(k * t + i)]);
-    std::vector<double> row(static_cast<size_t>(columns_));
+    std::vector<float> p(size_t(t * rank)), q(size_t(rank * columns_));
     for (int64_t k = 0; k < rank; ++k) {
-      std::fill(row.begin(), row.end(), 0.0);
-      for (int64_t i = 0; i < t; ++i)
-        for (int64_t d = 0; d < columns_; ++d)
-          row[size_t(d)] +=
-              f.vectors[size_t(k * t + i)] * double(f.centered[size_t(i * columns_ + d)]);
-      for (const double value : row) push(value);
+      const float* vector = f.vectors.data() + k * n;
+      float* row = q.data() + k * columns_;
+      if (n < t) std::copy_n(vector, n, row);
+      for (int64_t i = 0; i < t; ++i) {
+        const float* xi = f.centered.data() + i * columns_;
+        float& pik = p[size_t(i * rank + k)];
+        if (n < t) {  // P = X Q^T
+          for (int64_t d = 0; d < columns_; ++d) pik += xi[d] * row[d];
+        } else {  // Q = P^T X
+          pik = vector[i];
+          for (int64_t d = 0; d < columns_; ++d) row[d] += pik * xi[d];
+        }
+      }
     }
-    if (!fits) return raw();
+    data_.insert(data_.end(), f.mean.begin(), f.mean.end());
+    put(p.data(), t * rank);
+    put(q.data(), rank * columns_);
+    for (size_t i = before; i < data_.size(); ++i)  // a factor may be beyond float16
+      if ((data_[i] & 0x7C00u) == 0x7C00u) return raw();
     ranks_.push_back(uint8_t(rank));
   }
 
