@@ -86,6 +86,10 @@ TEST_CASE("attention: equals the float64 reference") {
   check({150, 50, 4, 2, 16, 40, 3, 16, 8, 1, 12}, 2);            // sliding window over encoded rows
   check({1, 300, 4, 2, 128, 0, 4, 32, 0, 1, 32}, 2);             // decoding
   check({65, 0, 2, 2, 80, 0, 0, 1, 0, 1, 0}, 2);  // all but the current token encoded
+  // Few queries behind many keys, which are split: encoded, then dense, or only within a window.
+  check({1, 1500, 4, 2, 24, 0, 4, 32, 0, 1, 32}, 2);
+  check({3, 1531, 4, 2, 16, 0, 0, 16, 700, 1, 900}, 2);
+  check({5, 2000, 6, 2, 8, 1100, 3, 16, 8, 1, 12}, 1);
 }
 
 TEST_CASE("attention: the exponential stays within 2e-7 of the exact one") {

@@ -57,6 +57,12 @@ class OutlierRows {
 
   // Puts the values of rows [begin, end) of one matrix into out [end - begin, stride].
   void apply(int64_t matrix, int64_t begin, int64_t end, float* out, int64_t stride) const {
+    if (fixed_ && index_bytes_ == 1 && k_ == 1) {  // common, and worth a loop of its own
+      for (int64_t r = begin; r < end; ++r, out += stride)
+        out[indices_[size_t(r * batch_ + matrix)]] =
+            f16_to_float(values_[size_t(r * batch_ + matrix)]);
+      return;
+    }
     for (int64_t r = begin; r < end; ++r, out += stride) {
       if (fixed_) {
         const int64_t first = (r * batch_ + matrix) * k_;

@@ -31,8 +31,9 @@ class Rotary {
   void rotate(int64_t begin, int64_t end, float* x, int64_t stride) const {
     const int64_t half = int64_t(inv_freq_.size());
     for (int64_t p = begin; p < end; ++p, x += stride) {
-      const float *c = cosine_.data() + p * half, *s = sine_.data() + p * half;
-      float *lo = x, *hi = x + half;
+      const float* __restrict c = cosine_.data() + p * half, * __restrict s =
+                                                                 sine_.data() + p * half;
+      float* __restrict lo = x, * __restrict hi = x + half;
       for (int64_t d = 0; d < half; ++d) {
         const float a = lo[d], b = hi[d];
         lo[d] = a * c[d] - b * s[d];

@@ -2,8 +2,9 @@
 //
 // Scores are kept in float32 and never stored as a whole: keys come in tiles of 64 rows, each tile
 // is decoded into a buffer of the first-level caches, and the softmax runs along (streaming
-// softmax, arXiv 2205.14135). A query takes row s from encoded storage exactly when sink <= s <
-// boundary of that query, so that a whole window is evaluated as token-by-token decoding would.
+// softmax, arXiv 2205.14135); few queries over many keys are split over the keys and joined. A
+// query takes row s from encoded storage exactly when sink <= s < boundary of that query, so that a
+// whole window is evaluated as token-by-token decoding would.
 #pragma once
 
 #include <algorithm>
@@ -40,6 +41,9 @@ namespace attention_detail {
 
 inline constexpr int64_t kTile = 64;           // keys per tile
 inline constexpr int64_t kTransposeRows = 16;  // with fewer, a tile of keys is not turned around
+// Keys per task where few queries look back far (decoding): threads share the keys, and what all
+// heads need to read them (angles of positions) stays in the second-level cache from head to head.
+inline constexpr int64_t kSpan = 8 * kTile;
 
 // Which of the two sources a tile [begin, end) needs for queries with boundaries low .. high.
 struct Need {
@@ -93,20 +97,32 @@ inline void attention(ThreadPool& pool, const AttentionShape& shape, const float
   const float scale = 1.0f / std::sqrt(float(dim));
   const float lowest = -std::numeric_limits<float>::infinity();
 
-  pool.for_each(blocks * shape.kv_heads, [&](int64_t task) {
-    // Later blocks read more rows: they go first, so that the threads finish together.
-    const int64_t head = task % shape.kv_heads, block = blocks - 1 - task / shape.kv_heads;
-    const int64_t i0 = block * per_block, i1 = std::min(i0 + per_block, shape.queries);
-    const int64_t rows = (i1 - i0) * group;  // row r: query i0 + r / group, head-in-group r % group
+  const int64_t most_rows = std::min(per_block, shape.queries) * group;
+  const int64_t scratch_size = most_rows * (width + 2 * kTile) + 2 * kTile * width;
+  const int64_t state_size = most_rows * (width + 2);
 
-    std::vector<float> buffer(size_t(rows * (2 * width + 2 * kTile + 2) + 2 * kTile * width));
-    float* qs = buffer.data();     // [rows, width], scaled; zeros behind dim
-    float* s = qs + rows * width;  // [rows, kTile] scores, then probabilities
-    float* s2 = s + rows * kTile;  // the same from the other source, in tiles that need both
-    float* o = s2 + rows * kTile;  // [rows, width]
-    float* m = o + rows * width;   // [rows] running maximum
-    float* l = m + rows;           // [rows] running sum
-    float* tile = l + rows;        // [kTile, width]; zeros behind dim
+  const auto first_key = [&](int64_t i) {
+    return shape.window > 0 ? std::max<int64_t>(0, shape.first + i + 1 - shape.window) : 0;
+  };
+  // The running softmax of a block's rows: row r is query i0 + r / group, head-in-group r % group.
+  struct State {
+    float* o;  // [rows, width] sum of exp(score - m) value
+    float* m;  // [rows] largest score
+    float* l;  // [rows] sum of exp(score - m)
+  };
+  const auto state_at = [&](float* p) {
+    return State{p, p + most_rows * width, p + most_rows * (width + 1)};
+  };
+
+  // Queries [i0, i1) of one head over the keys [from, to) that they see; from begins a tile.
+  const auto look = [&](int64_t head, int64_t i0, int64_t i1, int64_t from_key, int64_t to_key,
+                        float* scratch, const State& state) {
+    const int64_t rows = (i1 - i0) * group;
+    const auto [o, m, l] = state;
+    float* qs = scratch;              // [rows, width], scaled; zeros behind dim
+    float* s = qs + rows * width;     // [rows, kTile] scores, then probabilities
+    float* s2 = s + rows * kTile;     // the same from the other source, in tiles that need both
+    float* tile = s2 + rows * kTile;  // [kTile, width]; zeros behind dim
     float* tile_t = tile + kTile * width;  // [dim, kTile]
     std::fill(o, o + rows * width, 0.0f);
     std::fill(m, m + rows, lowest);
@@ -116,13 +132,10 @@ inline void attention(ThreadPool& pool, const AttentionShape& shape, const float
       for (int64_t d = 0; d < dim; ++d) qs[r * width + d] = src[d] * scale;
     }
 
-    const auto first_key = [&](int64_t i) {
-      return shape.window > 0 ? std::max<int64_t>(0, shape.first + i + 1 - shape.window) : 0;
-    };
     const int64_t k_low = keys.boundary[i0], k_high = keys.boundary[i1 - 1];
     const int64_t v_low = values.boundary[i0], v_high = values.boundary[i1 - 1];
-    const int64_t last = shape.first + i1;  // one behind the newest visible key
-    for (int64_t begin = first_key(i0) / kTile * kTile; begin < last; begin += kTile) {
+    const int64_t last = std::min(to_key, shape.first + i1);  // one behind the newest visible key
+    for (int64_t begin = from_key; begin < last; begin += kTile) {
       const int64_t end = std::min(begin + kTile, last);
       if (keys.evicts && begin >= keys.sink && end <= k_low) continue;
 
@@ -198,13 +211,57 @@ inline void attention(ThreadPool& pool, const AttentionShape& shape, const float
       read_tile(values, vn.encoded, head, begin, end, v_low, v_high, tile, width);
       small_gemm(s, kTile, tile, width, o, width, rows, width, kTile, true);
     }
-
-    for (int64_t r = 0; r < rows; ++r) {
+  };
+  const auto finish = [&](int64_t head, int64_t i0, int64_t i1, const State& state) {
+    for (int64_t r = 0; r < (i1 - i0) * group; ++r) {
       float* dst = out + ((i0 + r / group) * shape.heads + head * group + r % group) * dim;
-      const float inverse = 1.0f / l[r];
-      for (int64_t d = 0; d < dim; ++d) dst[d] = o[r * width + d] * inverse;
+      const float inverse = 1.0f / state.l[r];
+      for (int64_t d = 0; d < dim; ++d) dst[d] = state.o[r * width + d] * inverse;
     }
+  };
+
+  const int64_t start = first_key(0) / kTile * kTile, stop = shape.first + shape.queries;
+  const int64_t spans = (stop - start + kSpan - 1) / kSpan;
+  // A bfloat16 probability depends on the largest score so far: there, one sweep as the reference.
+  if (blocks > 1 || most_rows >= kTransposeRows || spans < 2 || shape.bf16) {
+    pool.for_each(blocks * shape.kv_heads, [&](int64_t task) {
+      // Later blocks read more rows: they go first, so that the threads finish together.
+      const int64_t head = task % shape.kv_heads, block = blocks - 1 - task / shape.kv_heads;
+      const int64_t i0 = block * per_block, i1 = std::min(i0 + per_block, shape.queries);
+      std::vector<float> buffer(size_t(scratch_size + state_size));
+      const State state = state_at(buffer.data() + scratch_size);
+      look(head, i0, i1, first_key(i0) / kTile * kTile, stop, buffer.data(), state);
+      finish(head, i0, i1, state);
+    });
+    return;
+  }
+
+  std::vector<float> states(size_t(spans * shape.kv_heads * state_size));
+  const auto state_of = [&](int64_t span, int64_t head) {
+    return state_at(states.data() + (span * shape.kv_heads + head) * state_size);
+  };
+  pool.for_each(spans, [&](int64_t span) {
+    std::vector<float> scratch(static_cast<size_t>(scratch_size));
+    const int64_t from = start + span * kSpan;
+    for (int64_t head = 0; head < shape.kv_heads; ++head)
+      look(head, 0, shape.queries, from, from + kSpan, scratch.data(), state_of(span, head));
   });
+  for (int64_t head = 0; head < shape.kv_heads; ++head) {
+    const State all = state_of(0, head);
+    for (int64_t span = 1; span < spans; ++span) {
+      const State part = state_of(span, head);
+      for (int64_t r = 0; r < most_rows; ++r) {
+        const float top = std::max(all.m[r], part.m[r]);
+        if (top == lowest) continue;  // this row sees no key so far
+        const float a = exp_nonpositive(all.m[r] - top), b = exp_nonpositive(part.m[r] - top);
+        all.m[r] = top;
+        all.l[r] = all.l[r] * a + part.l[r] * b;
+        for (int64_t d = 0; d < width; ++d)
+          all.o[r * width + d] = all.o[r * width + d] * a + part.o[r * width + d] * b;
+      }
+    }
+    finish(head, 0, shape.queries, all);
+  }
 }
 
 }  // namespace ptq::cpu
