@@ -92,7 +92,7 @@ std::string whole_script(const Figure& figure, const std::string& file) {
          script_text(file) +
          "\nset border 3 lc rgb '#444444'\nset tics nomirror\n"
          "set grid lc rgb '#DDDDDD' lw 1\nset key bmargin center horizontal samplen 2 spacing 1.1 "
-         "maxcols 4\n"
+         "height 1 maxcols 4\n"
          "set title " +
          script_text(figure.title) + "\n" + figure.script + "\nset output\n";
 }

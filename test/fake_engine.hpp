@@ -62,6 +62,7 @@ class FakeEngine : public Engine {
 
   explicit FakeEngine(int64_t vocab, double noise = 0) {
     config_.vocab_size = vocab;
+    config_.max_position_embeddings = 1 << 20;
     logits = [vocab, noise](std::span<const int32_t> history, double share, float* out) {
       for (int64_t v = 0; v < vocab; ++v) out[v] = hash_logit(history, int32_t(v), share, noise);
     };
@@ -76,6 +77,8 @@ class FakeEngine : public Engine {
     return std::make_unique<Sequence>(static_cast<FakeKv*>(method));
   }
 
+  void limit_positions(int64_t n) { config_.max_position_embeddings = n; }
+
   using Engine::forward;
   void forward(std::span<const Request> requests, Regime regime) override {
     for (const Request& r : requests)
@@ -86,6 +89,7 @@ class FakeEngine : public Engine {
                    int64_t first_row, const LogitsFn& sink) {
     auto& sequence = static_cast<Sequence&>(opaque);
     const int64_t begin = sequence.length(), count = int64_t(tokens.size());
+    if (begin + count > config_.max_position_embeddings) throw std::out_of_range("position");
     calls.push_back({begin, count, first_row, regime, sequence.kv == nullptr});
     std::vector<float> rows;
     for (int64_t i = 0; i < count; ++i) {

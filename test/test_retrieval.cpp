@@ -219,6 +219,24 @@ TEST_CASE("scores of the suite against hand calculation", "[retrieval]") {
     CHECK(check_exercised(outcome, {.kv = true, .first_encoded_length = 48}).empty());
   }
 
+  SECTION("a prompt as long as the model allows leaves room for both questions") {
+    settings.tasks = {"multikey-4"};
+    settings.second_question = true;
+    engine.limit_positions(900);  // beyond, the engine throws
+    Subject subject{engine, &kv, &engine, bytes};
+    const Outcome outcome = retrieval_suite(subject, settings, {});
+    CHECK(outcome.metrics["second"]["accuracy_reference"] == 1.0);
+    CHECK(outcome.metrics["accuracy_reference"] == 1.0);
+    const int64_t longest = outcome.metrics["cells"][0]["prompt_tokens_max"];
+    CHECK(longest < 900 - 8 - 24 - 50);
+    CHECK(longest > 900 - 8 - 24 - 150 - int64_t(retrieval::kNoise.size()));
+    // Needles and places are those of the same length with room to spare.
+    engine.limit_positions(1000);
+    const Outcome longer = retrieval_suite(subject, settings, {});
+    CHECK(longer.samples[0]["answer_reference"] == outcome.samples[0]["answer_reference"]);
+    CHECK(longer.metrics["cells"][0]["prompt_tokens_max"] > longest);
+  }
+
   SECTION("a question that belongs to the prompt is read in full precision") {
     settings.question = "question_aware";
     Subject subject{engine, &kv, &engine, bytes};

@@ -303,6 +303,8 @@ inline std::string compose(const Parts& parts, const std::vector<std::string>& l
 
 }  // namespace detail
 
+inline constexpr int64_t kSpare = 8;  // tokens
+
 // A prompt of length - 8 - max_new_tokens tokens (a few less where the tokenizer joins the padding
 // words). Errors: a length that holds no filler.
 inline Prompt make_prompt(const Tokenizer& tokenizer, const PromptRequest& request) {
@@ -318,7 +320,7 @@ inline Prompt make_prompt(const Tokenizer& tokenizer, const PromptRequest& reque
   const std::string head = task.family == Family::hop ? detail::kHopExample : "";
   const int64_t special = int64_t(tokenizer.encode("").size());
   const int64_t room = request.max_new_tokens > 0 ? request.max_new_tokens : task.max_new_tokens();
-  const int64_t target = request.length - 8 - room;
+  const int64_t target = request.length - kSpare - room;
   int64_t fixed = special + tokens(head) + tokens(parts.question.text);
   for (const std::string& needle : parts.needles) fixed += tokens(needle + "\n");
 

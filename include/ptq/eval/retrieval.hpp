@@ -303,10 +303,21 @@ inline Outcome retrieval_suite(Subject& subject, const RetrievalSettings& settin
     for (const double depth : depths) {
       Cell cell;
       for (int64_t index = 0; index < settings.samples; ++index) {
-        const retrieval::Prompt prompt = retrieval::make_prompt(
-            subject.tokenizer,
-            {task, retrieval::parse_haystack(group.haystack), group.length,
-             task.has_depth() ? depth : 0, settings.max_new_tokens, settings.seed, index});
+        const auto prompt_with_room = [&](int64_t for_answers) {
+          return retrieval::make_prompt(
+              subject.tokenizer, {task, retrieval::parse_haystack(group.haystack), group.length,
+                                  task.has_depth() ? depth : 0, for_answers, settings.seed, index});
+        };
+        retrieval::Prompt prompt = prompt_with_room(settings.max_new_tokens);
+        if (settings.second_question && prompt.second) {
+          // The room behind a prompt is for one answer. Where the model has no more positions, the
+          // filler makes room for the second question.
+          const std::string more = prompt.question.answer + "\n" + prompt.second->text;
+          const int64_t over = group.length - retrieval::kSpare +
+                               int64_t(subject.tokenizer.encode(more, false).size()) -
+                               subject.engine.config().max_position_embeddings;
+          if (over > 0) prompt = prompt_with_room(max_new + over);
+        }
         const QuestionTokens tokens =
             tokenize_question(subject.tokenizer, "", 0, prompt.question, prompt.distractors);
         const std::vector<int32_t> context = subject.tokenizer.encode(prompt.context);

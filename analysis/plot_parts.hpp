@@ -1,0 +1,69 @@
+// What the figures of a board share: axes, and which rows are drawn where there are too many.
+#pragma once
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "gnuplot.hpp"
+#include "leaderboard.hpp"
+
+namespace ptq::report {
+
+constexpr size_t kMostSeries = 12;  // more cannot be told apart
+
+struct Point {
+  double x, y;
+  std::string label;
+};
+
+inline std::optional<double> member(const Json& row, const char* key) {
+  if (!row.is_object()) return {};
+  const auto found = row.find(key);
+  if (found == row.end() || !found->is_number()) return {};
+  return found->get<double>();
+}
+
+inline const Json& array_of(const Cell& cell, const char* key) {
+  static const Json none = Json::array();
+  const auto found = cell.metrics.find(key);
+  return found == cell.metrics.end() || !found->is_array() ? none : *found;
+}
+
+inline std::string board_title(const Board& board, const std::string& what) {
+  return what + ", " + board.model;
+}
+
+// A logarithmic axis where values span more than a factor of ten.
+inline std::string log_scale(const char* axis, const std::vector<double>& values) {
+  const auto [low, high] = std::minmax_element(values.begin(), values.end());
+  return !values.empty() && *low > 0 && *high > 10 * *low ? fmt::format("set logscale {}\n", axis)
+                                                          : std::string();
+}
+
+// The rows of a board that a figure of `most` series shows: all, or the first, the last and rows
+// evenly spread between them, so that good and bad ones are seen.
+template <class T>
+std::vector<T> spread(std::vector<T> rows, size_t most) {
+  if (rows.size() <= most) return rows;
+  std::vector<T> chosen;
+  for (size_t i = 0; i < most; ++i)
+    chosen.push_back(std::move(rows[i * (rows.size() - 1) / (most - 1)]));
+  return chosen;
+}
+
+// What a caption says then.
+inline std::string spread_note(size_t rows, size_t most) {
+  return rows <= most ? std::string()
+                      : fmt::format(" {} of {} rows, evenly spread over the board.", most, rows);
+}
+
+// One point per row: quality against bytes, and change against divergence (plots_points.cpp).
+std::vector<Figure> bytes_figures(const Board& board, const std::string& prefix);
+std::vector<Figure> divergence_figures(const Board& board, const std::string& prefix);
+
+}  // namespace ptq::report
