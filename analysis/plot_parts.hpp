@@ -38,11 +38,19 @@ inline std::string board_title(const Board& board, const std::string& what) {
   return what + ", " + board.model;
 }
 
-// A logarithmic axis where values span more than a factor of ten.
+// A logarithmic axis where values span more than a factor of ten: as long as the values need, with
+// figures at 1, 2, 5, 10 ...; at powers of ten alone where there would be too many.
 inline std::string log_scale(const char* axis, const std::vector<double>& values) {
   const auto [low, high] = std::minmax_element(values.begin(), values.end());
-  return !values.empty() && *low > 0 && *high > 10 * *low ? fmt::format("set logscale {}\n", axis)
-                                                          : std::string();
+  if (values.empty() || !(*low > 0) || !(*high > 10 * *low) || !std::isfinite(*high)) return {};
+  const double begin = *low / 1.2, end = *high * 1.2;
+  std::string tics;
+  for (double power = std::pow(10.0, std::floor(std::log10(begin))); power < end; power *= 10)
+    for (const int step : {1, 2, 5})
+      if (step * power >= begin && step * power <= end && (step == 1 || end < 1e3 * begin))
+        tics += fmt::format("{}{:g}", tics.empty() ? "" : ", ", step * power);
+  return fmt::format("set logscale {0}\nset {0}range [{1}:{2}]\nset {0}tics ({3})\n", axis, begin,
+                     end, tics);
 }
 
 // The rows of a board that a figure of `most` series shows: all, or the first, the last and rows
