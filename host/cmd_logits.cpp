@@ -42,7 +42,8 @@ usage: ptq-host logits --model DIR (--ids 1,2,3 | --text FILE) --out FILE [optio
   --set KEY=VALUE  an option of the method, repeatable
   --regime NAME    independent (default without --method): one pass without a cache;
                    streaming (default with --method): every token reads the cache;
-                   prefill-exact: the tokens read each other in full precision
+                   prefill-exact: the tokens read each other in full precision;
+                   prefill-encoded: all tokens read the cache as it is after the last
   --compute NAME   fp32 (default), or bf16: rounded to bfloat16 where the reference
                    implementation rounds when it runs in it
   --seed N         of the method; default 0

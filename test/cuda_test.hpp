@@ -7,6 +7,7 @@
 #include <random>
 #include <vector>
 
+#include "difference.hpp"
 #include "ptq/engine/cuda/arena.hpp"
 #include "ptq/engine/cuda/numbers.hpp"
 #include "ptq/engine/cuda/queue.hpp"
@@ -70,17 +71,6 @@ inline bool same_bytes(const void* device, const void* host, size_t n) {
   queue().copy(copy.data(), device, n, cudaMemcpyDeviceToHost);
   queue().synchronize();
   return std::memcmp(copy.data(), host, n) == 0;
-}
-
-// Largest difference; NaN where one of the two is.
-inline double difference(const std::vector<float>& a, const std::vector<float>& b) {
-  REQUIRE(a.size() == b.size());
-  double worst = 0;
-  for (size_t i = 0; i < a.size(); ++i) {
-    const double d = std::abs(double(a[i]) - double(b[i]));
-    if (!(d <= worst)) worst = d;
-  }
-  return worst;
 }
 
 // Threads in several orders: a missing barrier changes results between them.

@@ -103,8 +103,10 @@ class FakeEngine : public Engine {
         int64_t encoded = 0;
         if (sequence.kv && regime != Regime::independent) {
           // In prefill_exact the rows of this call are read dense.
-          encoded =
-              sequence.kv->policies[side].encoded(regime == Regime::streaming ? before : begin);
+          const int64_t past = regime == Regime::streaming       ? before
+                               : regime == Regime::prefill_exact ? begin
+                                                                 : begin + count - 1;
+          encoded = std::min(sequence.kv->policies[side].encoded(past), before + 1);
         }
         const double side_share = double(encoded) / double(before + 1);
         sequence.read.encoded[side] += double(encoded);

@@ -5,12 +5,14 @@
 #include <filesystem>
 #include <vector>
 
+#include "difference.hpp"
 #include "ptq/engine/cpu/device.hpp"
 #include "ptq/engine/cuda/device.hpp"
 #include "ptq/engine/transformer.hpp"
 #include "random_model.hpp"
 
 using namespace ptq;
+using ptq_test::difference;
 template <class T>
 using CudaTransformer = Transformer<cuda::Device<T>>;
 using CpuTransformer = Transformer<cpu::Device>;
@@ -62,16 +64,6 @@ std::vector<float> run(Engine& engine, Sequence& s, std::span<const int32_t> tex
   return out;
 }
 
-double difference(const std::vector<float>& a, const std::vector<float>& b) {
-  REQUIRE(a.size() == b.size());
-  double worst = 0;
-  for (size_t i = 0; i < a.size(); ++i) {
-    const double d = std::abs(double(a[i]) - double(b[i]));
-    if (!(d <= worst)) worst = d;
-  }
-  return worst;
-}
-
 struct Folder {
   std::string path;
   explicit Folder(const ptq_test::RandomModel& m, const std::string& name)
@@ -101,12 +93,12 @@ TEST_CASE("cuda engine: logits within 1e-3 of the CPU's, dense and KIVI", "[cuda
       auto a = cpu.start(nullptr), b = cuda.start(nullptr);
       CHECK(difference(run(cpu, *a, text, regime), run(cuda, *b, text, regime)) < 1e-4);
     }
-    for (const int64_t cut : {0, 7}) {
+    for (const auto& [regime, cut] :
+         {std::pair(Regime::streaming, 0), {Regime::streaming, 7}, {Regime::prefill_encoded, 0}}) {
       TestKivi kivi;
       kivi.sink = model.tied ? 0 : 3;
       auto a = cpu.start(&kivi), b = cuda.start(&kivi);
-      const auto want = run(cpu, *a, text, Regime::streaming, cut),
-                 got = run(cuda, *b, text, Regime::streaming, cut);
+      const auto want = run(cpu, *a, text, regime, cut), got = run(cuda, *b, text, regime, cut);
       CHECK(difference(want, got) < 1e-3);
       CHECK(kivi.encoded_on_device > 0);
       CHECK(a->reads().exposure() == b->reads().exposure());

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "difference.hpp"
 #include "plugin_method.hpp"
 #include "ptq/engine/cpu/device.hpp"
 #include "ptq/engine/cuda/device.hpp"
@@ -15,6 +16,7 @@
 #include "random_model.hpp"
 
 using namespace ptq;
+using ptq_test::difference;
 using ptq_test::Method;
 using CudaTransformer = Transformer<cuda::Device<float>>;
 using CpuTransformer = Transformer<cpu::Device>;
@@ -57,16 +59,6 @@ void run(Engine& engine, Sequence& s, std::span<const int32_t> text, Regime regi
   engine.forward(s, text, regime, 0, [&](int64_t, int64_t rows, const float* p) {
     out.insert(out.end(), p, p + size_t(rows) * vocab);
   });
-}
-
-double difference(const std::vector<float>& a, const std::vector<float>& b) {
-  REQUIRE(a.size() == b.size());
-  double worst = 0;
-  for (size_t i = 0; i < a.size(); ++i) {
-    const double d = std::abs(double(a[i]) - double(b[i]));
-    if (!(d <= worst)) worst = d;
-  }
-  return worst;
 }
 
 void check_bytes(const CacheBytes& a, const CacheBytes& b) {

@@ -9,6 +9,7 @@
 #include "ptq/engine/engine.hpp"
 #include "ptq/engine/transformer.hpp"
 #include "random_model.hpp"
+#include "reference_model.hpp"
 
 using namespace ptq;
 using CpuTransformer = Transformer<cpu::Device>;
@@ -198,6 +199,65 @@ TEST_CASE("engine: prefill-exact reads the prompt dense and the rest as the cach
   CHECK(s->reads().exposure() > 0.0);
 }
 
+TEST_CASE("engine: prefill-encoded reads the whole prompt as the cache holds it afterwards") {
+  ptq_test::RandomModel shape;
+  shape.layers = 3;
+  Folder folder(shape, "encoded");
+  CpuTransformer engine(folder.path, cpu::Device(2));
+  const auto ids = random_ids(100, engine.config().vocab_size);
+  TestKivi kivi;
+  kivi.bits = 4;
+  auto s = engine.start(&kivi);
+  const auto logits = run(engine, *s, ids, Regime::prefill_encoded);
+  // The last query has 99 tokens before it: 96 keys and 83 values are read encoded, by all queries.
+  const int64_t keys = 96, values = 83, width = kivi.heads * kivi.dim;
+  const ptq_test::ReferenceModel reference(folder.path);
+  const auto changed = [&](ptq_test::ReferenceModel::Place place, int64_t,
+                           ptq_test::ReferenceModel::Vector& x) {
+    using Place = ptq_test::ReferenceModel::Place;
+    if (place == Place::keys) return;
+    for (double& v : x) v = round_f16(float(v));
+    const int64_t rows = place == Place::values ? values : keys;
+    const int64_t step = place == Place::values ? 1 : width;  // along channels, or along tokens
+    const auto code = [&](int64_t first) {                    // 8 numbers, 16 levels
+      double lo = 1e9, hi = -1e9;
+      for (int64_t i = 0; i < 8; ++i) {
+        lo = std::min(lo, x[size_t(first + i * step)]);
+        hi = std::max(hi, x[size_t(first + i * step)]);
+      }
+      const double scale = round_f16(float((hi - lo) / 15));
+      for (int64_t i = 0; i < 8; ++i) {
+        double& v = x[size_t(first + i * step)];
+        v = std::nearbyint(std::clamp((v - lo) / scale, 0.0, 15.0)) * scale + lo;
+      }
+    };
+    if (place == Place::values)
+      for (int64_t i = 0; i < rows * width; i += 8) code(i);
+    else
+      for (int64_t r = 0; r < rows; r += 8)
+        for (int64_t c = 0; c < width; ++c) code(r * width + c);
+  };
+  double loss = 0;
+  const size_t vocab = size_t(engine.config().vocab_size);
+  for (size_t i = 0; i + 1 < ids.size(); ++i) {
+    const float* row = logits.data() + i * vocab;
+    double sum = 0;
+    for (size_t v = 0; v < vocab; ++v) sum += std::exp(double(row[v]));
+    loss += std::log(sum) - double(row[ids[i + 1]]);
+  }
+  loss /= double(ids.size() - 1);
+  CHECK(loss == Approx(reference.loss(ids, changed)).margin(2e-4));
+  CHECK(std::abs(loss - reference.loss(ids)) > 2e-3);
+  // Of query i, all but what lies behind it: 1 for the first, 96/100 and 83/100 for the last.
+  double share = 0;
+  for (int64_t i = 0; i < 100; ++i)
+    share += double(std::min(i + 1, keys) + std::min(i + 1, values)) / double(2 * (i + 1)) / 100;
+  CHECK(s->reads().exposure() == Approx(share));
+  // Token by token there is nothing ahead.
+  CHECK(run(engine, &kivi, ids, Regime::prefill_encoded, 1) ==
+        run(engine, &kivi, ids, Regime::streaming, 1));
+}
+
 TEST_CASE("engine: KIVI's schedule, prefill of 100 tokens and 28 steps") {
   Folder folder({}, "schedule");
   CpuTransformer engine(folder.path, cpu::Device(1));
@@ -381,6 +441,14 @@ TEST_CASE("engine: clear errors instead of wrong numbers") {
                     Catch::Contains("1025 tokens"));
   engine.forward(*s, fine, Regime::streaming, 0, ignore);
   CHECK_THROWS_AS(engine.forward(*s, fine, Regime::independent, 0, ignore), Error);
+  // A dropped row has no encoding that earlier queries could read.
+  struct Evicts final : KvMethod {
+    KvPolicy policy(KvSide) const override { return {2, 8, 1, false, true, false, true, false}; }
+    void encode(KvSide, int, int64_t, int64_t, const float*, RowSink&) override {}
+  } evicts;
+  auto e = engine.start(&evicts);
+  CHECK_THROWS_WITH(engine.forward(*e, fine, Regime::prefill_encoded, 0, ignore),
+                    Catch::Contains("drops rows"));
   // A method whose groups do not fit its blocks.
   TestKivi kivi;
   kivi.group = 12;

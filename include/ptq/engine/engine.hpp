@@ -38,6 +38,10 @@ enum class Regime {
   // The tokens of this call read each other dense; rows of earlier calls as the cache holds them.
   // Afterwards the cache holds them as the policy says.
   prefill_exact,
+  // Every query of this call reads the rows as the cache holds them after the call: also early
+  // queries read encodings whose statistics include later tokens, which no deployed cache can know.
+  // So ran the study that kivi_seed, kvquant_seed and forge_seed reproduce.
+  prefill_encoded,
   // One fresh pass in float32 without any cache: the reference, marked "cache not read".
   independent,
 };

@@ -231,6 +231,11 @@ class Transformer final : public Engine {
                             " (max_position_embeddings)");
     if (regime == Regime::independent && length > 0)
       throw usage_error("the regime `independent` begins with an empty sequence");
+    const auto& first = cache(r.sequence).layer(0);  // the policy is that of every layer
+    if (regime == Regime::prefill_encoded &&
+        (first.keys.policy().evicts || first.values.policy().evicts))
+      throw usage_error("the regime `prefill-encoded` with a cache that drops rows", {},
+                        "use `streaming`: a dropped row has no encoding to read");
   }
 
   // The forward pass over n rows, those of each piece behind what its cache holds.
@@ -304,7 +309,9 @@ class Transformer final : public Engine {
         std::vector<int64_t> result;
         for (int64_t i = 0; i < p.rows; ++i)
           result.push_back(regime == Regime::streaming ? rows.boundary(p.position + i)
-                                                       : rows.held(p.position));
+                           : regime == Regime::prefill_exact
+                               ? rows.held(p.position)
+                               : rows.boundary(p.position + p.rows - 1));
         return result;
       };
       const std::vector<int64_t> keys = boundaries(cache.keys), values = boundaries(cache.values);

@@ -14,6 +14,7 @@ inline std::string regime_name(Regime regime) {
   switch (regime) {
     case Regime::streaming: return "streaming";
     case Regime::prefill_exact: return "prefill-exact";
+    case Regime::prefill_encoded: return "prefill-encoded";
     case Regime::independent: return "independent";
   }
   return "?";

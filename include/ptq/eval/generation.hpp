@@ -32,7 +32,7 @@ inline void check(const GenerationSettings& s) {
   }
   if (s.regime == Regime::independent) {
     throw usage_error("a continuation cannot be decoded without a cache", "generation: regime",
-                      "use `prefill_exact` or `streaming`");
+                      "use `streaming`, `prefill-exact` or `prefill-encoded`");
   }
 }
 

@@ -57,6 +57,11 @@ inline std::vector<Finding> check_exercised(const Outcome& outcome, const Method
                         "cache not read: the regime `independent` computes every window in one "
                         "fresh pass, so this number says nothing about the cache method"});
   }
+  if (facts.kv && m.value("regime", "") == "prefill-encoded") {
+    findings.push_back({Severity::warning,
+                        "look-ahead: in the regime `prefill-encoded` tokens of a prompt read "
+                        "encodings that were made with later tokens; for reproduction only"});
+  }
   if (facts.kv && !cache_not_read && m.contains("cache")) {
     const Json& cache = m["cache"];
     const double tokens = number(cache, "tokens", 0);

@@ -39,7 +39,7 @@ inline void check(const PasskeySettings& s) {
   }
   if (s.regime == Regime::independent) {
     throw usage_error("an answer cannot be generated without a cache", "passkey: regime",
-                      "use `prefill_exact` or `streaming`");
+                      "use `streaming`, `prefill-exact` or `prefill-encoded`");
   }
 }
 
@@ -94,7 +94,7 @@ inline Outcome passkey(Subject& subject, const PasskeySettings& settings,
   const bool cached = settings.question == "cached";
   // Under prefill_exact a prefilled prompt reads itself densely, so its first answer token says
   // nothing about the cache.
-  const bool first_reads_cache = cached || settings.regime == Regime::streaming;
+  const bool first_reads_cache = cached || settings.regime != Regime::prefill_exact;
 
   Outcome outcome;
   detail::Tally all, all_reference;

@@ -47,7 +47,7 @@ inline void check(const RetrievalSettings& s) {
   }
   if (s.regime == Regime::independent) {
     throw usage_error("an answer cannot be generated without a cache", "retrieval: regime",
-                      "use `prefill_exact` or `streaming`");
+                      "use `streaming`, `prefill-exact` or `prefill-encoded`");
   }
 }
 
@@ -265,7 +265,7 @@ inline Outcome retrieval_suite(Subject& subject, const RetrievalSettings& settin
   detail::check(settings);
   const bool aware = settings.question == "question_aware";
   // A prompt that reads itself in full precision predicts the first answer token without the cache.
-  const bool first_reads_cache = !aware || settings.regime == Regime::streaming;
+  const bool first_reads_cache = !aware || settings.regime != Regime::prefill_exact;
 
   struct Group {  // one task, haystack and length
     std::string task, haystack;

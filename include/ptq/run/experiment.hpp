@@ -86,6 +86,7 @@ inline const std::vector<std::pair<std::string, Regime>>& regime_words() {
   static const std::vector<std::pair<std::string, Regime>> names = {
       {"streaming", Regime::streaming},
       {"prefill-exact", Regime::prefill_exact},
+      {"prefill-encoded", Regime::prefill_encoded},
       {"independent", Regime::independent}};
   return names;
 }
@@ -136,7 +137,7 @@ void visit_settings(eval::PerplexitySettings& s, Visitor& v) {
   v.choice("protocol", s.protocol, {"disjoint", "half_overlap"});
   v.integer("window", s.window, 2, kLongestContext);
   v.integer("max_windows", s.max_windows, 0, kLongestContext);
-  v.regime("regime", s.regime, {"streaming", "prefill-exact", "independent"});
+  v.regime("regime", s.regime, {"streaming", "prefill-exact", "prefill-encoded", "independent"});
 }
 
 template <class Visitor>
@@ -146,7 +147,7 @@ void visit_settings(eval::PasskeySettings& s, Visitor& v) {
   v.integer("context_length", s.context_length, 64, kLongestContext);
   v.integer("max_new_tokens", s.max_new_tokens, 1, 1024);
   v.integer("seed", s.seed, 0, std::numeric_limits<uint32_t>::max());
-  v.regime("regime", s.regime, {"streaming", "prefill-exact"});
+  v.regime("regime", s.regime, {"streaming", "prefill-exact", "prefill-encoded"});
   v.choice("question", s.question, {"cached", "prefilled"});
 }
 
@@ -169,7 +170,7 @@ void visit_settings(eval::RetrievalSettings& s, Visitor& v) {
   v.integer("samples", s.samples, 1, 100000);
   v.integer("max_new_tokens", s.max_new_tokens, 0, 1024);
   v.integer("seed", s.seed, 0, std::numeric_limits<uint32_t>::max());
-  v.regime("regime", s.regime, {"streaming", "prefill-exact"});
+  v.regime("regime", s.regime, {"streaming", "prefill-exact", "prefill-encoded"});
   v.choice("question", s.question, {"context_only", "question_aware"});
   v.boolean("second_question", s.second_question);
 }
@@ -180,7 +181,7 @@ void visit_settings(eval::GenerationSettings& s, Visitor& v) {
   v.integer("samples", s.samples, 1, 1000000);
   v.integer("prompt_tokens", s.prompt_tokens, 1, kLongestContext);
   v.integer("continuation_tokens", s.continuation_tokens, 1, kLongestContext);
-  v.regime("regime", s.regime, {"streaming", "prefill-exact"});
+  v.regime("regime", s.regime, {"streaming", "prefill-exact", "prefill-encoded"});
   v.integer("batch", s.batch, 1, 1024);
 }
 
