@@ -26,12 +26,13 @@ struct Evaluation {
   }
 };
 
-// The name without what the column's title says anyway: "ppl-disjoint" is "disjoint" under PPL, and
-// an evaluation that is called like its kind needs no name.
+// The name without what the column's title says anyway: "ppl-disjoint" is "disjoint" under PPL,
+// "passkey-study" is "study" under Passkey, and an evaluation that is called like its kind needs no
+// name.
 inline std::string short_name(const Evaluation& evaluation) {
   if (evaluation.name == evaluation.kind) return {};
-  const bool repeats = evaluation.kind == "perplexity" && evaluation.name.starts_with("ppl-");
-  return evaluation.name.substr(repeats ? 4 : 0);
+  const std::string prefix = (evaluation.kind == "perplexity" ? "ppl" : evaluation.kind) + "-";
+  return evaluation.name.substr(evaluation.name.starts_with(prefix) ? prefix.size() : 0);
 }
 
 struct Row {
