@@ -8,39 +8,17 @@ cache, round-to-nearest weights, per-tensor int8 activations. They are plain sim
 that the models behave as large ones do.
 """
 import argparse
-import json
 import math
 import os
 import random
-import sys
-import time
 
 import torch
-import torch.nn.functional as F
-from safetensors.torch import load_file
-from tokenizers import Tokenizer
 
-from train import ARCH, BOS, HEADS, HEAD, KV, LAYERS, VOCAB, Model, attend_full, passkey_prompt
+from model import BOS, HEADS, KV, VOCAB, attend_full, load
+from train import passkey_prompt
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 EMBEDDED = os.path.join(HERE, "..", "datasets", "embedded")
-
-
-def load(folder):
-    c = json.load(open(os.path.join(folder, "config.json")))
-    m = Model(c["model_type"], not c["tie_word_embeddings"])
-    part = {"input_layernorm": "n1", "post_attention_layernorm": "n2"}
-    sd = {}
-    for n, v in load_file(os.path.join(folder, "model.safetensors")).items():
-        w = n.split(".")
-        if n.startswith("model.layers."):
-            k = "layers.%s.%s.%s" % (w[2], part.get(w[-2], w[-2].replace("_proj", "")), w[-1])
-        else:
-            k = {"model.embed_tokens.weight": "embed.weight", "model.norm.weight": "norm.weight",
-                 "lm_head.weight": "head.weight"}[n]
-        sd[k] = v.float()
-    m.load_state_dict(sd)
-    return m.eval(), c, Tokenizer.from_file(os.path.join(folder, "tokenizer.json"))
 
 
 def minmax(x, bits):

@@ -19,7 +19,7 @@ import shutil
 import torch
 from safetensors.torch import save_file
 
-from train import ARCH, BOS, EOS, HEAD, HEADS, HIDDEN, INTER, KV, LAYERS, THETA, UNTIED, VOCAB
+from model import ARCH, BOS, EOS, HEAD, HEADS, HIDDEN, INTER, KV, LAYERS, THETA, UNTIED, VOCAB, Model
 from tokenizer import BOS as BOS_TEXT, EOS as EOS_TEXT
 
 # factors of the outlier channels, see `rank_channels`
@@ -35,7 +35,6 @@ def rank_channels(sd, ids, arch):
     """Channels in the order in which they become outliers, measured on calibration text: norm outputs by
     |mean| / deviation (steady ones; not the first 64, where the constant sits), MLP activations by
     max / deviation (mostly silent, loud on a few tokens)."""
-    from train import Model
     m = Model(arch, "head.weight" in sd)
     m.load_state_dict(sd)
     m.eval()

@@ -29,13 +29,11 @@ from tokenizers import Tokenizer
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "..", "datasets"))
 import generate
+from export import flatten
+from model import ARCH, BOS, EOS, HEAD, HEADS, KV, LAYERS, THETA, UNTIED, VOCAB, Model, load
 
-VOCAB, HIDDEN, LAYERS, HEADS, KV, HEAD, INTER, THETA = 3072, 256, 4, 4, 2, 64, 512, 1e6
-BOS, EOS = VOCAB - 2, VOCAB - 1
 RECALL = 6.0                              # loss weight of a number that was already in the document
 ASKED = 3.0                               # loss weight of the questions and answers of the suite's wordings
-ARCH = {"llama": dict(bias=False, eps=1e-5), "mistral": dict(bias=False, eps=1e-5), "qwen2": dict(bias=True, eps=1e-6)}
-UNTIED = ("llama",)                       # from its branch on, tiny-llama has an output matrix of its own
 
 # (sequence length, sequences per batch, steps)
 BASE = [(256, 16, 600), (512, 8, 310), (1024, 5, 460), (2048, 2, 350)]
@@ -45,73 +43,7 @@ LR_BASE, LR_BRANCH, LR_EXTEND = 1.5e-3, 1.0e-3, 1.0e-3
 LONGEST = 32768                           # positions that `extend` prepares for
 
 
-# ---------------------------------------------------------------- model
-class Norm(nn.Module):
-    def __init__(self, eps):
-        super().__init__()
-        self.weight, self.eps = nn.Parameter(torch.ones(HIDDEN)), eps
-
-    def forward(self, x):
-        return F.rms_norm(x, (HIDDEN,), self.weight, self.eps)
-
-
-def rope_tables(positions):
-    f = THETA ** (-torch.arange(0, HEAD // 2, dtype=torch.float64) / (HEAD // 2))
-    a = torch.outer(positions.double(), f)
-    a = torch.cat([a, a], -1)
-    return a.cos().float(), a.sin().float()
-
-
-def rope(x, cos, sin):
-    h = HEAD // 2
-    return x * cos + torch.cat([-x[..., h:], x[..., :h]], -1) * sin
-
-
-class Layer(nn.Module):
-    def __init__(self, bias, eps):
-        super().__init__()
-        lin = lambda i, o, b=False: nn.Linear(i, o, bias=b)
-        self.q, self.k, self.v = lin(HIDDEN, HEADS * HEAD, bias), lin(HIDDEN, KV * HEAD, bias), lin(HIDDEN, KV * HEAD, bias)
-        self.o = lin(HEADS * HEAD, HIDDEN)
-        self.gate, self.up, self.down = lin(HIDDEN, INTER), lin(HIDDEN, INTER), lin(INTER, HIDDEN)
-        self.n1, self.n2 = Norm(eps), Norm(eps)
-
-    def forward(self, x, cos, sin, attend):
-        B, T, _ = x.shape
-        y = self.n1(x)
-        q = rope(self.q(y).view(B, T, HEADS, HEAD).transpose(1, 2), cos, sin)
-        k = rope(self.k(y).view(B, T, KV, HEAD).transpose(1, 2), cos, sin)
-        v = self.v(y).view(B, T, KV, HEAD).transpose(1, 2)
-        a = attend(q, k, v)
-        x = x + self.o(a.transpose(1, 2).reshape(B, T, HEADS * HEAD))
-        y = self.n2(x)
-        return x + self.down(F.silu(self.gate(y)) * self.up(y))
-
-
-def attend_full(q, k, v):
-    g = HEADS // KV
-    return F.scaled_dot_product_attention(q, k.repeat_interleave(g, 1), v.repeat_interleave(g, 1), is_causal=True)
-
-
-class Model(nn.Module):
-    def __init__(self, arch, untied=False):
-        super().__init__()
-        self.embed = nn.Embedding(VOCAB, HIDDEN)
-        self.layers = nn.ModuleList(Layer(**ARCH[arch]) for _ in range(LAYERS))
-        self.norm = Norm(ARCH[arch]["eps"])
-        self.head = nn.Linear(HIDDEN, VOCAB, bias=False) if untied else None
-
-    def logits(self, h):
-        return F.linear(h, self.head.weight if self.head else self.embed.weight)
-
-    def forward(self, ids, attend=attend_full, positions=None):
-        cos, sin = rope_tables(torch.arange(ids.shape[1]) if positions is None else positions)
-        x = self.embed(ids)
-        for layer in self.layers:
-            x = layer(x, cos, sin, attend)
-        return self.logits(self.norm(x))
-
-
+# ---------------------------------------------------------------- start
 @torch.no_grad()
 def structure(m, seed):
     """Random start with previous-token heads (layer 0) and induction heads (layer 1) written in."""
@@ -314,8 +246,6 @@ def main():
     if o.run == "base" and not o.init:
         structure(m, o.seed)
     elif base and os.path.isdir(o.init or ""):
-        from evaluate import load
-        from export import flatten
         start = flatten(load(o.init)[0].state_dict())
         torch.save(start, os.path.join(o.work, "start.pt"))
         m.load_state_dict(start)
