@@ -22,7 +22,7 @@ namespace ptq::report {
 
 void print_text(std::string_view text) {
   std::fwrite(text.data(), 1, text.size(), stdout);
-  if (std::fflush(stdout) != 0) throw environment_error("the report cannot be written");
+  if (std::fflush(stdout) != 0) throw environment_error("standard output cannot be written");
 }
 
 Language language_of(const std::string& word) {
@@ -133,15 +133,16 @@ int tables_command(const Words& words) {
     write_text(out, html_page(report));
     return 0;
   }
+  std::vector<std::string> files;
   try {
-    const std::vector<std::string> files = write_report(report, folder);
-    const std::string where = (std::filesystem::path(folder) / "").string();
-    print_text(fmt::format("\n{}{} (also {})\n", where, files[0],
-                           fmt::join(files.begin() + 1, files.end(), ", ")));
+    files = write_report(report, folder);
   } catch (const Error& error) {
     // The tables above are what was asked for in the first place.
     std::fprintf(stderr, "warning: no report file written: %s\n", error.message().c_str());
+    return 0;
   }
+  print_text(fmt::format("\n{}{} (also {})\n", (std::filesystem::path(folder) / "").string(),
+                         files[0], fmt::join(files.begin() + 1, files.end(), ", ")));
   return 0;
 }
 
