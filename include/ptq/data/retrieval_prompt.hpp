@@ -303,7 +303,7 @@ inline std::string compose(const Parts& parts, const std::vector<std::string>& l
 
 }  // namespace detail
 
-inline constexpr int64_t kSpare = 8;  // tokens
+inline constexpr int64_t kSpare = 8;  // tokens that a length leaves free behind prompt and answer
 
 // A prompt of length - 8 - max_new_tokens tokens (a few less where the tokenizer joins the padding
 // words). Errors: a length that holds no filler.
