@@ -19,20 +19,29 @@ hot=('^attention_kernel<Bf16, 128,' '^linear_dense_kernel<Bf16,' '^linear_packed
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-object=$(ninja -C "$build" -t targets all | sed -n 's/^\(.*engine_cuda\.cu\.o\):.*/\1/p')
-[ -n "$object" ] || { echo "kernels: this build has no CUDA engine (nvcc was not found)" >&2; exit 1; }
-command=$(ninja -C "$build" -t commands "$object" | tail -n 1)
-# -c FILE -o OBJECT and the real and virtual architectures are replaced.
-flags=$(sed -E 's/--generate-code=[^ ]*//g; s/ -MD .*//; s/ -x cu .*//; s/^[^ ]* //' <<<"$command")
-nvcc=${command%% *}
+objects=$(ninja -C "$build" -t targets all |
+  sed -n 's/^\(.*\/ptq-cuda-kernels\.dir\/.*\.cu\.o\):.*/\1/p' | sort)
+[ -n "$objects" ] || { echo "kernels: this build has no CUDA engine (nvcc was not found)" >&2; exit 1; }
+command_of() { ninja -C "$build" -t commands "$1" | tail -n 1; }
+# compile OBJECT ARCHITECTURE: its source once more; -c FILE -o OBJECT and the architectures of the
+# build are replaced.
+compile() {
+  local command flags source
+  command=$(command_of "$1")
+  source=$(sed -E 's/.* -x cu -c ([^ ]+) .*/\1/' <<<"$command")
+  flags=$(sed -E 's/--generate-code=[^ ]*//g; s/ -MD .*//; s/ -x cu .*//; s/^[^ ]* //' <<<"$command")
+  (cd "$build" && eval "${command%% *} $flags -arch=$2 -Xptxas -v -x cu -cubin '$source' -o '$work/cubin'")
+}
 status=0
-for arch in $(grep -oE 'sm_[0-9]+a?' <<<"$command" | sort -u); do
-  # shellcheck disable=SC2086
-  if ! (cd "$build" && eval "$nvcc $flags -arch=$arch -Xptxas -v -x cu -cubin \
-      '$OLDPWD/host/engine_cuda.cu' -o '$work/$arch.cubin'") >"$work/log" 2>&1; then
-    cat "$work/log" >&2
-    exit 1
-  fi
+for arch in $(command_of "${objects%%$'\n'*}" | grep -oE 'sm_[0-9]+a?' | sort -u); do
+  : >"$work/log"
+  for object in $objects; do
+    if ! compile "$object" "$arch" >"$work/one" 2>&1; then
+      cat "$work/one" >&2
+      exit 1
+    fi
+    cat "$work/one" >>"$work/log"
+  done
   # Lines "name|registers|stack|spill stores|spill loads|shared".
   awk '
     /Compiling entry function/ { split($0, part, "\x27"); name = part[2] }
@@ -47,7 +56,7 @@ for arch in $(grep -oE 'sm_[0-9]+a?' <<<"$command" | sort -u); do
       name = ""
     }' "$work/log" | c++filt |
     sed -E 's/^void //; s/ptq::cuda:://g; s/\(anonymous namespace\):://g; s/\((int|bool)\)//g; s/\([^|]*\)\|/|/' |
-    LC_ALL=C sort >"$work/table"
+    LC_ALL=C sort -u >"$work/table"  # a kernel of no template is in several files
   echo
   echo "$arch, $(wc -l <"$work/table") kernels:"
   echo

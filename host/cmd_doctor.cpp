@@ -40,7 +40,7 @@ int doctor_command(const std::vector<std::string>& args) {
   for (const CudaDevice& d : cuda.facts().devices)
     devices.push_back(fmt::format(
         "cuda:{} {}, compute capability {}.{}, {:.1f} of {:.1f} GiB free", devices.size(), d.name,
-        d.major, d.minor, double(d.free) / double(1 << 30), double(d.memory) / double(1 << 30)));
+        d.major, d.minor, double(cuda.free_memory(int(devices.size()))) / double(1 << 30), double(d.memory) / double(1 << 30)));
   json["cuda"] = cuda.usable() ? "used by --device auto" : "not used: " + cuda.why_not();
   json["cuda_engine"] = cuda.file().empty() ? "none" : cuda.file();
   json["cuda_devices"] = devices;

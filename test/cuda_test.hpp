@@ -32,6 +32,7 @@ class OnDevice {
   explicit OnDevice(const std::vector<V>& x)
       : memory_(arena(), cuda::Region::workspace, int64_t(x.size())) {
     queue().copy(memory_.data(), x.data(), x.size() * sizeof(V), cudaMemcpyHostToDevice);
+    queue().synchronize();  // x may be a temporary
   }
   explicit OnDevice(size_t n) : memory_(arena(), cuda::Region::workspace, int64_t(n)) {}
   V* data() const { return memory_.data(); }

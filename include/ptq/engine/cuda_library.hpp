@@ -13,9 +13,9 @@
 namespace ptq {
 
 struct CudaDevice {
-  std::string name;       // "NVIDIA H200"
-  int major, minor;       // compute capability
-  uint64_t memory, free;  // bytes
+  std::string name;  // "NVIDIA H200"
+  int major, minor;  // compute capability
+  uint64_t memory;   // bytes
 };
 
 // What the driver and the library say.
@@ -35,7 +35,8 @@ struct CudaLimits {
 // The one symbol of the library.
 struct CudaLibrary {
   const char* build;  // version and commit: must be the program's own
-  CudaFacts (*facts)();
+  CudaFacts (*facts)();  // touches no device: a process uses one, and a context takes memory
+  uint64_t (*free_memory)(int device);  // bytes; makes the device's context. 0: it does not answer
   // Errors: as of the CPU's engine, and no such device, too little memory.
   std::unique_ptr<Engine> (*make)(const std::string& folder, const EngineOptions& options,
                                   int device);

@@ -36,6 +36,7 @@ class CudaEngine {
                                int device) const {
     return library_->make(folder, options, device);
   }
+  uint64_t free_memory(int device) const { return library_->free_memory(device); }
   CudaLimits limits(int device) const { return library_->limits(device); }
 
  private:

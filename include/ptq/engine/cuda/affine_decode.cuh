@@ -12,6 +12,16 @@ namespace ptq::cuda {
 
 // ---- kernels ----
 
+// Eight numbers to 16-byte aligned memory.
+__device__ __forceinline__ void store8(Bf16* to, const float* x) {
+  *reinterpret_cast<uint4*>(to) = uint4{pack_bf16(x[0], x[1]), pack_bf16(x[2], x[3]),
+                                        pack_bf16(x[4], x[5]), pack_bf16(x[6], x[7])};
+}
+__device__ __forceinline__ void store8(float* to, const float* x) {
+  reinterpret_cast<float4*>(to)[0] = float4{x[0], x[1], x[2], x[3]};
+  reinterpret_cast<float4*>(to)[1] = float4{x[4], x[5], x[6], x[7]};
+}
+
 // Rows [begin, begin + n) of a packed matrix to w [n, columns]. grid (ceil(columns / 8 / 128), n)
 template <class T>
 __global__ void decode_affine_kernel(AffineView v, int64_t begin, T* w) {
@@ -21,6 +31,7 @@ __global__ void decode_affine_kernel(AffineView v, int64_t begin, T* w) {
   AffineReader reader(v, 0);
   reader.read8(begin + blockIdx.y, column, x);
   T* out = w + int64_t(blockIdx.y) * v.columns + column;
+  if (v.columns % 8 == 0) return store8(out, x);
   for (int i = 0; i < 8 && column + i < v.columns; ++i) out[i] = from_float<T>(x[i]);
 }
 

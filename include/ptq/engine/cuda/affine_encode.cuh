@@ -134,14 +134,14 @@ __global__ inline void encode_columns_kernel(const float* x, AffineTarget to, in
   }
 }
 
-// Codes [heads, n, columns] that a method chose. grid (ceil(row_bytes / 128), n, heads)
+// Codes [heads, n, columns] that a method chose. grid (n, ceil(row_bytes / 128), heads)
 __global__ inline void pack_codes_kernel(const uint8_t* codes, AffineTarget to, int64_t n) {
   const AffineView& v = to.view;
-  const int64_t j = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
+  const int64_t j = int64_t(blockIdx.y) * blockDim.x + threadIdx.x;
   if (j >= v.row_bytes) return;
   const int64_t head = blockIdx.z;
-  const_cast<uint8_t*>(v.codes)[head * v.head_codes + (to.row + blockIdx.y) * v.row_bytes + j] =
-      affine_detail::packed_byte(codes + (head * n + blockIdx.y) * v.columns, v.columns, v.bits, j);
+  const_cast<uint8_t*>(v.codes)[head * v.head_codes + (to.row + blockIdx.x) * v.row_bytes + j] =
+      affine_detail::packed_byte(codes + (head * n + blockIdx.x) * v.columns, v.columns, v.bits, j);
 }
 
 // Scales and zero points [heads, groups] that a method chose, from group `first` on.
@@ -179,7 +179,7 @@ inline void pack_affine(Queue& queue, const uint8_t* codes, const float* scale, 
   const int64_t first = v.axis == 1 ? to.row * v.groups : to.row / v.group * v.columns;
   const int64_t groups = v.axis == 1 ? n * v.groups : ceil_div(n, v.group) * v.columns;
   queue.launch("pack_codes", pack_codes_kernel,
-               dim3(unsigned(ceil_div(v.row_bytes, 128)), unsigned(n), unsigned(heads)), dim3(128),
+               dim3(unsigned(n), unsigned(ceil_div(v.row_bytes, 128)), unsigned(heads)), dim3(128),
                0, codes, to, n);
   queue.launch("store_params", store_params_kernel,
                dim3(unsigned(ceil_div(groups, 128)), unsigned(heads)), dim3(128), 0, scale, zero, v,

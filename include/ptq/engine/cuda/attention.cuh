@@ -13,6 +13,8 @@
 // stored, and one for all that a cache can hold (SideView::plain), whose registers are its own.
 #pragma once
 
+#include <algorithm>
+
 #include "ptq/engine/cuda/encoded_read.cuh"
 #include "ptq/engine/cuda/mma.hpp"
 #include "ptq/engine/cuda/queue.hpp"
@@ -433,8 +435,9 @@ inline AttentionPlan plan_attention(int64_t segments, int64_t longest, int64_t h
   // Enough blocks to fill the card twice.
   const int64_t blocks = segments * kv_heads * ceil_div(longest, plan.queries_per_block);
   const int64_t wanted = 2 * int64_t(processors);
-  if (blocks < wanted)
-    plan.splits = int(ceil_div(wanted, blocks) < 32 ? ceil_div(wanted, blocks) : 32);
+  // With 4 key heads and one query, 66 parts fill 132 processors twice.
+  constexpr int64_t kMostSplits = 128;
+  if (blocks < wanted) plan.splits = int(std::min(ceil_div(wanted, blocks), kMostSplits));
   return plan;
 }
 
@@ -445,27 +448,44 @@ void launch_attention(Queue& queue, const AttentionArguments<T>& a, int64_t item
                dim3(kAttentionWarps * kWarpLanes), attention_shared_bytes<T, D>(16 * kRowWarps), a);
 }
 
-// plain: are the views of all segments?
+// Heads of up to D columns. plain: are the views of all segments?
+template <class T, int D>
+void attention_of_width(Queue& queue, const AttentionArguments<T>& a, int64_t items,
+                        const AttentionPlan& plan, bool plain) {
+  if (plain && plan.few)
+    launch_attention<T, D, 1, true>(queue, a, items, plan.splits);
+  else if (plain)
+    launch_attention<T, D, 4, true>(queue, a, items, plan.splits);
+  else if (plan.few)
+    launch_attention<T, D, 1, false>(queue, a, items, plan.splits);
+  else
+    launch_attention<T, D, 4, false>(queue, a, items, plan.splits);
+}
+
+// Half of all compiling goes into these kernels. The engine compiles them in files of their own and
+// with PTQ_CUDA_KERNELS_APART, which keeps every other file from doing it again. `how`: empty or
+// extern.
+#define PTQ_ATTENTION(how, T, D)                                                            \
+  how template void attention_of_width<T, D>(Queue&, const AttentionArguments<T>&, int64_t, \
+                                             const AttentionPlan&, bool);
+#ifdef PTQ_CUDA_KERNELS_APART
+PTQ_ATTENTION(extern, Bf16, 32)
+PTQ_ATTENTION(extern, Bf16, 64)
+PTQ_ATTENTION(extern, Bf16, 128)
+PTQ_ATTENTION(extern, float, 32)
+PTQ_ATTENTION(extern, float, 64)
+PTQ_ATTENTION(extern, float, 128)
+#endif
+
 template <class T>
 void attention(Queue& queue, const AttentionArguments<T>& a, int64_t items,
                const AttentionPlan& plan, bool plain) {
-  const auto with = [&](auto width, auto is_plain) {
-    constexpr int D = decltype(width)::value;
-    constexpr bool kPlain = decltype(is_plain)::value;
-    if (plan.few)
-      launch_attention<T, D, 1, kPlain>(queue, a, items, plan.splits);
-    else
-      launch_attention<T, D, 4, kPlain>(queue, a, items, plan.splits);
-  };
-  const auto with_width = [&](auto width) {
-    plain ? with(width, std::true_type{}) : with(width, std::false_type{});
-  };
   if (a.dim <= 32)
-    with_width(std::integral_constant<int, 32>{});
+    attention_of_width<T, 32>(queue, a, items, plan, plain);
   else if (a.dim <= 64)
-    with_width(std::integral_constant<int, 64>{});
+    attention_of_width<T, 64>(queue, a, items, plan, plain);
   else if (a.dim <= 128)
-    with_width(std::integral_constant<int, 128>{});
+    attention_of_width<T, 128>(queue, a, items, plan, plain);
   else
     throw usage_error("head_dim " + std::to_string(a.dim), "the CUDA engine",
                       "it has attention for head_dim up to 128; use --device cpu");

@@ -124,6 +124,7 @@ class Device {
     }
     w.adopt(state_->arena, state_->queue, std::move(plain), as);
     state_->tensors.release(file, kept(h.file_dtype()));
+    state_->drop_graphs();  // they hold the address of the plain matrix
   }
   Cache cache(const ModelConfig& c, KvMethod* method, DType dense) {
     state_->expect_layers(c.num_hidden_layers);
@@ -162,8 +163,8 @@ class Device {
                              8 * Tables::kAlign;
     moved |= s.tables.begin(size_t(n) * 24 + size_t(s.layers) * per_layer + 4096);
     if (moved) s.drop_graphs();
-    s.key = steady ? 2 * n + s.plain : -1;
-    if (steady) {
+    s.key = steady && !s.queue.synchronous() ? 2 * n + s.plain : -1;
+    if (s.key >= 0) {
       const auto found = s.graphs.find(s.key);
       if (found != s.graphs.end()) {
         s.queue.begin_replay();
@@ -244,7 +245,7 @@ class Device {
   // ---- operations ----
 
   void embed(const Table& table, const Batch& batch, T* x) {
-    with_dense_type(table.dtype, [&](auto kind) {
+    with_kept_type(table.dtype, [&](auto kind) {
       gather_rows(state_->queue, static_cast<const decltype(kind)*>(table.data), batch.ids,
                   batch.rows, table.columns, x);
     });
@@ -269,9 +270,9 @@ class Device {
     const int64_t in = w.in(), out = w.out();
     if (n <= kSmallRows && (!w.packed() || small_linear_reads(w.affine))) {
       if (w.packed()) return linear_small(s.queue, w.affine, bias, x, in, out, n, y);
-      return with_dense_type(w.dense.dtype, [&](auto kind) {
+      return with_kept_type(w.dense.dtype, [&](auto kind) {
         using W = decltype(kind);
-        const DenseWeight<W> weight{static_cast<const W*>(w.dense.data), in % 8 == 0};
+        const DenseWeight<W> weight{static_cast<const W*>(w.dense.data)};
         linear_small(s.queue, weight, bias, x, in, out, n, y);
       });
     }
@@ -280,13 +281,13 @@ class Device {
       return s.gemm.run(s.queue, static_cast<const T*>(w.dense.data), bias, x, n, in, out, y, out);
     // A slice of plain rows at a time.
     const int64_t slice = std::min(out, std::max<int64_t>(64, kSliceElements / in / 64 * 64));
-    T* plain = array(slice * in).data();
+    T* plain = s.room_for_slice(slice * in);
     for (int64_t begin = 0; begin < out; begin += slice) {
       const int64_t rows = std::min(slice, out - begin);
       if (w.packed()) {
         decode_affine(s.queue, w.affine, begin, rows, plain);
       } else {
-        with_dense_type(w.dense.dtype, [&](auto kind) {
+        with_kept_type(w.dense.dtype, [&](auto kind) {
           using W = decltype(kind);
           convert(s.queue, static_cast<const W*>(w.dense.data) + begin * in, rows * in, plain);
         });
@@ -361,6 +362,13 @@ class Device {
 
   // The dtype in which a stored matrix is kept: its own where the kernels take it as it is.
   static DType kept(DType stored) { return std::is_same_v<T, Bf16> ? DType::bf16 : stored; }
+  template <class Fn>
+  static void with_kept_type(DType dtype, const Fn& fn) {
+    if constexpr (std::is_same_v<T, Bf16>)
+      fn(Bf16{});
+    else
+      with_dense_type(dtype, fn);
+  }
 
   // Ends a capture or a replay: the graph runs.
   void flush() {
@@ -467,6 +475,17 @@ class Device {
       home.unchecked = false;
     }
 
+    // One piece of memory for the plain rows of every product that wants some: each waits for the
+    // one before it on the stream, and in a small piece they are still in the second-level cache.
+    T* room_for_slice(int64_t n) {
+      if (n > slice.size()) {
+        drop_graphs();
+        slice = Memory<T>();
+        slice = Memory<T>(arena, Region::workspace, n);
+      }
+      return slice.data();
+    }
+
     void drop_graphs() {
       for (auto& [n, exec] : graphs) cudaGraphExecDestroy(exec);
       graphs.clear();
@@ -486,6 +505,7 @@ class Device {
     int64_t layers = 0;
     Memory<int32_t> not_finite;                 // [layers * 2]
     Memory<float> cosine, sine;                 // [positions, head_dim / 2]
+    Memory<T> slice;                            // see room_for_slice
     bool plain = true;                          // the caches of this pass (SideView::plain)
     std::map<int64_t, cudaGraphExec_t> graphs;  // by key
     std::map<int64_t, size_t> seen;             // by key: bytes of tables of an eager pass

@@ -28,11 +28,14 @@ __global__ void add_kernel(T* x, const T* y, int64_t n) {
   if (i < n) x[i] = from_float<T>(to_float(x[i]) + to_float(y[i]));
 }
 
-// y [n, width] += bias [width], for products that could not add it themselves.
+// y [n, width] += bias [width], rows of y `stride` apart, for products that could not add it
+// themselves.
 template <class T>
-__global__ void add_bias_kernel(T* y, const T* bias, int64_t n, int64_t width) {
+__global__ void add_bias_kernel(T* y, const T* bias, int64_t n, int64_t width, int64_t stride) {
   const int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (i < n * width) y[i] = from_float<T>(to_float(y[i]) + to_float(bias[i % width]));
+  if (i >= n * width) return;
+  T& to = y[i / width * stride + i % width];
+  to = from_float<T>(to_float(to) + to_float(bias[i % width]));
 }
 
 template <class In, class Out>
@@ -52,6 +55,11 @@ void swiglu(Queue& queue, T* gate, const T* up, int64_t n) {
 template <class T>
 void add(Queue& queue, T* x, const T* y, int64_t n) {
   queue.launch("add", add_kernel<T>, blocks_of_256(n), dim3(256), 0, x, y, n);
+}
+template <class T>
+void add_bias(Queue& queue, T* y, const T* bias, int64_t n, int64_t width, int64_t stride) {
+  queue.launch("add_bias", add_bias_kernel<T>, blocks_of_256(n * width), dim3(256), 0, y, bias, n,
+               width, stride);
 }
 template <class In, class Out>
 void convert(Queue& queue, const In* x, int64_t n, Out* y) {

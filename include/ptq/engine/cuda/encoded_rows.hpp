@@ -265,7 +265,9 @@ class EncodedRows final : public RowSink {
     const int64_t old = capacity_;
     const int64_t wanted = rows_ + n + (rows_ + n) / 2;
     capacity_ = ceil_div(wanted, std::max<int64_t>(block_, 16)) * std::max<int64_t>(block_, 16);
-    const auto bigger = [&](auto& memory, int64_t per_head, int64_t old_per_head, bool clear) {
+    // What is written of each head moves; what lies behind it never was.
+    const auto bigger = [&](auto& memory, int64_t per_head, int64_t old_per_head, int64_t written,
+                            bool clear) {
       using V = std::remove_pointer_t<decltype(memory.data())>;
       if (per_head == 0) return;
       Memory<V> fresh(home_->arena, Region::cache, heads_ * per_head);
@@ -276,13 +278,14 @@ class EncodedRows final : public RowSink {
         });
       for (int64_t h = 0; rows_ > 0 && h < heads_; ++h)
         home_->queue.copy(fresh.data() + h * per_head, memory.data() + h * old_per_head,
-                          size_t(old_per_head) * sizeof(V), cudaMemcpyDeviceToDevice);
+                          size_t(written) * sizeof(V), cudaMemcpyDeviceToDevice);
       memory = std::move(fresh);
     };
-    bigger(codes_, capacity_ * row_bytes(), old * row_bytes(), false);
+    bigger(codes_, capacity_ * row_bytes(), old * row_bytes(), rows_ * row_bytes(), false);
     if (stored_ == Stored::affine) {
-      bigger(scales_, groups_of(capacity_), groups_of(old), false);
-      bigger(zeros_, zero_bytes(capacity_), zero_bytes(old), format_.grid != Grid::min);
+      bigger(scales_, groups_of(capacity_), groups_of(old), groups_of(rows_), false);
+      bigger(zeros_, zero_bytes(capacity_), zero_bytes(old), zero_bytes(rows_),
+             format_.grid != Grid::min);
     }
   }
 

@@ -1,7 +1,7 @@
 // y = x W^T + b for plain weights, by cuBLASLt.
 //
 // cuBLAS counts columns first: a row-major W [out, in] is to it a matrix [in, out], so that
-// y^T = op(W)^T x^T with m = out, n = rows, k = in, lda = ldb = in (models.md 3.1).
+// y^T = op(W)^T x^T with m = out, n = rows, k = in, lda = ldb = in.
 #pragma once
 
 #include <cublasLt.h>
@@ -10,6 +10,7 @@
 #include <tuple>
 
 #include "ptq/engine/cuda/arena.hpp"
+#include "ptq/engine/cuda/elementwise.cuh"
 #include "ptq/engine/cuda/numbers.hpp"
 #include "ptq/engine/cuda/queue.hpp"
 
@@ -42,18 +43,23 @@ class Gemm {
   template <class T>
   void run(Queue& queue, const T* w, const T* bias, const T* x, int64_t n, int64_t in, int64_t out,
            T* y, int64_t y_stride) {
-    Plan& plan = plan_for(dtype_of<T>, n, in, out, y_stride, bias != nullptr);
+    const int aligned = alignment(w, x, y);
+    const Plan* plan = &plan_for(dtype_of<T>, n, in, out, y_stride, bias != nullptr, aligned);
+    const bool apart = bias && !plan->found;  // no algorithm adds it: a kernel does, behind
+    if (apart) plan = &plan_for(dtype_of<T>, n, in, out, y_stride, false, aligned);
+    if (!plan->found) check(CUBLAS_STATUS_NOT_SUPPORTED, "cuBLAS: choice of an algorithm");
     queue.enqueue([&](cudaStream_t stream) {
-      if (bias)
-        check(cublasLtMatmulDescSetAttribute(plan.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER,
+      if (bias && !apart)
+        check(cublasLtMatmulDescSetAttribute(plan->operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER,
                                              &bias, sizeof bias),
               "cuBLAS: bias");
       const float one = 1, zero = 0;
-      check(cublasLtMatmul(handle_, plan.operation, &one, w, plan.layouts[0], x, plan.layouts[1],
-                           &zero, y, plan.layouts[2], y, plan.layouts[2], &plan.algorithm,
+      check(cublasLtMatmul(handle_, plan->operation, &one, w, plan->layouts[0], x, plan->layouts[1],
+                           &zero, y, plan->layouts[2], y, plan->layouts[2], &plan->algorithm,
                            workspace_.data(), size_t(workspace_.size()), stream),
             "cublasLtMatmul");
     });
+    if (apart) add_bias(queue, y, bias, n, out, y_stride);
   }
 
  private:
@@ -63,12 +69,21 @@ class Gemm {
     cublasLtMatmulDesc_t operation = nullptr;
     cublasLtMatrixLayout_t layouts[3] = {};  // W, x, y
     cublasLtMatmulAlgo_t algorithm{};
+    bool found = false;  // an algorithm
   };
-  using Key = std::tuple<DType, int64_t, int64_t, int64_t, int64_t, bool>;
+  using Key = std::tuple<DType, int64_t, int64_t, int64_t, int64_t, bool, int>;
+
+  // Bytes that all addresses are multiples of, a power of two up to cuBLAS's own assumption.
+  static int alignment(const void* a, const void* b, const void* c) {
+    const uintptr_t bits = reinterpret_cast<uintptr_t>(a) | reinterpret_cast<uintptr_t>(b) |
+                           reinterpret_cast<uintptr_t>(c) | 256;
+    return int(bits & (~bits + 1));
+  }
 
   // The choice of an algorithm takes tens of microseconds: once per shape.
-  Plan& plan_for(DType dtype, int64_t n, int64_t in, int64_t out, int64_t y_stride, bool bias) {
-    const Key key{dtype, n, in, out, y_stride, bias};
+  Plan& plan_for(DType dtype, int64_t n, int64_t in, int64_t out, int64_t y_stride, bool bias,
+                 int aligned) {
+    const Key key{dtype, n, in, out, y_stride, bias, aligned};
     const auto found = plans_.find(key);
     if (found != plans_.end()) return found->second;
     const cudaDataType_t type = dtype == DType::bf16 ? CUDA_R_16BF : CUDA_R_32F;
@@ -96,14 +111,23 @@ class Gemm {
     const uint64_t workspace = uint64_t(kWorkspace);
     cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
                                          &workspace, sizeof workspace);
+    // Parts of a sum that several blocks make are added in float32, not in the format of y.
+    const uint32_t reduction = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
+    cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+                                         &reduction, sizeof reduction);
+    const uint32_t bytes = uint32_t(aligned);
+    for (const auto operand :
+         {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+          CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES})
+      cublasLtMatmulPreferenceSetAttribute(preference, operand, &bytes, sizeof bytes);
     cublasLtMatmulHeuristicResult_t result{};
     int results = 0;
     const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
         handle_, plan.operation, plan.layouts[0], plan.layouts[1], plan.layouts[2], plan.layouts[2],
         preference, 1, &result, &results);
     cublasLtMatmulPreferenceDestroy(preference);
-    check(status == CUBLAS_STATUS_SUCCESS && results == 0 ? CUBLAS_STATUS_NOT_SUPPORTED : status,
-          "cuBLAS: choice of an algorithm");
+    if (status != CUBLAS_STATUS_NOT_SUPPORTED) check(status, "cuBLAS: choice of an algorithm");
+    plan.found = status == CUBLAS_STATUS_SUCCESS && results > 0;
     plan.algorithm = result.algo;
     return plans_.emplace(key, plan).first->second;
   }

@@ -23,12 +23,12 @@ __device__ __forceinline__ void store_dense(const DenseView& v, int64_t at, floa
     static_cast<float*>(data)[at] = x;
 }
 
-// k, v [rows of the pass, width]; grid (ceil(width / 256), rows, 2). unrotated: are these rows for
+// k, v [rows of the pass, width]; grid (rows, ceil(width / 256), 2). unrotated: are these rows for
 // caches of keys before rotation? The rows of others are left out.
 template <class T>
 __global__ void append_rows_kernel(const T* k, const T* v, const SegmentView* segments,
                                    const int32_t* segment_of_row, int64_t width, bool unrotated) {
-  const int64_t c = int64_t(blockIdx.x) * blockDim.x + threadIdx.x, row = blockIdx.y;
+  const int64_t c = int64_t(blockIdx.y) * blockDim.x + threadIdx.x, row = blockIdx.x;
   if (c >= width) return;
   const SegmentView& s = segments[segment_of_row[row]];
   const SideView& side = blockIdx.z == 0 ? s.keys : s.values;
@@ -40,12 +40,12 @@ __global__ void append_rows_kernel(const T* k, const T* v, const SegmentView* se
 }
 
 // Dense rows [begin, begin + n), as they are stored, to x [heads, n, dim] float32. A number that is
-// not finite sets *flag, where there is one. grid (ceil(dim / 32), n, heads), 32 threads
+// not finite sets *flag, where there is one. grid (n, ceil(dim / 32), heads), 32 threads
 __global__ inline void read_rows_kernel(SideView side, int64_t begin, int64_t n, int64_t dim,
                                         float* x, int32_t* flag) {
-  const int64_t c = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
+  const int64_t c = int64_t(blockIdx.y) * blockDim.x + threadIdx.x;
   if (c >= dim) return;
-  const int64_t position = begin + blockIdx.y, head = blockIdx.z;
+  const int64_t position = begin + blockIdx.x, head = blockIdx.z;
   const DenseView& from = position < side.policy.sink ? side.sinks : side.tail;
   const int64_t at = head * from.head_stride + (position - from.first) * from.row_stride + c;
   float value;
@@ -56,17 +56,17 @@ __global__ inline void read_rows_kernel(SideView side, int64_t begin, int64_t n,
   else
     value = static_cast<const float*>(from.data)[at];
   if (flag && !(fabsf(value) <= 3.4028234663852886e38f)) atomicOr(flag, 1);
-  x[(head * n + blockIdx.y) * dim + c] = value;
+  x[(head * n + blockIdx.x) * dim + c] = value;
 }
 
 // x [heads, n, dim] float32 to dense encoded rows from `row` on. Grid as above.
 __global__ inline void store_rows_kernel(const float* x, DenseView to, int64_t row, int64_t n,
                                          int64_t dim) {
-  const int64_t c = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
+  const int64_t c = int64_t(blockIdx.y) * blockDim.x + threadIdx.x;
   if (c >= dim) return;
   const int64_t head = blockIdx.z;
-  store_dense(to, head * to.head_stride + (row + blockIdx.y) * to.row_stride + c,
-              x[(head * n + blockIdx.y) * dim + c]);
+  store_dense(to, head * to.head_stride + (row + blockIdx.x) * to.row_stride + c,
+              x[(head * n + blockIdx.x) * dim + c]);
 }
 
 // x [rows, dim] <- x H / sqrt(dim) in place, dim a power of two. Reference: ptq::hadamard.
@@ -92,13 +92,13 @@ __global__ inline void hadamard_rows_kernel(float* x, int dim) {
 
 // ---- launchers ----
 
-// n is at most 65535 in all of them: a pass is shorter.
+// Rows lie along x: a request is one pass in most regimes, and only x of a grid goes past 65535.
 
 template <class T>
 void append_rows(Queue& queue, const T* k, const T* v, const SegmentView* segments,
                  const int32_t* segment_of_row, int64_t n, int64_t width) {
   queue.launch("append_rows", append_rows_kernel<T>,
-               dim3(unsigned(ceil_div(width, 256)), unsigned(n), 2), dim3(256), 0, k, v, segments,
+               dim3(unsigned(n), unsigned(ceil_div(width, 256)), 2), dim3(256), 0, k, v, segments,
                segment_of_row, width, false);
 }
 // Keys before rotation.
@@ -106,13 +106,13 @@ template <class T>
 void append_unrotated(Queue& queue, const T* k, const SegmentView* segments,
                       const int32_t* segment_of_row, int64_t n, int64_t width) {
   queue.launch("append_rows", append_rows_kernel<T>,
-               dim3(unsigned(ceil_div(width, 256)), unsigned(n), 1), dim3(256), 0, k, k, segments,
+               dim3(unsigned(n), unsigned(ceil_div(width, 256)), 1), dim3(256), 0, k, k, segments,
                segment_of_row, width, true);
 }
 inline void read_rows(Queue& queue, const SideView& side, int64_t begin, int64_t n, int64_t heads,
                       int64_t dim, float* x, int32_t* flag) {
   queue.launch("read_rows", read_rows_kernel,
-               dim3(unsigned(ceil_div(dim, 32)), unsigned(n), unsigned(heads)), dim3(32), 0, side,
+               dim3(unsigned(n), unsigned(ceil_div(dim, 32)), unsigned(heads)), dim3(32), 0, side,
                begin, n, dim, x, flag);
 }
 inline void hadamard_rows(Queue& queue, float* x, int64_t rows, int64_t dim) {
@@ -122,7 +122,7 @@ inline void hadamard_rows(Queue& queue, float* x, int64_t rows, int64_t dim) {
 inline void store_rows(Queue& queue, const float* x, const DenseView& to, int64_t row, int64_t n,
                        int64_t heads, int64_t dim) {
   queue.launch("store_rows", store_rows_kernel,
-               dim3(unsigned(ceil_div(dim, 32)), unsigned(n), unsigned(heads)), dim3(32), 0, x, to,
+               dim3(unsigned(n), unsigned(ceil_div(dim, 32)), unsigned(heads)), dim3(32), 0, x, to,
                row, n, dim);
 }
 

@@ -6,6 +6,10 @@
 // without a conversion: put below the exponent of 2^bits they read 2^bits + q, so that
 //   sum (q s + z) x = s sum (2^bits + q) x + (z - 2^bits s) sum x
 // costs a shift, a mask and a multiply-add per weight.
+//
+// kAligned: rows of x and of W are whole units of 16 bytes. Known when compiling, so that no branch
+// stands between the loads of an iteration and all of them are in flight together; other shapes,
+// which no model of note has, share one slower kernel for any number of rows.
 #pragma once
 
 #include "ptq/engine/cuda/queue.hpp"
@@ -21,7 +25,6 @@ inline constexpr int kLinearWarps = 4;  // of a block
 template <class W>
 struct DenseWeight {
   const W* data;
-  bool aligned;  // rows begin at multiples of 16 bytes
 };
 
 // The rows of x and where the result goes.
@@ -30,7 +33,6 @@ struct SmallLinear {
   const T *bias, *x;  // [out] or nullptr; [n, in]
   T* y;               // [n, out]
   int in, out, n;
-  bool aligned;  // rows of x begin at multiples of 16 bytes
 };
 
 // ---- kernels ----
@@ -50,11 +52,14 @@ __device__ __forceinline__ void load8(const H* p, float* out) {
   for (int i = 0; i < 8; ++i) out[i] = to_float(H{uint16_t(words[i / 2] >> (i % 2 * 16))});
 }
 // Up to 8 numbers from column c on; the rest is zero.
-template <class H>
-__device__ __forceinline__ void load8(const H* row, int c, int n, bool aligned, float* out) {
-  if (aligned && c + 8 <= n) return load8(row + c, out);
+template <bool kAligned, class H>
+__device__ __forceinline__ void load8(const H* row, int c, int n, float* out) {
+  if constexpr (kAligned) {
+    load8(row + c, out);
+  } else {
 #pragma unroll
-  for (int i = 0; i < 8; ++i) out[i] = c + i < n ? to_float(row[c + i]) : 0.0f;
+    for (int i = 0; i < 8; ++i) out[i] = c + i < n ? to_float(row[c + i]) : 0.0f;
+  }
 }
 
 // The rows of a lane's sums, added up and stored.
@@ -107,7 +112,7 @@ __device__ __forceinline__ float code_above_base(const uint32_t* words, int i, i
 }  // namespace linear_detail
 
 // Dense weights, 8 a lane at a time. grid (ceil(out / 8))
-template <class T, int N, class W>
+template <class T, int N, class W, bool kAligned>
 __global__ void linear_dense_kernel(DenseWeight<W> w, SmallLinear<T> a) {
   using namespace linear_detail;
   const int first = first_output();
@@ -118,12 +123,12 @@ __global__ void linear_dense_kernel(DenseWeight<W> w, SmallLinear<T> a) {
     float x[N][8];
 #pragma unroll
     for (int i = 0; i < N; ++i)
-      load8(a.x + int64_t(i < a.n ? i : 0) * a.in, c, a.in, a.aligned, x[i]);
+      load8<kAligned>(a.x + int64_t(i < a.n ? i : 0) * a.in, c, a.in, x[i]);
 #pragma unroll
     for (int r = 0; r < kOutputsPerWarp; ++r) {
       const int row = first + r < a.out ? first + r : first;
       float v[8];
-      load8(w.data + int64_t(row) * a.in, c, a.in, w.aligned, v);
+      load8<kAligned>(w.data + int64_t(row) * a.in, c, a.in, v);
 #pragma unroll
       for (int i = 0; i < N; ++i)
 #pragma unroll
@@ -136,7 +141,7 @@ __global__ void linear_dense_kernel(DenseWeight<W> w, SmallLinear<T> a) {
 // Packed weights on axis 1 whose groups are multiples of 8 columns, or one per row. kBits: 4, or 0
 // for any. kUnits: units of 8 columns that a lane takes at a time; with 4, groups are multiples of
 // 32 columns and rows of 16 bytes. grid (ceil(out / 8))
-template <class T, int N, int kBits, int kUnits>
+template <class T, int N, int kBits, int kUnits, bool kAligned>
 __global__ void linear_packed_kernel(AffineView w, SmallLinear<T> a) {
   using namespace linear_detail;
   const int first = first_output();
@@ -163,7 +168,7 @@ __global__ void linear_packed_kernel(AffineView w, SmallLinear<T> a) {
       float x[N][8];
 #pragma unroll
       for (int i = 0; i < N; ++i) {
-        load8(a.x + int64_t(i < a.n ? i : 0) * a.in, c + u * 8, a.in, a.aligned, x[i]);
+        load8<kAligned>(a.x + int64_t(i < a.n ? i : 0) * a.in, c + u * 8, a.in, x[i]);
 #pragma unroll
         for (int k = 0; k < 8; ++k) sum[i] += x[i][k];  // columns behind the row are zero
       }
@@ -199,13 +204,10 @@ namespace linear_detail {
 
 template <class T>
 SmallLinear<T> arguments(const T* bias, const T* x, int64_t in, int64_t out, int64_t n, T* y) {
-  return {bias,
-          x,
-          y,
-          int(in),
-          int(out),
-          int(n),
-          in % 8 == 0 && reinterpret_cast<uintptr_t>(x) % 16 == 0};
+  return {bias, x, y, int(in), int(out), int(n)};
+}
+inline bool aligned(const void* x, const void* w, int64_t in) {
+  return in % 8 == 0 && (reinterpret_cast<uintptr_t>(x) | reinterpret_cast<uintptr_t>(w)) % 16 == 0;
 }
 inline dim3 blocks(int64_t out) {
   return dim3(unsigned(ceil_div(out, kLinearWarps * kOutputsPerWarp)));
@@ -229,26 +231,52 @@ void with_rows(int64_t n, const Fn& fn) {
 template <class T, class W>
 void linear_small(Queue& queue, const DenseWeight<W>& w, const T* bias, const T* x, int64_t in,
                   int64_t out, int64_t n, T* y) {
-  linear_detail::with_rows(n, [&](auto rows) {
-    queue.launch("linear_dense", linear_dense_kernel<T, decltype(rows)::value, W>,
-                 linear_detail::blocks(out), dim3(kLinearWarps * kWarpLanes), 0, w,
+  const auto run = [&](auto kernel) {
+    queue.launch("linear_dense", kernel, linear_detail::blocks(out),
+                 dim3(kLinearWarps * kWarpLanes), 0, w,
                  linear_detail::arguments(bias, x, in, out, n, y));
-  });
+  };
+  if (!linear_detail::aligned(x, w.data, in))
+    return run(linear_dense_kernel<T, kSmallRows, W, false>);
+  linear_detail::with_rows(n, [&](auto rows) { run(linear_dense_kernel<T, rows.value, W, true>); });
 }
 template <class T>
 void linear_small(Queue& queue, const AffineView& w, const T* bias, const T* x, int64_t in,
                   int64_t out, int64_t n, T* y) {
   const bool wide = w.bits == 4 && in % 32 == 0 && w.row_bytes % 16 == 0 &&
                     (w.group % 32 == 0 || w.group >= w.columns);
+  const auto run = [&](auto kernel) {
+    queue.launch("linear_packed", kernel, linear_detail::blocks(out),
+                 dim3(kLinearWarps * kWarpLanes), 0, w,
+                 linear_detail::arguments(bias, x, in, out, n, y));
+  };
+  if (!linear_detail::aligned(x, nullptr, in))
+    return run(linear_packed_kernel<T, kSmallRows, 0, 1, false>);
   linear_detail::with_rows(n, [&](auto rows) {
     constexpr int N = decltype(rows)::value;
-    queue.launch("linear_packed",
-                 wide          ? linear_packed_kernel<T, N, 4, 4>
-                 : w.bits == 4 ? linear_packed_kernel<T, N, 4, 1>
-                               : linear_packed_kernel<T, N, 0, 1>,
-                 linear_detail::blocks(out), dim3(kLinearWarps * kWarpLanes), 0, w,
-                 linear_detail::arguments(bias, x, in, out, n, y));
+    if (wide)
+      run(linear_packed_kernel<T, N, 4, 4, true>);
+    else if (w.bits == 4)
+      run(linear_packed_kernel<T, N, 4, 1, true>);
+    else
+      run(linear_packed_kernel<T, N, 0, 1, true>);
   });
 }
+
+// Where kernels are compiled apart (see attention.cuh). `how`: empty or extern.
+#define PTQ_LINEAR_SMALL(how, T, W)                                                          \
+  how template void linear_small(Queue&, const DenseWeight<W>&, const T*, const T*, int64_t, \
+                                 int64_t, int64_t, T*);
+#define PTQ_LINEAR_SMALL_PACKED(how, T)                                                           \
+  how template void linear_small(Queue&, const AffineView&, const T*, const T*, int64_t, int64_t, \
+                                 int64_t, T*);
+#ifdef PTQ_CUDA_KERNELS_APART
+PTQ_LINEAR_SMALL(extern, Bf16, Bf16)
+PTQ_LINEAR_SMALL(extern, float, Bf16)
+PTQ_LINEAR_SMALL(extern, float, F16)
+PTQ_LINEAR_SMALL(extern, float, float)
+PTQ_LINEAR_SMALL_PACKED(extern, Bf16)
+PTQ_LINEAR_SMALL_PACKED(extern, float)
+#endif
 
 }  // namespace ptq::cuda

@@ -82,7 +82,9 @@ inline uint32_t pair(Bf16 low, Bf16 high) { return uint32_t(low.bits) | uint32_t
 inline float half_of(uint32_t word, int high) { return bf16_to_float(uint16_t(word >> 16 * high)); }
 }  // namespace mma_detail
 
+// ldmatrix wants all lanes of the warp, and so do its three stand-ins.
 inline FragmentA load_a(const Bf16* tile, int stride) {
+  __syncwarp();
   const int g = fragment_row(), t = fragment_column();
   FragmentA a;
   for (int i = 0; i < 4; ++i) {
@@ -92,6 +94,7 @@ inline FragmentA load_a(const Bf16* tile, int stride) {
   return a;
 }
 inline void load_b(const Bf16* tile, int stride, FragmentB& left, FragmentB& right) {
+  __syncwarp();
   const int g = fragment_row(), t = fragment_column();
   for (int i = 0; i < 2; ++i) {
     const Bf16 *p = tile + g * stride + t + i * 8, *q = p + 8 * stride;
@@ -100,6 +103,7 @@ inline void load_b(const Bf16* tile, int stride, FragmentB& left, FragmentB& rig
   }
 }
 inline void load_b_transposed(const Bf16* tile, int stride, FragmentB& left, FragmentB& right) {
+  __syncwarp();
   const int g = fragment_row(), t = fragment_column();
   for (int i = 0; i < 2; ++i) {
     const Bf16* p = tile + (t + i * 8) * stride + g;

@@ -24,8 +24,6 @@ inline void check(cudaError_t status, const char* what) {
 
 inline constexpr unsigned kFullMask = 0xFFFFFFFFu;
 inline constexpr int kWarpLanes = 32;
-// Dynamic shared memory beyond this has to be asked for, kernel by kernel.
-inline constexpr size_t kPlainSharedBytes = 48 << 10;
 
 inline int64_t ceil_div(int64_t n, int64_t d) { return (n + d - 1) / d; }
 
@@ -34,10 +32,6 @@ inline int64_t ceil_div(int64_t n, int64_t d) { return (n + d - 1) / d; }
 template <class... P, class... A>
 void launch(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared,
             cudaStream_t stream, A... arguments) {
-  if (shared > kPlainSharedBytes)
-    check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                               cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared)),
-          name);
   kernel<<<grid, block, shared, stream>>>(P(arguments)...);
   check(cudaGetLastError(), name);
 }

@@ -1,8 +1,7 @@
-// The one place where the transformer is instantiated for CUDA, and the symbol of the library.
-#include "ptq/engine/cuda/device.hpp"
+// The symbol of the engine's library.
 #include "ptq/engine/cuda/limits.hpp"
+#include "ptq/engine/cuda/transformer.hpp"
 #include "ptq/engine/cuda_library.hpp"
-#include "ptq/engine/transformer.hpp"
 
 namespace ptq {
 namespace {
@@ -29,11 +28,8 @@ CudaFacts facts() {
   if (!f.why_not.empty()) return f;
   for (int i = 0; i < count; ++i) {
     cudaDeviceProp p{};
-    size_t free_bytes = 0, total = 0;
-    if (cudaGetDeviceProperties(&p, i) != cudaSuccess || cudaSetDevice(i) != cudaSuccess ||
-        cudaMemGetInfo(&free_bytes, &total) != cudaSuccess)
-      continue;
-    f.devices.push_back({p.name, p.major, p.minor, total, free_bytes});
+    if (cudaGetDeviceProperties(&p, i) != cudaSuccess) continue;
+    f.devices.push_back({p.name, p.major, p.minor, p.totalGlobalMem});
   }
   if (f.devices.empty())
     f.why_not = "no device answers";
@@ -41,6 +37,13 @@ CudaFacts facts() {
     f.why_not = "the engine needs compute capability 8.0 or newer, " + f.devices[0].name + " has " +
                 std::to_string(f.devices[0].major) + "." + std::to_string(f.devices[0].minor);
   return f;
+}
+
+uint64_t free_memory(int device) {
+  size_t free_bytes = 0, total = 0;
+  if (cudaSetDevice(device) != cudaSuccess || cudaMemGetInfo(&free_bytes, &total) != cudaSuccess)
+    return 0;
+  return free_bytes;
 }
 
 std::unique_ptr<Engine> make(const std::string& folder, const EngineOptions& options, int device) {
@@ -56,5 +59,5 @@ CudaLimits limits(int device) { return cuda::measure_limits(device); }
 }  // namespace
 }  // namespace ptq
 
-extern "C" __attribute__((visibility("default")))
-const ptq::CudaLibrary ptq_cuda_library = {PTQ_BUILD, ptq::facts, ptq::make, ptq::limits};
+extern "C" __attribute__((visibility("default"))) const ptq::CudaLibrary ptq_cuda_library = {
+    PTQ_BUILD, ptq::facts, ptq::free_memory, ptq::make, ptq::limits};
