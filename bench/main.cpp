@@ -8,9 +8,11 @@
 #include <boost/program_options.hpp>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <filesystem>
 #include <iostream>
 #include <string>
+#include <vector>
 
 #include "limits.hpp"
 #include "machine.hpp"
@@ -30,11 +32,47 @@ namespace {
 constexpr int64_t kLongContext = 32768, kLongSteps = 64;
 
 struct Settings {
-  std::string model, device, compute, json;
+  std::string model, device, compute, json, kernels;
   int threads = 0;
   int64_t long_context = -1;
   SpeedSettings speed;
 };
+
+// Every CUDA kernel alone; what was measured is written also where a kernel takes the device down.
+int run_kernels(const Settings& s) {
+  const std::string device = resolve_device(s.device, code_build());
+  if (device == "cpu")
+    throw usage_error("--kernels measures CUDA kernels", "--device " + s.device,
+                      "leave --device out, or name a GPU: cuda:0");
+  const CudaEngine& cuda = CudaEngine::get(code_build());
+  const int index = std::atoi(device.c_str() + std::string("cuda:").size());
+  const std::string name = cuda.facts().devices[size_t(index)].name;
+  KernelBenchSettings settings;
+  settings.names = kernel_names(s.kernels);
+  fmt::print("{} ({})\n\n", device, name);
+  std::vector<KernelRow> rows;
+  size_t missing = 0;
+  const auto write = [&] {
+    if (!s.json.empty()) write_file_atomic(s.json, kernels_json(name, rows));
+  };
+  try {
+    cuda.kernels(index, settings, [&](const KernelRow& row) {
+      fmt::print("{}\n", kernel_text(row));
+      std::fflush(stdout);
+      rows.push_back(row);
+      missing += !row.error.empty();
+    });
+  } catch (const Error&) {
+    if (!rows.empty()) write();
+    throw;
+  }
+  write();
+  if (missing > 0)
+    throw Error(ExitCode::cells_failed,
+                fmt::format("{} of {} rows were not measured", missing, rows.size()), "--kernels",
+                "each says why; --kernels NAME measures those of a name alone");
+  return 0;
+}
 
 int run(Settings s) {
   const std::string device = resolve_device(s.device, code_build());
@@ -65,6 +103,17 @@ int run(Settings s) {
   return 0;
 }
 
+// `--kernels NAME` as `--kernels=NAME`: the name may be left out, and Boost then wants the sign.
+std::vector<std::string> words_of(int argc, char** argv) {
+  std::vector<std::string> words;
+  for (int i = 1; i < argc; ++i) {
+    words.push_back(argv[i]);
+    if (words.back() == "--kernels" && i + 1 < argc && argv[i + 1][0] != '-')
+      words.back() += std::string("=") + argv[++i];
+  }
+  return words;
+}
+
 }  // namespace
 }  // namespace ptq::bench
 
@@ -83,15 +132,23 @@ int main(int argc, char** argv) {
       "context", po::value(&s.speed.context)->default_value(2048), "tokens of a pass")(
       "long-context", po::value(&s.long_context)->default_value(-1),
       "tokens of the long cache; 0 = leave out, -1 = 32768 on a GPU")(
-      "json", po::value(&s.json), "write the lines to this file, too");
+      "json", po::value(&s.json), "write the lines to this file, too")(
+      "kernels", po::value(&s.kernels)->implicit_value(""),
+      "[NAME,...] instead of all that: every CUDA kernel alone at the shapes of the three 7B "
+      "models, "
+      "or those whose line has a NAME in it; at most 40 s, 4 GB of device memory");
   try {
     po::variables_map map;
-    po::store(po::parse_command_line(argc, argv, options), map);
+    po::store(po::command_line_parser(bench::words_of(argc, argv)).options(options).run(), map);
     po::notify(map);
     if (map.count("help")) {
       std::cout << "ptq-bench: prefill, decode and cache speed beside the measured limits\n\n"
                 << options;
       return 0;
+    }
+    if (map.count("kernels")) {
+      if (map["device"].defaulted()) s.device = "cuda";
+      return bench::run_kernels(s);
     }
     if (s.speed.context < 128) throw usage_error("--context is below 128");
     return bench::run(s);

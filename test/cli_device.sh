@@ -28,6 +28,14 @@ else
   says err "--device cpu runs the same experiment on the processor"
   [ "$(grep -c '^error:' "$work/err")" -eq 1 ] || fail "more than one error for one reason"
   [ -s "$work/out" ] && fail "something was printed before the error"
+  if [ -x "$PTQ_BUILD/bin/ptq-bench" ]; then
+    host=$PTQ_BUILD/bin/ptq-bench run 4 --kernels "linear,rope" --json "$work/kernels.json"
+    says err "no GPU can be used: "
+    [ "$(grep -c '^error:' "$work/err")" -eq 1 ] || fail "more than one error for one reason"
+    [ -e "$work/kernels.json" ] && fail "results were written although nothing could run"
+    host=$PTQ_BUILD/bin/ptq-bench run 2 --kernels --device cpu
+    says err "--kernels measures CUDA kernels"
+  fi
   run 0 "$work/e.toml" --device auto --out "$work/auto"
   grep -rq '"device": "cpu' "$work/auto" || fail "auto did not run on the CPU"
 fi

@@ -1,4 +1,5 @@
 // The symbol of the engine's library.
+#include "ptq/engine/cuda/kernel_list.hpp"
 #include "ptq/engine/cuda/limits.hpp"
 #include "ptq/engine/cuda/transformer.hpp"
 #include "ptq/engine/cuda_library.hpp"
@@ -56,8 +57,12 @@ std::unique_ptr<Engine> make(const std::string& folder, const EngineOptions& opt
 
 CudaLimits limits(int device) { return cuda::measure_limits(device); }
 
+void kernels(int device, const KernelBenchSettings& settings, const KernelRowFn& row) {
+  cuda::measure_kernels(device, settings, row);
+}
+
 }  // namespace
 }  // namespace ptq
 
 extern "C" __attribute__((visibility("default"))) const ptq::CudaLibrary ptq_cuda_library = {
-    PTQ_BUILD, ptq::facts, ptq::free_memory, ptq::make, ptq::limits};
+    PTQ_BUILD, ptq::facts, ptq::free_memory, ptq::make, ptq::limits, ptq::kernels};

@@ -7,6 +7,7 @@
 // forbids is refused and spoils the capture, as the driver does it.
 #pragma once
 
+#include <chrono>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -179,7 +180,11 @@ enum cudaMemcpyKind {
   cudaMemcpyDeviceToDevice
 };
 enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal = 1 };
-enum cudaDeviceAttr { cudaDevAttrMaxSharedMemoryPerBlockOptin = 97 };
+enum cudaDeviceAttr {
+  cudaDevAttrMultiProcessorCount = 16,
+  cudaDevAttrL2CacheSize = 38,
+  cudaDevAttrMaxSharedMemoryPerBlockOptin = 97
+};
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
 inline constexpr unsigned cudaStreamNonBlocking = 1;
 
@@ -198,8 +203,10 @@ inline cudaError_t cudaGetDevice(int* device) {
   *device = 0;
   return cudaSuccess;
 }
-inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
-  *value = int(ptq_shim::Device::get().shared_limit);
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr what, int) {
+  *value = what == cudaDevAttrMultiProcessorCount ? 2
+           : what == cudaDevAttrL2CacheSize       ? 4096
+                                                  : int(ptq_shim::Device::get().shared_limit);
   return cudaSuccess;
 }
 inline cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute, int bytes) {
@@ -348,3 +355,35 @@ void launch(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, size_
   });
 }
 }  // namespace ptq_shim
+
+// ---- events: the time at which a stream came past them; and what a bench asks of a device
+// --------
+
+namespace ptq_shim {
+struct Event {
+  std::chrono::steady_clock::time_point time;
+};
+}  // namespace ptq_shim
+
+using cudaEvent_t = ptq_shim::Event*;
+
+inline cudaError_t cudaEventCreate(cudaEvent_t* e) {
+  *e = new ptq_shim::Event;
+  return cudaSuccess;
+}
+inline cudaError_t cudaEventDestroy(cudaEvent_t e) {
+  delete e;
+  return cudaSuccess;
+}
+inline cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s) {
+  s->enqueue([=] { e->time = std::chrono::steady_clock::now(); });
+  return cudaSuccess;
+}
+inline cudaError_t cudaEventSynchronize(cudaEvent_t) {
+  ptq_shim::run_all_streams();
+  return cudaSuccess;
+}
+inline cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t from, cudaEvent_t to) {
+  *milliseconds = std::chrono::duration<float, std::milli>(to->time - from->time).count();
+  return cudaSuccess;
+}

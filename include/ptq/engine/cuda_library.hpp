@@ -8,9 +8,12 @@
 #include <string>
 #include <vector>
 
-#include "ptq/engine/engine.hpp"
+#include "ptq/engine/kernel_row.hpp"
 
 namespace ptq {
+
+class Engine;
+struct EngineOptions;
 
 struct CudaDevice {
   std::string name;  // "NVIDIA H200"
@@ -34,13 +37,15 @@ struct CudaLimits {
 
 // The one symbol of the library.
 struct CudaLibrary {
-  const char* build;  // version and commit: must be the program's own
+  const char* build;     // version and commit: must be the program's own
   CudaFacts (*facts)();  // touches no device: a process uses one, and a context takes memory
   uint64_t (*free_memory)(int device);  // bytes; makes the device's context. 0: it does not answer
   // Errors: as of the CPU's engine, and no such device, too little memory.
   std::unique_ptr<Engine> (*make)(const std::string& folder, const EngineOptions& options,
                                   int device);
   CudaLimits (*limits)(int device);  // takes some seconds and 2 GiB of the device
+  // Every kernel alone (engine/cuda/kernel_bench.hpp); each row is handed out when it is measured.
+  void (*kernels)(int device, const KernelBenchSettings& settings, const KernelRowFn& row);
 };
 inline constexpr const char* kCudaLibrarySymbol = "ptq_cuda_library";
 inline constexpr const char* kCudaLibraryFile = "libptq-engine-cuda.so";

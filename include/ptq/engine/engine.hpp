@@ -11,6 +11,8 @@
 
 #include "ptq/core/dtype.hpp"
 #include "ptq/encoding/encoding.hpp"
+#include "ptq/engine/kv_policy.hpp"
+#include "ptq/engine/row_score.hpp"
 #include "ptq/model/config.hpp"
 
 namespace ptq {
@@ -48,22 +50,6 @@ enum class Regime {
 
 // One side (keys or values) of the cache of every layer.
 enum class KvSide : int { keys = 0, values = 1 };
-
-// What stays dense; E(t) = block * floor(max(0, t - sink - window) / block) rows after the sinks
-// are encoded when t tokens lie before the query (methods.md 4.0). The flags: PTQ_KV_* and
-// PTQ_PRE_ROPE in plugin.h.
-struct KvPolicy {
-  int64_t sink = 0, window = 0, block = 1;
-  bool pre_rope = false, current = false, hadamard = false, evicts = false, rewrites = false;
-
-  // Does what a query sees depend on the calls before it, so that tokens go one by one?
-  bool step_by_step() const { return evicts || rewrites; }
-
-  PTQ_HD int64_t encoded(int64_t t) const {
-    const int64_t free = t - sink - window;
-    return free <= 0 ? 0 : free / block * block;
-  }
-};
 
 // A CUDA device on which a method may work: enqueue on the stream and return.
 struct CudaPlace {
@@ -165,15 +151,6 @@ struct WeightBytes {
 // [rows, vocab_size] float32, valid during the call only. first_row counts from the first token of
 // the forward call.
 using LogitsFn = std::function<void(int64_t first_row, int64_t rows, const float* logits)>;
-
-// What scoring needs of one row of logits.
-struct RowScore {
-  double log_sum_exp = 0;
-  double kl = 0;       // nats, KL(reference || this row), where there is a reference
-  float target = 0;    // logit of the target
-  int32_t argmax = 0;  // the first maximum
-  bool finite = true;  // false: some logit is not, and the rest means nothing
-};
 
 // One sequence's part of a call. Different requests of one call name different sequences.
 struct Request {

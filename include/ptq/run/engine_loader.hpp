@@ -38,6 +38,9 @@ class CudaEngine {
   }
   uint64_t free_memory(int device) const { return library_->free_memory(device); }
   CudaLimits limits(int device) const { return library_->limits(device); }
+  void kernels(int device, const KernelBenchSettings& settings, const KernelRowFn& row) const {
+    library_->kernels(device, settings, row);
+  }
 
  private:
   explicit CudaEngine(const std::string& build) {

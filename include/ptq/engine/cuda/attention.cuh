@@ -460,6 +460,9 @@ void attention_of_width(Queue& queue, const AttentionArguments<T>& a, int64_t it
     launch_attention<T, D, 1, false>(queue, a, items, plan.splits);
   else
     launch_attention<T, D, 4, false>(queue, a, items, plan.splits);
+  if (plan.splits > 1)
+    queue.launch("merge_attention", merge_attention_kernel<T>, dim3(unsigned(a.rows * a.heads)),
+                 dim3(128), 0, a, plan.splits);
 }
 
 // Half of all compiling goes into these kernels. The engine compiles them in files of their own and
@@ -489,9 +492,6 @@ void attention(Queue& queue, const AttentionArguments<T>& a, int64_t items,
   else
     throw usage_error("head_dim " + std::to_string(a.dim), "the CUDA engine",
                       "it has attention for head_dim up to 128; use --device cpu");
-  if (plan.splits > 1)
-    queue.launch("merge_attention", merge_attention_kernel<T>, dim3(unsigned(a.rows * a.heads)),
-                 dim3(128), 0, a, plan.splits);
 }
 
 }  // namespace ptq::cuda

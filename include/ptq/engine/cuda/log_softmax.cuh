@@ -6,7 +6,7 @@
 
 #include "ptq/engine/cuda/numbers.hpp"
 #include "ptq/engine/cuda/queue.hpp"
-#include "ptq/engine/engine.hpp"
+#include "ptq/engine/row_score.hpp"
 
 namespace ptq::cuda {
 

@@ -7,7 +7,7 @@
 
 #include "ptq/encoding/affine.hpp"
 #include "ptq/engine/cuda/numbers.hpp"
-#include "ptq/engine/engine.hpp"
+#include "ptq/engine/kv_policy.hpp"
 
 namespace ptq::cuda {
 
