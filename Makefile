@@ -1,7 +1,7 @@
 # Thin names for people over the CMake presets. `make help` lists them.
 .DEFAULT_GOAL := build
-.PHONY: help deps need-deps build demo test check format-check header-check asan fuzz bench bundle kernels format \
-        tidy install clean
+.PHONY: help deps need-deps build demo test check format-check header-check asan fuzz bench bundle device-archive kernels \
+        format tidy install clean
 MAKEFLAGS += --no-print-directory
 PREFIX ?= /usr/local
 FUZZ_SECONDS ?= 60
@@ -17,7 +17,7 @@ SOURCES = git ls-files --cached --others --exclude-standard -- \
   '*.h' '*.hpp' '*.inl' '*.c' '*.cpp' '*.cu' '*.cuh'
 
 help: ## Show this list
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 deps: ## Install the Debian packages that are missing; does nothing when all are there
 	@SAY=1; $(install_missing)
@@ -99,6 +99,12 @@ bundle: need-deps ## One folder with all that a GPU machine needs, build/ptq-gpu
 	@[ -f build/cuda/build.ninja ] || cmake --preset cuda
 	@cmake --build --preset cuda --target programs ptq-bench ptq-engine-cuda ptq-cuda-tests
 	@bash bench/bundle.sh build/cuda build/ptq-gpu $(if $(filter no,$(CUDA_LIBS)),--without-cuda)
+
+# One architecture, small; what it is for says bench/device_run.sh.
+device-archive: need-deps ## build/device/gpu.tar.xz, all that one call on a borrowed H100 needs, see docs/cuda.md
+	@[ -f build/device/build.ninja ] || cmake --preset device
+	@cmake --build --preset device --target programs ptq-bench ptq-engine-cuda ptq-cuda-tests
+	@bash bench/device_archive.sh build/device build/device/gpu.tar.xz
 
 kernels: need-deps ## Registers, stack and spills of the CUDA kernels; fails when a hot one spills
 	@[ -f build/build.ninja ] || cmake --preset release

@@ -4,9 +4,6 @@
 # That machine needs x86-64 with AVX2, a glibc at least as new as the one named in MANIFEST.txt, and
 # a driver; nothing is built or installed there. `bash gpu.sh` in the folder runs everything.
 #
-# The compiler's own libraries want the newest glibc of all, so they lie apart, in lib/gcc: gpu.sh uses
-# them where the machine has none that are new enough.
-#
 #   bench/bundle.sh BUILD FOLDER [--without-cuda]
 #
 # BUILD: of the preset `cuda`, whose programs look for libraries in ../lib (DT_RPATH, which holds for
@@ -15,6 +12,7 @@
 # is installed they are found there.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. bench/libraries.bash
 build=$1 folder=$2 cuda=with
 [ "${3:-}" = --without-cuda ] && cuda=without
 
@@ -34,38 +32,7 @@ cp bench/gpu.sh bench/gpu.toml bench/compare_records.py bench/torch_peer.py "$fo
 printf '#!/bin/sh\nexec bash "$(dirname "$0")/bench/gpu.sh" "$@"\n' >"$folder/gpu.sh"
 chmod +x "$folder/gpu.sh"
 
-# Path and name of each library that the loader finds for our files, also for libraries of libraries.
-# Of glibc: what the kernel's loader and it must agree on. Of the driver: libcuda.
-libraries=$(ldd "$build"/bin/ptq-* "$build/lib/libptq-engine-cuda.so" "$build"/plugins/*.so |
-  awk '$2 == "=>" { print $1, $3 }' | sort -u)
-if grep -q ' not$' <<<"$libraries"; then  # "NAME => not found"
-  echo "bundle: not found: $(sed -n 's/ not$//p' <<<"$libraries" | xargs)" >&2
-  exit 1
-fi
-left=
-while read -r name path; do
-  case $name in
-    libc.so.* | libm.so.* | libdl.so.* | libpthread.so.* | librt.so.* | libresolv.so.* | \
-      libutil.so.* | ld-linux* | libcuda.so.*) continue ;;
-    libcublas* | libcudart* | libnvrtc* | libnvJitLink*)
-      if [ $cuda = without ]; then
-        left="$left $name ($(($(stat -L -c %s "$path") / 1000000)) MB)"
-        continue
-      fi ;;
-    libstdc++.so.* | libgcc_s.so.*)
-      cp -L "$path" "$folder/lib/gcc/$name"
-      continue ;;
-  esac
-  cp -L "$path" "$folder/lib/$name"
-done <<<"$libraries"
-
-# newest PREFIX FILE...: the newest symbol version with the prefix that the files ask for.
-newest() {
-  local prefix=$1
-  shift
-  for f in "$@"; do objdump -T "$f"; done 2>/dev/null | grep 'UND' | grep -o "${prefix}_[0-9.]*" | sort -uV |
-    tail -n 1 | sed "s/${prefix}_//"
-}
+copy_libraries $cuda "$folder/lib" "$build"/bin/ptq-* "$build/lib/libptq-engine-cuda.so" "$build"/plugins/*.so
 files=("$folder"/bin/* "$folder"/lib/*.so* "$folder"/plugins/*)
 glibc=$(newest GLIBC "${files[@]}")
 {

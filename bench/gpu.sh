@@ -25,6 +25,11 @@ while [ $# -gt 0 ]; do
   esac
   shift
 done
+case $device in
+  cuda) device=cuda:0 ;;
+  cuda:[0-9] | cuda:[0-9][0-9]) ;;
+  *) echo "gpu.sh: --device $device is neither cuda nor cuda:N" >&2 && exit 2 ;;
+esac
 out=$(realpath -m "${out:-gpu-$(date +%Y%m%d-%H%M%S)}")
 mkdir -p "$out" || exit 1
 cd "$root" || exit 1
@@ -77,9 +82,14 @@ grep -q '^cuda  *used' "$out/doctor.log" || gpu=
 command -v nvidia-smi >/dev/null && step nvidia-smi 60 nvidia-smi
 
 # ---- kernels and engine --------------------------------------------------------------------------
-export CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES:-${device#cuda:}}
-[ "$device" = cuda ] && device=cuda:0
-visible=cuda:0  # the one that is left visible
+# The N-th of those that are visible now; it alone is left, as cuda:0.
+if [ -n "${CUDA_VISIBLE_DEVICES:-}" ]; then
+  CUDA_VISIBLE_DEVICES=$(cut -d , -f $((${device#cuda:} + 1)) <<<"$CUDA_VISIBLE_DEVICES,")
+else
+  CUDA_VISIBLE_DEVICES=${device#cuda:}
+fi
+export CUDA_VISIBLE_DEVICES
+visible=cuda:0
 if [ -z "$gpu" ]; then
   skip kernel-tests "no GPU"
 else

@@ -16,7 +16,6 @@
 
 #include "limits.hpp"
 #include "machine.hpp"
-#include "ptq/core/atomic_file.hpp"
 #include "ptq/core/error.hpp"
 #include "ptq/run/engine_loader.hpp"
 #include "ptq/run/experiment.hpp"
@@ -77,8 +76,10 @@ int run_kernels(const Settings& s) {
 int run(Settings s) {
   const std::string device = resolve_device(s.device, code_build());
   const bool cuda = device != "cpu";
+  if (s.speed.long_only && (s.long_context == 0 || (s.long_context < 0 && !cuda)))
+    throw usage_error("--long-only wants the number of tokens: --long-context");
   const Compute compute = compute_from_word(s.compute, "--compute");
-  Sheet sheet;
+  Sheet sheet(s.json);
   const EngineOptions options{
       s.threads, compute, make_random_weights(random_weights_seed(s.model, false, 0), s.threads)};
   const std::string name = std::filesystem::path(s.model).filename().string();
@@ -99,7 +100,6 @@ int run(Settings s) {
   if (!cuda && !options.random) s.speed.gradients_of = s.model;
   s.speed.threads = s.threads;
   measure_speed(sheet, *engine, limits, s.speed);
-  if (!s.json.empty()) write_file_atomic(s.json, sheet.json().dump(2) + "\n");
   return 0;
 }
 
@@ -132,6 +132,8 @@ int main(int argc, char** argv) {
       "context", po::value(&s.speed.context)->default_value(2048), "tokens of a pass")(
       "long-context", po::value(&s.long_context)->default_value(-1),
       "tokens of the long cache; 0 = leave out, -1 = 32768 on a GPU")(
+      "long-only", po::bool_switch(&s.speed.long_only),
+      "measure only the long cache, with 16 bit and with kivi 2-bit")(
       "json", po::value(&s.json), "write the lines to this file, too")(
       "kernels", po::value(&s.kernels)->implicit_value(""),
       "[NAME,...] instead of all that: every CUDA kernel alone at the shapes of the three 7B "

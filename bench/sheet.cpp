@@ -4,6 +4,8 @@
 
 #include <cstdio>
 
+#include "ptq/core/atomic_file.hpp"
+
 namespace ptq::bench {
 namespace {
 
@@ -37,12 +39,17 @@ void Sheet::row(const std::string& what, double value, const std::string& unit,
       line["met"] = ratio->target->met(ratio->value);
     }
   }
-  json_["lines"].push_back(line);
+  add(line);
 }
 
 void Sheet::skipped(const std::string& what, const std::string& why) {
   fmt::print("{:<50} skipped: {}\n", what, why);
-  json_["lines"].push_back({{"what", what}, {"skipped", why}});
+  add({{"what", what}, {"skipped", why}});
+}
+
+void Sheet::add(const nlohmann::ordered_json& line) {
+  json_["lines"].push_back(line);
+  if (!path_.empty()) write_file_atomic(path_, json_.dump(2) + "\n");
 }
 
 }  // namespace ptq::bench

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "timing.hpp"
 
@@ -26,6 +27,8 @@ struct Ratio {
 
 class Sheet {
  public:
+  // path: of the JSON, empty for none. Written with every line: a run that is cut keeps its lines.
+  explicit Sheet(std::string path = {}) : path_(std::move(path)) {}
   // Prints a line.
   void row(const std::string& what, double value, const std::string& unit,
            const std::optional<Ratio>& ratio, const Timing& t);
@@ -34,9 +37,10 @@ class Sheet {
   // A heading, and a fact for the JSON.
   void fact(const std::string& key, const nlohmann::ordered_json& value) { json_[key] = value; }
 
-  const nlohmann::ordered_json& json() const { return json_; }
-
  private:
+  void add(const nlohmann::ordered_json& line);
+
+  std::string path_;
   nlohmann::ordered_json json_ = {{"lines", nlohmann::ordered_json::array()}};
 };
 

@@ -46,6 +46,10 @@ class Speed {
         plugins_(PluginSet::scan({s.plugins})) {}
 
   void run() {
+    if (s_.long_only) {
+      long_context();
+      return;
+    }
     const double pass = prefill("prefill, last token's logits", 1, target(0.55, true));
     const double plain = prefill("prefill, all logits (perplexity)", s_.context, {});
     const double dense =
@@ -179,6 +183,7 @@ class Speed {
     };
     const Times dense = times("full-precision cache", nullptr, nullptr);
     with_kivi(2, [&](KvMethod* kv) { times("kivi 2-bit", kv, &dense); });
+    if (s_.long_only) return;
     for (const char* name : {"kvquant_lite", "q4_0", "fp8", "forge"})
       if (const auto m = method(name, {})) times(name, m->kv(engine_.config()), &dense);
   }
