@@ -285,6 +285,36 @@ TEST_CASE("cuda: what an encoder may not do is one sentence", "[cuda]") {
   }
 }
 
+TEST_CASE("cuda: a refused answer leaves the rows as they were", "[cuda]") {
+  cuda::CacheHome home{arena(), queue(), {}, nullptr};
+  const auto wrong_codes = [](RowSink& out) {  // of the second head
+    std::vector<uint8_t> codes(size_t(kHeads * 8 * 16), 3);
+    codes.back() = 200;
+    const std::vector<float> scale(size_t(kHeads * 8), 1.0f);
+    out.affine_codes({2, Grid::sym_narrow, 1, 0}, kHeads, 8, 16, codes.data(), scale.data(),
+                     nullptr);
+  };
+  for (const Fill& second :
+       {affine({8, Grid::min, 1, 16}), dense(DType::bf16), codebook({4, ScaleOf::row, true}),
+        lowrank({8, 0, 3, 0.9, false, false, false})}) {
+    cuda::EncodedRows r(home, kHeads, 16, 8, 0, "test"), plain(home, kHeads, 16, 8, 0, "test");
+    r.expect(8, false);
+    CHECK_THROWS_WITH(affine({5, Grid::min, 1, 0})(r, 8, 16, 1), Catch::Contains("bits = 5"));
+    CHECK_THROWS_WITH(wrong_codes(r), Catch::Contains("code 200"));
+    CHECK(!r.filled());
+    CHECK(r.rows() == 0);
+    second(r, 8, 16, 1);
+    plain.expect(8, false);
+    second(plain, 8, 16, 1);
+    CHECK(r.filled());
+    CHECK(r.bytes() == plain.bytes());
+    cuda::SideView v, w;
+    r.describe(v);
+    plain.describe(w);
+    CHECK(read_tile(v, 0, 8, true, 1, 16, 0, 8) == read_tile(w, 0, 8, true, 1, 16, 0, 8));
+  }
+}
+
 namespace {
 
 // A policy for both sides, and what becomes of the rows.

@@ -280,6 +280,12 @@ class AffineRows {
   // numbers that are not finite.
   void append_codes(const uint8_t* codes, const float* scale, const float* zero, int64_t n,
                     const std::string& where) {
+    append_checked(codes, checked_params(codes, scale, zero, n, where), n);
+  }
+  // The two halves of append_codes, for several matrices that take all or nothing.
+  std::vector<AffineParams> checked_params(const uint8_t* codes, const float* scale,
+                                           const float* zero, int64_t n,
+                                           const std::string& where) const {
     if (grid_has_zero(format_.grid) != (zero != nullptr))
       throw usage_error(zero ? "zero points given for a symmetric grid" : "zero points missing",
                         where, "pass zero exactly for the grids min, asym_gptq and asym_awq");
@@ -303,8 +309,11 @@ class AffineRows {
                               std::to_string(format_.bits) + " bits",
                           where + ", row " + std::to_string(i / columns_) + ", column " +
                               std::to_string(i % columns_));
+    return params;
+  }
+  void append_checked(const uint8_t* codes, const std::vector<AffineParams>& params, int64_t n) {
     grow(n);
-    push_params(params.data(), per_append);
+    push_params(params.data(), int64_t(params.size()));
     for (int64_t r = 0; r < n; ++r) store_row(codes + r * columns_);
   }
 

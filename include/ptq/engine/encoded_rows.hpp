@@ -62,8 +62,9 @@ class EncodedRows final : public RowSource, public RowSink {
               const float* x) override {
     accept(batch, rows, columns);
     Affine& heads = affine_store(format);
-    for (int64_t h = 0; h < heads_; ++h) heads[size_t(h)].append(x + h * rows * dim_, rows);
-    rows_ += rows;
+    commit(rows, [&] {
+      for (int64_t h = 0; h < heads_; ++h) heads[size_t(h)].append(x + h * rows * dim_, rows);
+    });
   }
   void affine_codes(const AffineFormat& format, int64_t batch, int64_t rows, int64_t columns,
                     const uint8_t* codes, const float* scale, const float* zero) override {
@@ -73,17 +74,23 @@ class EncodedRows final : public RowSource, public RowSink {
     const auto groups = [](int64_t n, int64_t g) { return g == 0 ? 1 : (n + g - 1) / g; };
     const int64_t per_head =
         f.axis == 1 ? rows * groups(columns, f.group_size) : groups(rows, f.group_size) * columns;
+    std::vector<std::vector<AffineParams>> params;  // all heads are checked before one is stored
     for (int64_t h = 0; h < heads_; ++h)
-      heads[size_t(h)].append_codes(codes + h * rows * dim_, scale + h * per_head,
-                                    zero ? zero + h * per_head : nullptr, rows, where_);
-    rows_ += rows;
+      params.push_back(
+          heads[size_t(h)].checked_params(codes + h * rows * dim_, scale + h * per_head,
+                                          zero ? zero + h * per_head : nullptr, rows, where_));
+    commit(rows, [&] {
+      for (int64_t h = 0; h < heads_; ++h)
+        heads[size_t(h)].append_checked(codes + h * rows * dim_, params[size_t(h)], rows);
+    });
   }
   void dense(DType dtype, int64_t batch, int64_t rows, int64_t columns, const float* x) override {
     accept(batch, rows, columns);
     Dense& heads = store<Dense>([&] { return Dense(size_t(heads_), DenseRows(dtype, dim_)); });
     if (heads[0].dtype() != dtype) throw mixed_formats();
-    for (int64_t h = 0; h < heads_; ++h) heads[size_t(h)].append(x + h * rows * dim_, rows);
-    rows_ += rows;
+    commit(rows, [&] {
+      for (int64_t h = 0; h < heads_; ++h) heads[size_t(h)].append(x + h * rows * dim_, rows);
+    });
   }
   void codebook(const CodebookFormat& format, int64_t batch, int64_t rows, int64_t columns,
                 const uint8_t* codes, const float* levels, const float* scale,
@@ -91,8 +98,7 @@ class EncodedRows final : public RowSource, public RowSink {
     accept(batch, rows, columns);
     CodebookRows& s = store<CodebookRows>([&] { return CodebookRows(format, heads_, dim_); });
     if (!(s.format() == format)) throw mixed_formats();
-    s.append(codes, levels, scale, offset, rows, where_);
-    rows_ += rows;
+    commit(rows, [&] { s.append(codes, levels, scale, offset, rows, where_); });
   }
   void lowrank(const LowRankFormat& format, int64_t batch, int64_t rows, int64_t columns,
                const float* x) override {
@@ -100,22 +106,27 @@ class EncodedRows final : public RowSource, public RowSink {
     check_format(format, rows, where_);
     LowRankRows& s = store<LowRankRows>([&] { return LowRankRows(format, heads_, dim_); });
     if (!(s.format() == format)) throw mixed_formats();
-    s.append(x, rows);
-    rows_ += rows;
+    commit(rows, [&] { s.append(x, rows); });
   }
   void outliers(bool fixed, int64_t batch, int64_t rows, int64_t k, const int32_t* index,
                 const float* value) override {
     if (!filled_ || rows != expected_ || batch != heads_)
       throw Error(ExitCode::cells_failed, "outliers without the encoding that they lie on", where_,
                   "fill the encoding first, then call overlay once");
-    if (!outliers_) {
+    const bool first = !outliers_;
+    if (first) {
       if (rows_ != rows) throw mixed_formats();
       outliers_.emplace(fixed, heads_, dim_, k);
     }
     if (outliers_->fixed() != fixed || (fixed && outliers_->k() != k) ||
         outliers_->rows() + rows != rows_)
       throw mixed_formats();
-    outliers_->append(index, value, rows, k, where_);
+    try {
+      outliers_->append(index, value, rows, k, where_);
+    } catch (...) {
+      if (first) outliers_.reset();  // refused: another form may follow
+      throw;
+    }
   }
   bool filled() const override { return filled_; }
 
@@ -160,7 +171,8 @@ class EncodedRows final : public RowSource, public RowSink {
   LowRankRows& lowrank_matrices() { return std::get<LowRankRows>(store_); }
 
  private:
-  void accept(int64_t batch, int64_t rows, int64_t columns) {
+  // An answer that is refused leaves everything as it was, so that the method may try another.
+  void accept(int64_t batch, int64_t rows, int64_t columns) const {
     if (filled_)
       throw Error(ExitCode::cells_failed, "the encoding was filled twice", where_,
                   "call exactly one function that fills it per block");
@@ -170,6 +182,22 @@ class EncodedRows final : public RowSource, public RowSink {
                       ", " + std::to_string(columns) + "], expected [" + std::to_string(heads_) +
                       ", " + std::to_string(expected_) + ", " + std::to_string(dim_) + "]",
                   where_);
+    if (stored_in_part_)
+      throw Error(ExitCode::resources, "memory ran out while a block was stored", where_);
+  }
+  // Stores checked rows. An Error means that nothing was stored; after anything else (no memory)
+  // some heads may have the rows.
+  template <class Append>
+  void commit(int64_t rows, const Append& append) {
+    stored_in_part_ = true;
+    try {
+      append();
+    } catch (const Error&) {
+      stored_in_part_ = false;
+      throw;
+    }
+    stored_in_part_ = false;
+    rows_ += rows;
     filled_ = true;
   }
   // Either every row has its outliers or none has.
@@ -178,7 +206,7 @@ class EncodedRows final : public RowSource, public RowSink {
   }
   template <class S, class Make>
   S& store(const Make& make) {
-    if (std::holds_alternative<std::monostate>(store_)) store_.emplace<S>(make());
+    if (rows_ == 0) store_.emplace<S>(make());  // also where a first answer was refused
     if (!std::holds_alternative<S>(store_)) throw mixed_formats();
     return std::get<S>(store_);
   }
@@ -220,7 +248,7 @@ class EncodedRows final : public RowSource, public RowSink {
   int64_t heads_, dim_, block_, first_, rows_ = 0, expected_ = 0;
   std::string where_;
   const Rotary* rotary_;
-  bool hadamard_, filled_ = true;
+  bool hadamard_, filled_ = true, stored_in_part_ = false;
   Store store_;
   std::optional<OutlierRows> outliers_;
 };

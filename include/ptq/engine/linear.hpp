@@ -63,19 +63,24 @@ class LinearWeight final : public RowSink {
     return uint64_t(scalars()) * uint64_t(dtype_bytes(file_dtype_));
   }
 
-  // RowSink: called by a weight method, once.
+  // RowSink: called by a weight method, once; an answer that is refused leaves nothing behind.
   void affine(const AffineFormat& format, int64_t batch, int64_t rows, int64_t columns,
               const float* x) override {
-    accept(format, batch, rows, columns).append(x, rows);
+    AffineRows stored = accept(format, batch, rows, columns);
+    stored.append(x, rows);
+    affine_ = std::move(stored);
   }
   void affine_codes(const AffineFormat& format, int64_t batch, int64_t rows, int64_t columns,
                     const uint8_t* codes, const float* scale, const float* zero) override {
-    accept(format, batch, rows, columns).append_codes(codes, scale, zero, rows, name_);
+    AffineRows stored = accept(format, batch, rows, columns);
+    stored.append_codes(codes, scale, zero, rows, name_);
+    affine_ = std::move(stored);
   }
   void dense(DType dtype, int64_t batch, int64_t rows, int64_t columns, const float* x) override {
     check_shape(batch, rows, columns);
-    dense_.emplace(dtype, in_);
-    dense_->append(x, rows);
+    DenseRows stored(dtype, in_);
+    stored.append(x, rows);
+    dense_ = std::move(stored);
   }
   bool filled() const override { return encoded(); }
 
@@ -90,10 +95,11 @@ class LinearWeight final : public RowSink {
                       "], expected [" + std::to_string(out_) + ", " + std::to_string(in_) + "]",
                   name_);
   }
-  AffineRows& accept(const AffineFormat& format, int64_t batch, int64_t rows, int64_t columns) {
+  AffineRows accept(const AffineFormat& format, int64_t batch, int64_t rows,
+                    int64_t columns) const {
     check_shape(batch, rows, columns);
     check_format(format, name_);
-    return affine_.emplace(format, in_);
+    return {format, in_};
   }
 
   std::string name_;

@@ -73,6 +73,7 @@ class EncodedRows final : public RowSink {
     store(Stored::dense);
     if (rows_ > 0 && dense_dtype_ != dtype) throw mixed_formats();
     dense_dtype_ = dtype;
+    if (rows_ == 0) capacity_ = 0;  // a first answer of another form may have been refused
     grow(rows);
     const Staged<float> values(*this, x, heads_ * rows * dim_);
     store_rows(home_->queue, values.data(), dense_view(), rows_, rows, heads_, dim_);
@@ -85,7 +86,7 @@ class EncodedRows final : public RowSink {
     accept(batch, rows, columns);
     expect_on_host("codes");
     store(Stored::codebook);
-    if (!codebook_) codebook_.emplace(*home_, format, heads_, dim_);
+    if (rows_ == 0) codebook_.emplace(*home_, format, heads_, dim_);
     if (!(codebook_->format() == format)) throw mixed_formats();
     codebook_->append(codes, levels, scale, offset, rows, where_);
     finish(rows);
@@ -96,7 +97,7 @@ class EncodedRows final : public RowSink {
     accept(batch, rows, columns);
     check_format(format, rows, where_);
     store(Stored::lowrank);
-    if (!lowrank_) lowrank_.emplace(*home_, format, heads_, dim_);
+    if (rows_ == 0) lowrank_.emplace(*home_, format, heads_, dim_);
     if (!(lowrank_->format() == format)) throw mixed_formats();
     std::vector<float> copy;
     if (on_device_) {
@@ -114,14 +115,20 @@ class EncodedRows final : public RowSink {
       throw Error(ExitCode::cells_failed, "outliers without the encoding that they lie on", where_,
                   "fill the encoding first, then call overlay once");
     expect_on_host("outliers");
-    if (!outliers_) {
+    const bool first = !outliers_;
+    if (first) {
       if (rows_ != rows) throw mixed_formats();
       outliers_.emplace(*home_, fixed, heads_, dim_, k);
     }
     if (outliers_->fixed() != fixed || (fixed && outliers_->k() != k) ||
         outliers_->rows() + rows != rows_)
       throw mixed_formats();
-    outliers_->append(index, value, rows, k, where_);
+    try {
+      outliers_->append(index, value, rows, k, where_);
+    } catch (...) {
+      if (first) outliers_.reset();  // refused: another form may follow
+      throw;
+    }
   }
 
   // Writes what kernels read of it.
@@ -182,7 +189,8 @@ class EncodedRows final : public RowSink {
     Memory<V> copy_;
   };
 
-  void accept(int64_t batch, int64_t rows, int64_t columns) {
+  // An answer that is refused leaves the rows as they were, so that the method may try another.
+  void accept(int64_t batch, int64_t rows, int64_t columns) const {
     if (filled_)
       throw Error(ExitCode::cells_failed, "the encoding was filled twice", where_,
                   "call exactly one function of ptq.encode/1 per block");
@@ -192,7 +200,6 @@ class EncodedRows final : public RowSink {
                       ", " + std::to_string(columns) + "], expected [" + std::to_string(heads_) +
                       ", " + std::to_string(expected_) + ", " + std::to_string(dim_) + "]",
                   where_);
-    filled_ = true;
   }
   // Are the method's own numbers where the CPU's classes check them?
   void expect_on_host(const char* what) const {
@@ -201,7 +208,7 @@ class EncodedRows final : public RowSink {
                   "this host checks a method's own codes and outliers on the CPU: give them there");
   }
   void store(Stored kind) {
-    if (stored_ != Stored::nothing && stored_ != kind) throw mixed_formats();
+    if (rows_ > 0 && stored_ != kind) throw mixed_formats();
     stored_ = kind;
   }
   Error mixed_formats() const {
@@ -224,9 +231,13 @@ class EncodedRows final : public RowSink {
     format_ = f;
     group_ = f.axis == 1 && (f.group_size == 0 || f.group_size > dim_) ? dim_ : f.group_size;
     groups_ = f.axis == 1 ? ceil_div(dim_, group_) : 0;
+    if (rows_ == 0) capacity_ = 0;  // a first answer of another form may have been refused
     grow(rows);
   }
-  void finish(int64_t rows) { rows_ += rows; }
+  void finish(int64_t rows) {
+    rows_ += rows;
+    filled_ = true;
+  }
   AffineTarget target() const { return {affine_view(), rows_}; }
 
   int64_t row_bytes() const {
