@@ -36,7 +36,7 @@ extern "C" {
 
 /* A host accepts a plugin whose major number equals its own; the minor number only informs. */
 #define PTQ_ABI_MAJOR 1u
-#define PTQ_ABI_MINOR 1u
+#define PTQ_ABI_MINOR 2u
 
 #if defined(__GNUC__)
 #define PTQ_EXPORT __attribute__((visibility("default")))
@@ -85,8 +85,8 @@ typedef struct ptq_tensor {
   int32_t device_type, device_id; /* where `data` lives */
   uint64_t flags;                 /* PTQ_READ_ONLY */
   int64_t shape[6];               /* elements; unused entries are 1 */
-  int64_t stride[6];              /* in elements, always set; this host passes and accepts only
-                                     contiguous tensors, last axis fastest */
+  int64_t stride[6];              /* in elements, always set; tensors are contiguous, last axis
+                                     fastest, in both directions */
 } ptq_tensor;
 #define PTQ_READ_ONLY 1u
 
@@ -134,7 +134,8 @@ struct ptq_call {
   void* (*alloc)(const ptq_call* call, int32_t purpose, uint64_t bytes);
   void (*release)(const ptq_call* call, void* memory);
 
-  /* [any thread] Non-zero: stop soon and return PTQ_CANCELLED. Ask about once per second. */
+  /* [any thread] Non-zero: the run is being stopped, or its time is over. Return PTQ_CANCELLED
+     within a second or two, else the process is killed. Ask about once per second. */
   int32_t (*cancelled)(const ptq_call* call);
 
   /* [any thread] A table of host functions by id, e.g. PTQ_ENCODE_1, or NULL when this host does
@@ -156,9 +157,22 @@ typedef struct ptq_options_service {
   const char* (*get_string)(const ptq_call* call, const char* name); /* until create returns */
 } ptq_options_service;
 
+/* ---- host service: progress ---------------------------------------------------------------- */
+
+/* "ptq.progress/1", growing, since 1.2. A call that takes long says so: a host ends a cell that
+   shows no progress for some time (limits.hang_seconds). Tell it about once per second. */
+#define PTQ_PROGRESS_1 "ptq.progress/1"
+typedef struct ptq_progress_service {
+  uint32_t struct_size, reserved;
+  /* [any thread] fraction: 0 to 1, of the call that runs. */
+  void (*report)(const ptq_call* call, double fraction);
+} ptq_progress_service;
+
 /* ---- host service: encodings --------------------------------------------------------------- */
 
-/* The host's storage of one answer. Opaque: filled through ptq.encode/1 only, exactly once. */
+/* The host's storage of one answer. Opaque: filled through ptq.encode/1 only, exactly once. An
+   answer that is refused (the status of the service) leaves it as it was: another may follow. A
+   function that returns PTQ_OK after a refusal has failed. */
 typedef struct ptq_encoding ptq_encoding;
 
 /* How the range of a group becomes scale and zero point. s is the scale, z the zero point, q the

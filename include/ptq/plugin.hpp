@@ -42,6 +42,9 @@ struct Invalid : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+// The run is being stopped; a long loop that calls Call::progress comes here by itself.
+struct Cancelled {};
+
 // A host function has failed and has already recorded its sentence.
 struct HostFailed {
   ptq_status status;
@@ -107,6 +110,17 @@ class Call {
               .overlay(call_, &index, &value, fixed ? 1 : 0, out));
   }
   void log(int level, const std::string& text) const { call_->log(call_, level, text.c_str()); }
+  // Must this call end soon?
+  bool cancelled() const { return call_->cancelled(call_) != 0; }
+  // For long loops, about once per second: shows the host that there is life (fraction: 0 to 1, of
+  // this call), and throws Cancelled when the call must end.
+  void progress(double fraction) const {
+    // A host older than 1.2 does not have it, and looks at the clock only.
+    if (const auto* s =
+            static_cast<const ptq_progress_service*>(call_->service(call_, PTQ_PROGRESS_1)))
+      s->report(call_, fraction);
+    if (cancelled()) throw Cancelled{};
+  }
 
  private:
   template <class Service>
@@ -227,6 +241,8 @@ ptq_status guarded(const ptq_call* call, Fn&& fn) noexcept {
     return PTQ_OK;
   } catch (const HostFailed& e) {
     return e.status;
+  } catch (const Cancelled&) {
+    return call->fail(call, PTQ_CANCELLED, "the call was stopped as the host asked");
   } catch (const Invalid& e) {
     return call->fail(call, PTQ_INVALID, e.what());
   } catch (const std::bad_alloc&) {

@@ -66,6 +66,11 @@ FIELD(ptq_options_service, get_int, 8, 8);
 FIELD(ptq_options_service, get_float, 16, 8);
 FIELD(ptq_options_service, get_string, 24, 8);
 
+STRUCT(ptq_progress_service, 16, 8);
+FIELD(ptq_progress_service, struct_size, 0, 4);
+FIELD(ptq_progress_service, reserved, 4, 4);
+FIELD(ptq_progress_service, report, 8, 8);
+
 STRUCT(ptq_affine, 24, 8);
 FIELD(ptq_affine, struct_size, 0, 4);
 FIELD(ptq_affine, bits, 4, 4);
@@ -181,4 +186,4 @@ FIELD(ptq_plugin, name, 32, 8);
 FIELD(ptq_plugin, license, 40, 8);
 FIELD(ptq_plugin, build, 48, 8);
 
-static_assert(PTQ_ABI_MAJOR == 1 && PTQ_ABI_MINOR == 1, "add the new fields here");
+static_assert(PTQ_ABI_MAJOR == 1 && PTQ_ABI_MINOR == 2, "add the new fields here");
