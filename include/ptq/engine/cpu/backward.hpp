@@ -18,6 +18,7 @@
 #include "ptq/encoding/dense.hpp"
 #include "ptq/engine/backward.hpp"
 #include "ptq/engine/cpu/attention_gradient.hpp"
+#include "ptq/engine/cpu/blas_memory.hpp"
 #include "ptq/engine/cpu/gradient_ops.hpp"
 #include "ptq/engine/linear.hpp"
 #include "ptq/model/config.hpp"
@@ -37,6 +38,7 @@ class BackwardPass final : public Gradients<Real> {
         config_(load_config(folder)),
         random_(std::move(random)) {
     openblas_set_num_threads(1);
+    require_blas_memory(pool_->size());
     if (!random_) files_.emplace(folder).check_tensors(config_);
     const ModelConfig& c = config_;
     const int64_t h = c.hidden_size, q = c.num_attention_heads * c.head_dim,

@@ -19,6 +19,7 @@
 
 #include "ptq/core/threads.hpp"
 #include "ptq/engine/cpu/attention.hpp"
+#include "ptq/engine/cpu/blas_memory.hpp"
 #include "ptq/engine/cpu/simd.hpp"
 #include "ptq/engine/linear.hpp"
 
@@ -89,6 +90,7 @@ class Device {
   explicit Device(int threads, Compute compute = Compute::fp32)
       : pool_(std::make_unique<ThreadPool>(threads)), bf16_(compute == Compute::bf16) {
     openblas_set_num_threads(1);
+    require_blas_memory(pool_->size());
   }
 
   ThreadPool& pool() { return *pool_; }
