@@ -52,7 +52,7 @@ int doctor_command(const std::vector<std::string>& args) {
     methods.push_back(method.name + " " + method.version + " (" + method.plugin_file + ")");
   }
   for (const SkippedFile& file : plugins.skipped()) {
-    skipped.push_back(file.path.string() + ": " + file.reason);
+    skipped.push_back(safe_text(file.path.string()) + ": " + file.reason);
   }
   json["plugin_folders"] = folders;
   json["methods"] = methods;

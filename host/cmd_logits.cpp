@@ -1,10 +1,12 @@
 // ptq-host logits: the logits of one sequence, for comparison with other implementations.
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdio>
 #include <limits>
 #include <memory>
+#include <new>
 #include <sstream>
 
 #include "arguments.hpp"
@@ -16,6 +18,9 @@
 #include "ptq/engine/engine.hpp"
 #include "ptq/model/safetensors.hpp"
 #include "ptq/model/tokenizer.hpp"
+#include "ptq/results/record.hpp"
+#include "ptq/run/apart.hpp"
+#include "ptq/run/cancel.hpp"
 #include "ptq/run/engine_loader.hpp"
 #include "ptq/run/experiment.hpp"
 #include "ptq/run/lookup.hpp"
@@ -78,7 +83,7 @@ std::unique_ptr<MethodInstance> make_method(const Arguments& arguments) {
   const MethodInfo* info = plugins.find(name);
   if (info == nullptr) {
     throw usage_error("no installed plugin has a method `" + name + "`", "--method",
-                      did_you_mean(name, names));
+                      did_you_mean(name, names) + skipped_text(plugins));
   }
   ConfigNode given;
   for (const std::string& setting : list_of(arguments, "set")) apply_setting(given, setting);
@@ -88,29 +93,8 @@ std::unique_ptr<MethodInstance> make_method(const Arguments& arguments) {
       uint64_t(integer_of(arguments, "seed", 0, 0, std::numeric_limits<int64_t>::max())));
 }
 
-}  // namespace
-
-int logits_command(const std::vector<std::string>& args) {
-  if (wants_help(args, kHelp)) return 0;
-  namespace po = boost::program_options;
-  Options options;
-  auto add = options.add_options();
-  for (const char* name :
-       {"model", "ids", "text", "out", "method", "regime", "seed", "threads", "compute"}) {
-    add(name, po::value<std::string>());
-  }
-  add("set", po::value<std::vector<std::string>>())("plugins",
-                                                    po::value<std::vector<std::string>>());
-  add("device", po::value<std::string>()->default_value("auto"));
-  const Arguments arguments = parse_arguments(args, options);
-  for (const char* name : {"model", "out"}) {
-    if (text_of(arguments, name).empty()) {
-      throw usage_error("--" + std::string(name) + " is missing", "", "--help shows two examples");
-    }
-  }
-  if (arguments.count("ids") + arguments.count("text") != 1) {
-    throw usage_error("either --ids or --text must be given", "", "--help shows two examples");
-  }
+// Computes the logits, writes the file, and gives the line to print.
+std::string write_logits(const Arguments& arguments) {
   const std::string device = resolve_device(text_of(arguments, "device"), code_build());
   const std::unique_ptr<MethodInstance> method = make_method(arguments);
   const std::string word = text_of(arguments, "regime");
@@ -147,9 +131,77 @@ int logits_command(const std::vector<std::string>& args) {
   write_safetensors(text_of(arguments, "out"),
                     {{"logits", DType::f32, {tokens, vocab}, logits.data()},
                      {"ids", DType::i64, {tokens}, wide.data()}});
-  fmt::print("{} tokens x {} logits, regime {}, compute {}, exposure {:.3f}: {}\n", tokens, vocab,
-             regime_word(regime), compute_word(engine_options.compute),
-             sequence->reads().exposure(), text_of(arguments, "out"));
+  if (method) {
+    for (const std::string& change : method->settle()) fmt::print(stderr, "warning: {}\n", change);
+  }
+  return fmt::format("{} tokens x {} logits, regime {}, compute {}, exposure {:.3f}: {}\n", tokens,
+                     vocab, regime_word(regime), compute_word(engine_options.compute),
+                     sequence->reads().exposure(), text_of(arguments, "out"));
+}
+
+// The same in a child process: a plugin that crashes or ends it costs a sentence, not the reason.
+std::string write_logits_apart(const Arguments& arguments) {
+  ApartSettings settings;
+  settings.quiet = false;
+  const ApartEnd end = Apart::run(settings, [&] {
+    ::dup2(2, 1);  // what a plugin prints is no answer of ours
+    Cancel::install_handlers();
+    Json answer;
+    try {
+      answer["text"] = write_logits(arguments);
+    } catch (const Error& e) {
+      answer = {{"code", int(e.code())},
+                {"message", e.message()},
+                {"where", e.where()},
+                {"hint", e.hint()}};
+    } catch (const std::bad_alloc&) {
+      answer = {{"code", int(ExitCode::resources)},
+                {"message", "out of memory"},
+                {"where", ""},
+                {"hint", ""}};
+    }
+    return json_text(answer);
+  });
+  if (end.how != ApartEnd::How::answered) {
+    const std::string method = text_of(arguments, "method");
+    throw Error(ExitCode::cells_failed,
+                method.empty()
+                    ? "the process that computes the logits has no answer: it " + end.reason()
+                    : "method `" + method + "` " + end.reason(),
+                "",
+                "no logits were written" +
+                    std::string(method.empty() ? "" : "; ptq-host check says more of a plugin"));
+  }
+  const Json answer = Json::parse(end.answer);
+  if (answer.contains("text")) return answer["text"].get<std::string>();
+  throw Error(ExitCode(answer["code"].get<int>()), answer["message"].get<std::string>(),
+              answer["where"].get<std::string>(), answer["hint"].get<std::string>());
+}
+
+}  // namespace
+
+int logits_command(const std::vector<std::string>& args) {
+  if (wants_help(args, kHelp)) return 0;
+  namespace po = boost::program_options;
+  Options options;
+  auto add = options.add_options();
+  for (const char* name :
+       {"model", "ids", "text", "out", "method", "regime", "seed", "threads", "compute"}) {
+    add(name, po::value<std::string>());
+  }
+  add("set", po::value<std::vector<std::string>>())("plugins",
+                                                    po::value<std::vector<std::string>>());
+  add("device", po::value<std::string>()->default_value("auto"));
+  const Arguments arguments = parse_arguments(args, options);
+  for (const char* name : {"model", "out"}) {
+    if (text_of(arguments, name).empty()) {
+      throw usage_error("--" + std::string(name) + " is missing", "", "--help shows two examples");
+    }
+  }
+  if (arguments.count("ids") + arguments.count("text") != 1) {
+    throw usage_error("either --ids or --text must be given", "", "--help shows two examples");
+  }
+  fmt::print("{}", write_logits_apart(arguments));
   return 0;
 }
 

@@ -6,6 +6,8 @@
 #include "arguments.hpp"
 #include "commands.hpp"
 #include "plugin_folders.hpp"
+#include "ptq/core/error.hpp"
+#include "ptq/core/safe_text.hpp"
 #include "ptq/results/record.hpp"
 #include "ptq/run/plugins.hpp"
 
@@ -113,29 +115,29 @@ int methods_command(const std::vector<std::string>& args) {
   for (const auto& folder : folders) searched += "\n    looked in " + folder.string();
   if (methods.empty() && !name.empty()) {
     throw usage_error("no installed plugin has a method `" + name + "`", "",
-                      did_you_mean(name, names) + searched);
+                      did_you_mean(name, names) + searched + skipped_text(plugins));
   }
   if (arguments["json"].as<bool>()) {
     Json json = {{"methods", Json::array()}, {"skipped", Json::array()}};
     for (const MethodInfo& method : methods) json["methods"].push_back(method_json(method));
     for (const SkippedFile& file : plugins.skipped()) {
-      json["skipped"].push_back({{"file", file.path.string()}, {"reason", file.reason}});
+      json["skipped"].push_back({{"file", safe_text(file.path.string())}, {"reason", file.reason}});
     }
     fmt::print("{}\n", json_text(json, 2));
-    return 0;
+    return methods.empty() ? int(ExitCode::environment) : 0;
   }
   if (!name.empty()) {
     print_method(methods.front());
     return 0;
   }
   if (methods.empty()) {
-    fmt::print("No method is installed.{}\n", searched);
-  } else {
-    print_table(methods);
-    fmt::print("\nOptions of one: ptq-host methods {}\n", methods.front().name);
+    throw environment_error("no method is installed", "",
+                            "plugins are *.so files" + searched + skipped_text(plugins));
   }
+  print_table(methods);
+  fmt::print("\nOptions of one: ptq-host methods {}\n", methods.front().name);
   for (const SkippedFile& file : plugins.skipped()) {
-    fmt::print(stderr, "skipped {}: {}\n", file.path.string(), file.reason);
+    fmt::print(stderr, "skipped {}: {}\n", safe_text(file.path.string()), file.reason);
   }
   return 0;
 }

@@ -1,5 +1,7 @@
 // ptq-host: dispatches to its commands; every error ends here as one message and an exit code.
 #include <fcntl.h>
+#include <signal.h>
+#include <unistd.h>
 
 #include <cstdio>
 #include <exception>
@@ -10,6 +12,7 @@
 #include "commands.hpp"
 #include "ptq/core/error.hpp"
 #include "ptq/core/suggest.hpp"
+#include "ptq/engine/cpu/blas_memory.hpp"
 #include "ptq/plugin.h"
 
 namespace {
@@ -80,6 +83,20 @@ int dispatch(std::vector<std::string> words) {
   return run_command(words);
 }
 
+// Before the libraries begin: the BLAS takes its first buffer when it is loaded, see
+// blas_memory.hpp. Nothing but the system's functions can be used here.
+void require_first_buffer(int, char**, char**) {
+  if (address_space_has(kBlasBuffer)) return;
+  constexpr char kMessage[] =
+      "error: the limit of the address space is too small for this program\n"
+      "  --> ulimit -v\n"
+      "  hint: it takes about 200 MiB without a model; ulimit -v unlimited\n";
+  if (::write(2, kMessage, sizeof kMessage - 1) < 0) ::_exit(int(ExitCode::resources));
+  ::_exit(int(ExitCode::resources));
+}
+__attribute__((section(".preinit_array"),
+               used)) void (*const before_libraries)(int, char**, char**) = require_first_buffer;
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -87,6 +104,7 @@ int main(int argc, char** argv) {
   for (int fd = 0; fd <= 2; ++fd) {
     if (::fcntl(fd, F_GETFD) < 0 && ::open("/dev/null", O_RDWR) != fd) return 1;
   }
+  ::signal(SIGCHLD, SIG_DFL);  // who started us may ignore it; the ends of children must be told
   try {
     const int code = dispatch({argv + 1, argv + argc});
     if (std::fflush(stdout) != 0) {

@@ -100,7 +100,7 @@ Plan make_plan(const PlanRequest& request) {
   if (folders.empty()) searched += " no folder (none of the usual ones exists)";
   for (const SkippedFile& file : plugins.skipped()) {
     plan.plugin_notes.push_back(
-        fmt::format("skipped {}: {}", fs::path(file.path).string(), file.reason));
+        fmt::format("skipped {}: {}", safe_text(file.path.string()), file.reason));
     searched += "\n    " + plan.plugin_notes.back();
   }
   plan.grid.methods = resolve_methods(plan.experiment, plugins.methods(), searched, problems);

@@ -5,6 +5,7 @@
 #include <sstream>
 
 #include "ptq/core/error.hpp"
+#include "ptq/core/safe_text.hpp"
 
 namespace ptq {
 namespace fs = std::filesystem;
@@ -43,6 +44,14 @@ std::vector<fs::path> plugin_folders(const std::vector<std::string>& given) {
     if (std::find(folders.begin(), folders.end(), real) == folders.end()) folders.push_back(real);
   }
   return folders;
+}
+
+std::string skipped_text(const PluginSet& plugins) {
+  std::string text;
+  for (const SkippedFile& file : plugins.skipped()) {
+    text += "\n    skipped " + safe_text(file.path.string()) + ": " + file.reason;
+  }
+  return text;
 }
 
 }  // namespace ptq

@@ -1,4 +1,6 @@
 // The loader and the host's side of the interface, on the real plugins and on wrong ones.
+#include <sys/stat.h>
+
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <filesystem>
@@ -174,6 +176,26 @@ TEST_CASE("plugins: files that cannot be used are skipped with a reason") {
   CHECK(texts.skipped().size() == 2);
   CHECK_THAT(skip_reason(texts, "text.so"), Catch::Contains("cannot be loaded"));
   fs::remove_all(folder);
+}
+
+TEST_CASE("plugins: what is no file is skipped, and looking loads nothing here") {
+  const fs::path folder = fs::temp_directory_path() / ("ptq-test-ff-" + std::to_string(::getpid()));
+  fs::create_directories(folder / "folder.so");
+  REQUIRE(::mkfifo((folder / "pipe.so").c_str(), 0600) == 0);
+  fs::create_symlink("nowhere", folder / "dangling.so");
+  const PluginSet set = PluginSet::scan({folder});
+  CHECK_THAT(skip_reason(set, "folder.so"), Catch::Contains("is no file but a folder"));
+  CHECK_THAT(skip_reason(set, "pipe.so"), Catch::Contains("is no file but a pipe"));
+  CHECK_THAT(skip_reason(set, "dangling.so"), Catch::Contains("cannot be read"));
+  fs::remove_all(folder);
+  const MethodInfo* kivi = real_plugins().find("kivi");
+  REQUIRE(kivi);
+  CHECK(kivi->table == nullptr);  // it was loaded elsewhere
+  // What comes back is what the plugin says.
+  const std::vector<MethodInfo> own = PluginSet::load(kivi->plugin_file);
+  REQUIRE(own.size() == 1);
+  CHECK(own[0].table != nullptr);
+  CHECK(describe(own) == describe({*kivi}));
 }
 
 TEST_CASE("plugins: a method that misbehaves is named") {

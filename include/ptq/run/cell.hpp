@@ -236,14 +236,23 @@ struct Evaluate {
 }  // namespace cell_detail
 
 // Runs the cell and writes samples.jsonl, result.md and, last, record.json into job.attempt.
-// progress(fraction, note): fraction of the whole cell.
+// report(fraction, note): fraction of the whole cell; from any thread.
 inline void run_cell(const CellJob& job,
-                     const std::function<void(double, const std::string&)>& progress) {
+                     const std::function<void(double, const std::string&)>& report) {
   using cell_detail::Stopwatch;
   Record record = job.record;
   record.started_at = utc_time();
   const Stopwatch whole;
 
+  // What a method reports of one long call is progress of the cell: its share does not move, but
+  // the cell is alive.
+  double shown = 0;
+  std::string doing;
+  const auto progress = [&](double fraction, const std::string& note) {
+    shown = fraction;
+    doing = note;
+    report(fraction, note);
+  };
   progress(0, "loading");
   const Tokenizer tokenizer = load_tokenizer(job.model_folder, job.random_seed.has_value());
   const EngineOptions options{job.threads, job.compute,
@@ -255,6 +264,11 @@ inline void run_cell(const CellJob& job,
   const auto engine = open();
   record.environment["device"] = engine->device();
   cell_detail::Methods methods = cell_detail::make_methods(job, engine->config());
+  for (const auto& instance : methods.instances) {
+    instance->on_progress([&, name = instance->info().name](double fraction) {
+      report(shown, doing + " (" + name + ": " + std::to_string(int(100 * fraction)) + " %)");
+    });
+  }
   // Divergence is measured against full precision in lock step. Where the method leaves the weights
   // alone, the same engine with a full-precision cache is that reference.
   std::unique_ptr<Engine> second;
@@ -305,6 +319,7 @@ inline void run_cell(const CellJob& job,
   for (const auto& instance : methods.instances) {
     scratch += instance->peak_scratch();
     bookkeeping += instance->peak_bookkeeping();
+    for (const std::string& change : instance->settle()) record.warnings.push_back(change);
   }
   record.metrics["memory"] = {{"peak_resident_bytes", peak_resident_bytes()},
                               {"plugin_scratch_peak_bytes", scratch},

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <algorithm>
+#include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -12,11 +14,15 @@
 #include <nlohmann/json.hpp>
 #include <string>
 #include <unordered_map>
+#include <vector>
 
 #include "ptq/core/error.hpp"
+#include "ptq/core/safe_text.hpp"
 #include "ptq/encoding/encoding.hpp"
 #include "ptq/engine/engine.hpp"
 #include "ptq/plugin.h"
+#include "ptq/run/cancel.hpp"
+#include "ptq/run/surroundings.hpp"
 
 namespace ptq {
 
@@ -36,12 +42,79 @@ class HostSide {
 
   const nlohmann::ordered_json& options() const { return options_; }
 
+  // Gets what a method reports through ptq.progress/1: a fraction of the call that runs. Any
+  // thread.
+  std::function<void(double)> on_progress;
+
   // Runs fn(call) and turns whatever comes back into an Error that names the method, the function
   // and the place. `place` is only asked when something is wrong.
   // on: the device whose memory the tensors of this call are in; nullptr: the host.
   void invoke(const char* function, const std::function<ptq_status(const ptq_call*)>& fn,
               const std::function<std::string()>& place = {}, const CudaPlace* on = nullptr) {
     device_ = on;
+    const ptq_call call = make_call(on);
+    sentence_.clear();
+    refusal_.clear();
+    const auto where = [&] { return place ? place() : std::string(); };
+    ptq_status status = PTQ_OK;
+    std::string thrown;
+    try {
+      const Cancel::Inside inside;
+      status = fn(&call);
+    } catch (const std::exception& e) {
+      thrown = std::string("threw a C++ exception: ") + e.what();
+    } catch (...) {
+      thrown = "threw a C++ exception";
+    }
+    put_back(function);
+    release_scratch();
+    if (Cancel::requested())
+      throw Error(ExitCode::interrupted, "stopped in method " + method_ + ", " + function, where());
+    if (!thrown.empty())
+      throw plugin_error(function, thrown, "nothing may be thrown across the interface", where());
+    if (status == PTQ_OK && refusal_.empty()) return;
+    if (status == PTQ_OK)
+      throw plugin_error(function, "returned ok although the host refused its answer: " + refusal_,
+                         "a plugin returns the status of the service that it called", where());
+    if (sentence_.empty())
+      throw plugin_error(function,
+                         "returned status " + std::to_string(status) + " without a sentence",
+                         "a plugin calls call->fail before it returns an error", where());
+    throw plugin_error(function, sentence_, {}, where());
+  }
+
+  // The functions of a plugin that get no call: fn(), with the same care.
+  template <class Fn>
+  auto look(const char* function, Fn&& fn) {
+    const auto result = [&] {
+      const Cancel::Inside inside;
+      return fn();
+    }();
+    put_back(function);
+    return result;
+  }
+
+  // What the plugin has changed of its surroundings, one sentence each; everything is put back.
+  const std::vector<std::string>& settle() {
+    note("since its last call", surroundings_.restore());
+    return changes_;
+  }
+
+  // Largest sums of bytes that the plugin held at one time.
+  uint64_t peak_scratch() const { return peak_[0]; }
+  uint64_t peak_bookkeeping() const { return peak_[1]; }
+
+  Error plugin_error(const char* function, const std::string& what, const std::string& hint = {},
+                     const std::string& place = {}) const {
+    return Error(ExitCode::cells_failed,
+                 "method " + method_ + ", " + function + ": " + safe_text(what, 2 * kLongestText),
+                 place, hint);
+  }
+
+ private:
+  static HostSide& of(const ptq_call* call) { return *static_cast<HostSide*>(call->ctx); }
+
+  ptq_call make_call(const CudaPlace* on) {
     ptq_call call{};
     call.struct_size = sizeof call;
     call.device_type = on ? PTQ_CUDA : PTQ_CPU;
@@ -52,62 +125,49 @@ class HostSide {
     call.fail = [](const ptq_call* c, ptq_status status, const char* sentence) -> ptq_status {
       HostSide& host = of(c);
       std::lock_guard lock(host.mutex_);
-      host.sentence_ = sentence ? sentence : "";
+      host.sentence_ = safe_text(sentence ? sentence : "");
       return status;
     };
     call.log = [](const ptq_call* c, int32_t level, const char* text) {
       if (level >= 1)
         std::fprintf(stderr, "%s%s: %s\n", level >= 2 ? "warning: " : "", of(c).method_.c_str(),
-                     text ? text : "");
+                     safe_text(text ? text : "").c_str());
     };
     call.alloc = [](const ptq_call* c, int32_t purpose, uint64_t bytes) -> void* {
       return of(c).allocate(purpose, bytes);
     };
     call.release = [](const ptq_call* c, void* p) { of(c).release(p); };
-    call.cancelled = [](const ptq_call*) -> int32_t { return 0; };
+    call.cancelled = [](const ptq_call*) -> int32_t { return Cancel::requested() ? 1 : 0; };
     call.service = [](const ptq_call*, const char* id) -> const void* {
       if (!id) return nullptr;
       if (std::strcmp(id, PTQ_OPTIONS_1) == 0) return &options_service();
+      if (std::strcmp(id, PTQ_PROGRESS_1) == 0) return &progress_service();
       if (std::strcmp(id, PTQ_ENCODE_1) == 0) return &encode_service();
       if (std::strcmp(id, PTQ_ENCODE_CODEBOOK_1) == 0) return &codebook_service();
       if (std::strcmp(id, PTQ_ENCODE_LOWRANK_1) == 0) return &lowrank_service();
       if (std::strcmp(id, PTQ_ENCODE_OUTLIERS_1) == 0) return &outliers_service();
       return nullptr;
     };
-
-    sentence_.clear();
-    const auto where = [&] { return place ? place() : std::string(); };
-    ptq_status status = PTQ_OK;
-    try {
-      status = fn(&call);
-    } catch (const std::exception& e) {
-      throw plugin_error(function, std::string("threw a C++ exception: ") + e.what(),
-                         "nothing may be thrown across the interface", where());
-    } catch (...) {
-      throw plugin_error(function, "threw a C++ exception",
-                         "nothing may be thrown across the interface", where());
-    }
-    release_scratch();
-    if (status == PTQ_OK) return;
-    if (sentence_.empty())
-      throw plugin_error(function,
-                         "returned status " + std::to_string(status) + " without a sentence",
-                         "a plugin calls call->fail before it returns an error", where());
-    throw plugin_error(function, sentence_, {}, where());
+    return call;
   }
 
-  // Largest sums of bytes that the plugin held at one time.
-  uint64_t peak_scratch() const { return peak_[0]; }
-  uint64_t peak_bookkeeping() const { return peak_[1]; }
+  // ---- surroundings ----
 
-  Error plugin_error(const char* function, const std::string& what, const std::string& hint = {},
-                     const std::string& place = {}) const {
-    return Error(ExitCode::cells_failed, "method " + method_ + ", " + function + ": " + what, place,
-                 hint);
+  // After each call into the plugin. Blocks are encoded thousands of times a second: what cannot
+  // change numbers is looked at when some time has passed.
+  void put_back(const char* function) {
+    const auto now = std::chrono::steady_clock::now();
+    const bool all = std::strcmp(function, "encode") != 0 || now - looked_ > kLookEvery;
+    if (all) looked_ = now;
+    note(function, all ? surroundings_.restore() : surroundings_.restore_numbers());
   }
-
- private:
-  static HostSide& of(const ptq_call* call) { return *static_cast<HostSide*>(call->ctx); }
+  void note(const std::string& function, const std::string& changed) {
+    if (changed.empty()) return;
+    const std::string sentence = "method " + method_ + ", " + function + ": it changes " + changed +
+                                 " of the process; that was put back";
+    if (std::find(changes_.begin(), changes_.end(), sentence) == changes_.end())
+      changes_.push_back(sentence);
+  }
 
   // ---- counted memory ----
 
@@ -181,6 +241,20 @@ class HostSide {
     return found == options_.end() ? nullptr : &*found;
   }
 
+  // ---- ptq.progress/1 ----
+
+  static const ptq_progress_service& progress_service() {
+    static const ptq_progress_service service = {
+        sizeof(ptq_progress_service), 0, [](const ptq_call* c, double fraction) {
+          HostSide& host = of(c);
+          if (!std::isfinite(fraction)) return;
+          const InHostMode mode(host.surroundings_.mode());
+          std::lock_guard lock(host.mutex_);
+          if (host.on_progress) host.on_progress(std::clamp(fraction, 0.0, 1.0));
+        }};
+    return service;
+  }
+
   // ---- ptq.encode/1 ----
 
   // batch matrices of [rows, columns] behind a checked tensor.
@@ -223,26 +297,43 @@ class HostSide {
                         std::to_string(count));
     return static_cast<const float*>(t->data);
   }
+  // Where the host rounds itself; on a GPU the kernels see the numbers first.
+  static const float* finite(const ptq_call* call, const ptq_tensor* x, const Matrices& m) {
+    const auto* values = static_cast<const float*>(x->data);
+    if (call->device_type != PTQ_CPU) return values;
+    const int64_t n = m.batch * m.rows * m.columns;
+    bool all = true;
+    for (int64_t i = 0; i < n; ++i) all &= std::abs(values[i]) <= std::numeric_limits<float>::max();
+    if (!all) throw usage_error("a number of tensor x is not finite and has no code");
+    return values;
+  }
   static AffineFormat format(const ptq_affine* how) {
     if (!how || how->struct_size < sizeof(ptq_affine))
       throw usage_error("ptq_affine is missing or smaller than this host's");
     return {how->bits, Grid(how->grid), how->axis, how->group_size};
   }
-  // Runs a builder; a thrown Error becomes the sentence of a failed call.
+  // Runs a builder; a thrown Error becomes the sentence of a failed call. A refused answer stays
+  // refused until another one is accepted, whatever the plugin makes of the status.
   static ptq_status build(const ptq_call* call, ptq_encoding* out,
                           const std::function<void(RowSink&)>& fn) {
+    HostSide& host = of(call);
+    const InHostMode mode(host.surroundings_.mode());
+    const auto refuse = [&](ptq_status status, const std::string& text) {
+      host.refusal_ = safe_text(text);
+      return call->fail(call, status, text.c_str());
+    };
     try {
       if (!out) throw usage_error("the encoding handle is NULL");
       fn(*reinterpret_cast<RowSink*>(out));
+      host.refusal_.clear();
       return PTQ_OK;
     } catch (const Error& e) {
-      const std::string text = e.message() + (e.where().empty() ? "" : " (" + e.where() + ")") +
-                               (e.hint().empty() ? "" : "; " + e.hint());
-      return call->fail(call, PTQ_INVALID, text.c_str());
+      return refuse(PTQ_INVALID, e.message() + (e.where().empty() ? "" : " (" + e.where() + ")") +
+                                     (e.hint().empty() ? "" : "; " + e.hint()));
     } catch (const std::bad_alloc&) {
-      return call->fail(call, PTQ_NO_MEMORY, "out of memory while an encoding was stored");
+      return refuse(PTQ_NO_MEMORY, "out of memory while an encoding was stored");
     } catch (const std::exception& e) {
-      return call->fail(call, PTQ_INTERNAL, e.what());
+      return refuse(PTQ_INTERNAL, e.what());
     }
   }
 
@@ -252,8 +343,7 @@ class HostSide {
         [](const ptq_call* call, const ptq_tensor* x, const ptq_affine* how, ptq_encoding* out) {
           return build(call, out, [&](RowSink& sink) {
             const Matrices m = matrices(call, x, {PTQ_FLOAT, 32, 1}, "x");
-            sink.affine(format(how), m.batch, m.rows, m.columns,
-                        static_cast<const float*>(x->data));
+            sink.affine(format(how), m.batch, m.rows, m.columns, finite(call, x, m));
           });
         },
         [](const ptq_call* call, const ptq_tensor* codes, const ptq_tensor* scale,
@@ -337,7 +427,7 @@ class HostSide {
             const auto has = [&](uint32_t flag) { return (how->flags & flag) != 0; };
             sink.lowrank({how->chunk, how->min_rank, how->max_rank, how->energy,
                           has(PTQ_LOWRANK_CENTER), has(PTQ_LOWRANK_SHARED), has(PTQ_LOWRANK_RAW)},
-                         m.batch, m.rows, m.columns, static_cast<const float*>(x->data));
+                         m.batch, m.rows, m.columns, finite(call, x, m));
           });
         }};
     return service;
@@ -363,7 +453,12 @@ class HostSide {
   uint64_t seed_;
   const CudaPlace* device_ = nullptr;  // of the call that runs
   std::mutex mutex_;
-  std::string sentence_;
+  std::string sentence_;  // of the latest `fail` in this call
+  std::string refusal_;   // of the latest answer, when the host refused it
+  Surroundings surroundings_;
+  static constexpr std::chrono::milliseconds kLookEvery{50};
+  std::chrono::steady_clock::time_point looked_;
+  std::vector<std::string> changes_;
   struct Memory {
     int kind;  // 0 scratch, 1 bookkeeping
     uint64_t bytes;

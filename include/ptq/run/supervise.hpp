@@ -6,7 +6,6 @@
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>
-#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -26,6 +25,8 @@
 
 #include "ptq/core/atomic_file.hpp"
 #include "ptq/core/error.hpp"
+#include "ptq/run/apart.hpp"
+#include "ptq/run/orphans.hpp"
 
 extern "C" char** environ;
 
@@ -51,11 +52,6 @@ struct ChildEnd {
   std::string log_tail;  // last lines of its output
 };
 
-inline std::string signal_name(int number) {
-  const char* name = ::sigabbrev_np(number);
-  return name == nullptr ? "signal " + std::to_string(number) : std::string("SIG") + name;
-}
-
 class Child {
  public:
   using Clock = std::chrono::steady_clock;
@@ -79,6 +75,7 @@ class Child {
       ::kill(-pid_, SIGKILL);
       while (::waitpid(pid_, nullptr, 0) < 0 && errno == EINTR) {
       }
+      end_descendants();
     }
     close_all();
   }
@@ -110,13 +107,15 @@ class Child {
     }
     siginfo_t info{};
     // WNOWAIT keeps the process id ours until the whole group has been killed.
-    if (::waitid(P_PID, id_t(pid_), &info, WEXITED | WNOHANG | WNOWAIT) != 0 || info.si_pid == 0) {
-      return;
-    }
+    const int waited = ::waitid(P_PID, id_t(pid_), &info, WEXITED | WNOHANG | WNOWAIT);
+    if (waited == 0 && info.si_pid == 0) return;
+    // Any other error than "no such child", which has ended unheard, comes by again.
+    if (waited != 0 && errno != ECHILD) return;
     ::kill(-pid_, SIGKILL);
     int status = 0;
     while (::waitpid(pid_, &status, 0) < 0 && errno == EINTR) {
     }
+    end_descendants();
     read_log();
     read_progress();
     ChildEnd end;
@@ -143,7 +142,15 @@ class Child {
     return std::chrono::duration<double>(Clock::now() - t).count();
   }
 
+  // Also those that left its process group.
+  void end_descendants() const {
+    Orphans::of_this_process().forget(pid_);
+    Orphans::of_this_process().end_all();
+  }
+
   void start() {
+    hear_of_children();
+    Orphans& orphans = Orphans::of_this_process();
     int log_pipe[2] = {-1, -1}, progress_pipe[2] = {-1, -1};
     if (::pipe2(log_pipe, O_CLOEXEC) != 0 || ::pipe2(progress_pipe, O_CLOEXEC) != 0) {
       throw Error(ExitCode::resources, std::string("cannot make a pipe: ") + std::strerror(errno));
@@ -163,8 +170,7 @@ class Child {
     ::posix_spawnattr_init(&attributes);
     sigset_t none, defaults;
     sigemptyset(&none);
-    sigemptyset(&defaults);
-    for (const int s : {SIGINT, SIGTERM, SIGHUP, SIGPIPE}) sigaddset(&defaults, s);
+    sigfillset(&defaults);
     ::posix_spawnattr_setsigmask(&attributes, &none);
     ::posix_spawnattr_setsigdefault(&attributes, &defaults);
     ::posix_spawnattr_setpgroup(&attributes, 0);
@@ -182,6 +188,7 @@ class Child {
       throw environment_error(std::string("cannot start the program: ") + std::strerror(status),
                               command_.argv[0]);
     }
+    orphans.expect(pid_);
   }
 
   void begin_end(ChildEnd::How how) {
@@ -271,12 +278,6 @@ class Child {
 inline void wait_for_output(const std::vector<pollfd>& pipes, int milliseconds) {
   std::vector<pollfd> watched = pipes;
   ::poll(watched.data(), nfds_t(watched.size()), milliseconds);
-}
-
-// In a child: die with the supervisor, whatever happens to it.
-inline void end_with_parent(pid_t parent) {
-  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-  if (::getppid() != parent) ::_exit(int(ExitCode::interrupted));  // it was gone already
 }
 
 // SIGINT, SIGTERM and SIGHUP ask the supervisor to stop: `stop_signal` is the first of them. The
