@@ -1,14 +1,5 @@
 // ptq-host check FILE.so: does a plugin keep the rules of plugin.h? One child process per test, so
 // that a crash is a result.
-#include <fcntl.h>
-#include <poll.h>
-#include <signal.h>
-#include <sys/resource.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
-#include <cerrno>
-#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -25,6 +16,8 @@
 #include "check_test.hpp"
 #include "commands.hpp"
 #include "ptq/core/error.hpp"
+#include "ptq/core/safe_text.hpp"
+#include "ptq/run/apart.hpp"
 
 namespace ptq::check {
 namespace {
@@ -127,70 +120,29 @@ Result run_here(const Test& test, const Subject& subject) {
   }
 }
 
-// The child's side: runs the test, sends one byte of verdict and the sentence, and ends without
-// the exit handlers of this program.
-[[noreturn]] void run_child(const Test& test, const Subject& subject, int pipe_end) {
-  const rlimit no_core{0, 0};
-  setrlimit(RLIMIT_CORE, &no_core);
-  const int nothing = open("/dev/null", O_RDWR);
-  dup2(nothing, STDIN_FILENO);
-  dup2(nothing, STDOUT_FILENO);  // what a plugin prints must not mix with the report
-  dup2(nothing, STDERR_FILENO);
-  for (const int signal : {SIGSEGV, SIGBUS, SIGABRT, SIGFPE, SIGILL, SIGTERM, SIGPIPE}) {
-    ::signal(signal, SIG_DFL);  // handlers of the parent (a test framework, say) would interfere
-  }
-  const Result result = run_here(test, subject);
-  const std::string message = char(result.verdict) + result.sentence;
-  const ssize_t sent = write(pipe_end, message.data(), message.size());
-  _exit(sent == ssize_t(message.size()) ? 0 : 1);
-}
-
-// Reads until the child closes its end. False when the time is over.
-bool receive(int pipe_end, double seconds, std::string& message) {
-  using Clock = std::chrono::steady_clock;
-  const auto end = Clock::now() + std::chrono::duration<double>(seconds);
-  while (true) {
-    const std::chrono::duration<double, std::milli> left = end - Clock::now();
-    if (left.count() <= 0) return false;
-    pollfd wait{pipe_end, POLLIN, 0};
-    if (poll(&wait, 1, int(left.count()) + 1) <= 0) continue;
-    char buffer[4096];
-    const ssize_t length = read(pipe_end, buffer, sizeof buffer);
-    if (length < 0 && errno == EINTR) continue;
-    if (length <= 0) return true;
-    message.append(buffer, size_t(length));
-  }
-}
-
 Result run_apart(const Test& test, const Subject& subject, double seconds) {
-  int ends[2];
-  if (pipe2(ends, O_CLOEXEC) != 0) throw environment_error("no pipe can be made");
-  std::fflush(nullptr);  // else the child would own a copy of what is not written yet
-  const pid_t child = fork();
-  if (child < 0) throw environment_error("no process can be started");
-  if (child == 0) {
-    close(ends[0]);
-    run_child(test, subject, ends[1]);
+  ApartSettings settings;
+  settings.seconds = seconds;
+  const ApartEnd end = Apart::run(settings, [&] {
+    const Result result = run_here(test, subject);
+    return char(result.verdict) + safe_text(result.sentence);
+  });
+  if (end.left > 0 && (end.how == ApartEnd::How::exited || end.how == ApartEnd::How::answered)) {
+    return {Verdict::fail, fmt::format("it leaves {} process(es) behind", end.left)};
   }
-  close(ends[1]);
-  std::string message;
-  const bool in_time = receive(ends[0], seconds, message);
-  close(ends[0]);
-  if (!in_time) kill(child, SIGKILL);
-  int status = 0;
-  while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
+  switch (end.how) {
+    case ApartEnd::How::answered:
+      return {static_cast<Verdict>(end.answer[0]), end.answer.substr(1)};
+    case ApartEnd::How::too_long:
+      return {Verdict::timeout, fmt::format("not done after {} s", seconds)};
+    case ApartEnd::How::signalled:
+      return {Verdict::crash, fmt::format("signal {} ({})", end.code, strsignal(end.code))};
+    case ApartEnd::How::exited:
+      return {Verdict::crash, fmt::format("it ended the process with exit code {}; only the host "
+                                          "may do that",
+                                          end.code)};
+    default: return {Verdict::crash, "it " + end.reason()};
   }
-  if (!in_time) return {Verdict::timeout, fmt::format("not done after {} s", seconds)};
-  if (WIFSIGNALED(status)) {
-    return {Verdict::crash,
-            fmt::format("signal {} ({})", WTERMSIG(status), strsignal(WTERMSIG(status)))};
-  }
-  if (message.empty()) {
-    return {Verdict::crash, fmt::format("it ended the process with exit code {}; only the host "
-                                        "may do that",
-                                        WEXITSTATUS(status))};
-  }
-  return {static_cast<Verdict>(message[0]), message.substr(1)};
 }
 
 struct Line {
@@ -261,7 +213,10 @@ int check_command(const std::vector<std::string>& args) {
   if (arguments.help) return std::fputs(kHelp, stdout), 0;
   if (arguments.list) return print_list(tests), 0;
   if (!std::filesystem::is_regular_file(arguments.file)) {
-    throw environment_error("there is no such plugin file", arguments.file);
+    throw environment_error(std::filesystem::exists(arguments.file)
+                                ? "this is no plugin but a folder, a pipe or a device"
+                                : "there is no such plugin file",
+                            arguments.file);
   }
   const Subject subject{std::filesystem::absolute(arguments.file).string(), arguments.seed};
   const std::vector<Line> lines = run_all(tests, subject, arguments);

@@ -9,9 +9,14 @@
 namespace ptq::check {
 namespace {
 
-Encoding& begin_encoding(ptq_encoding* out, const Shape& shape) {
-  Encoding& encoding = *reinterpret_cast<Encoding*>(out);
-  ++encoding.fills;
+// Why an encoding of this kind has no place here, or "".
+std::string no_place(const ptq_encoding* out) {
+  if (reinterpret_cast<const Encoding*>(out)->cache) return {};
+  return "it is for the KV cache; weights take affine, affine_codes and dense";
+}
+
+Encoding begin_encoding(const Shape& shape) {
+  Encoding encoding;
   encoding.decoded = true;
   encoding.batch = shape.batch;
   encoding.rows = shape.rows;
@@ -78,11 +83,12 @@ ptq_status Host::codebook_codes(const ptq_call* call, const ptq_tensor* codes,
                                 const ptq_tensor* offset, const ptq_codebook* how,
                                 ptq_encoding* out) noexcept {
   const auto refuse = [&](const std::string& problem) {
-    return fail(call, PTQ_INVALID, ("ptq.encode.codebook/1: " + problem).c_str());
+    return Host::refuse(call, "ptq.encode.codebook/1: " + problem);
   };
   Shape shape{};
   const std::string problem = problem_of(codes, {PTQ_UINT, 8, 1}, shape);
   if (!problem.empty()) return refuse(problem);
+  if (const std::string why = no_place(out); !why.empty()) return refuse(why);
   if (!how || how->struct_size < sizeof(ptq_codebook)) return refuse("struct_size is too small");
   const int b = how->bits;
   if (b != 1 && b != 2 && b != 3 && b != 4 && b != 8) {
@@ -106,7 +112,13 @@ ptq_status Host::codebook_codes(const ptq_call* call, const ptq_tensor* codes,
       }
     }
   }
-  Encoding& encoding = begin_encoding(out, shape);
+  Encoding encoding = begin_encoding(shape);
+  encoding.form = fmt::format("codebook, {} bits, scaling {}, {}", b, how->scaling,
+                              offset ? "with offsets" : "without offsets");
+  encoding.shared = level;
+  if (how->scaling == PTQ_SCALE_PER_COLUMN)
+    for (const std::vector<float>* list : {&s, &o})
+      for (const float value : *list) encoding.shared.push_back(as_float16(value));
   const std::vector<uint8_t> q = gather<uint8_t>(*codes);
   encoding.values.resize(q.size());
   for (int64_t i = 0; i < int64_t(q.size()); ++i) {
@@ -122,22 +134,24 @@ ptq_status Host::codebook_codes(const ptq_call* call, const ptq_tensor* codes,
   // Levels and scales per column are stored once for all blocks: they do not count here.
   encoding.bits = uint64_t(b) * q.size();
   if (how->scaling != PTQ_SCALE_PER_COLUMN) encoding.bits += 16 * (s.size() + o.size());
-  return PTQ_OK;
+  return take(call, out, std::move(encoding));
 }
 
 ptq_status Host::factor(const ptq_call* call, const ptq_tensor* x, const ptq_lowrank* how,
                         ptq_encoding* out) noexcept {
   const auto refuse = [&](const std::string& problem) {
-    return fail(call, PTQ_INVALID, ("ptq.encode.lowrank/1: " + problem).c_str());
+    return Host::refuse(call, "ptq.encode.lowrank/1: " + problem);
   };
   Shape shape{};
   const std::string problem = problem_of(x, {PTQ_FLOAT, 32, 1}, shape);
   if (!problem.empty()) return refuse(problem);
+  if (const std::string why = no_place(out); !why.empty()) return refuse(why);
   if (!how || how->struct_size < sizeof(ptq_lowrank)) return refuse("struct_size is too small");
   if (how->chunk < 1 || how->chunk > 256 || shape.rows % how->chunk != 0) {
     return refuse(fmt::format("chunk = {} for {} rows", how->chunk, shape.rows));
   }
-  if (!(how->energy > 0 && how->energy <= 1) || how->min_rank < 0 || how->max_rank < 0) {
+  if (!(how->energy > 0 && how->energy <= 1) || how->min_rank < 0 || how->max_rank < 0 ||
+      how->max_rank > 254) {
     return refuse("energy or a rank is out of range");
   }
   const std::vector<float> all = gather<float>(*x);
@@ -147,7 +161,9 @@ ptq_status Host::factor(const ptq_call* call, const ptq_tensor* x, const ptq_low
   const bool center = how->flags & PTQ_LOWRANK_CENTER, shared = how->flags & PTQ_LOWRANK_SHARED,
              raw = how->flags & PTQ_LOWRANK_RAW;
   const int64_t t = how->chunk, d = shape.columns;
-  Encoding& encoding = begin_encoding(out, shape);
+  Encoding encoding = begin_encoding(shape);
+  encoding.form = fmt::format("lowrank, chunk {}, ranks {} to {}, energy {}, flags {}", how->chunk,
+                              how->min_rank, how->max_rank, how->energy, how->flags & 7u);
   encoding.low_rank = true;
   encoding.values.resize(all.size());
   for (int64_t first = 0; first < shape.rows; first += t) {
@@ -215,17 +231,18 @@ ptq_status Host::factor(const ptq_call* call, const ptq_tensor* x, const ptq_low
       encoding.bits += uint64_t(16 * size + 8);
     }
   }
-  return PTQ_OK;
+  return take(call, out, std::move(encoding));
 }
 
 ptq_status Host::overlay(const ptq_call* call, const ptq_tensor* index, const ptq_tensor* value,
                          int32_t fixed, ptq_encoding* out) noexcept {
   const auto refuse = [&](const std::string& problem) {
-    return fail(call, PTQ_INVALID, ("ptq.encode.outliers/1: " + problem).c_str());
+    return Host::refuse(call, "ptq.encode.outliers/1: " + problem);
   };
   Shape shape{};
   const std::string problem = problem_of(index, {PTQ_INT, 32, 1}, shape);
   if (!problem.empty()) return refuse(problem);
+  if (const std::string why = no_place(out); !why.empty()) return refuse(why);
   Encoding& encoding = *reinterpret_cast<Encoding*>(out);
   if (!encoding.filled() || encoding.has_outliers) {
     return refuse("call overlay once, after the encoding was filled");
@@ -236,19 +253,25 @@ ptq_status Host::overlay(const ptq_call* call, const ptq_tensor* index, const pt
   const std::vector<int32_t> at = gather<int32_t>(*index);
   const std::vector<float> exact = numbers(value, int64_t(at.size()));
   if (exact.size() != at.size()) return refuse("value is not float32 of the shape of index");
-  encoding.has_outliers = true;
   for (size_t i = 0; i < at.size(); ++i) {
     if (at[i] < (fixed ? 0 : -1) || at[i] >= encoding.columns) {
       return refuse(fmt::format("an outlier at column {} of {}", at[i], encoding.columns));
     }
+    if (at[i] >= 0 && !std::isfinite(as_float16(exact[i]))) {
+      return refuse("an outlier does not fit float16");
+    }
+  }
+  encoding.has_outliers = true;
+  encoding.form += fixed ? fmt::format(", {} outliers in each row", shape.columns) : ", outliers";
+  for (size_t i = 0; i < at.size(); ++i) {
     if (at[i] < 0) continue;
-    if (!std::isfinite(as_float16(exact[i]))) return refuse("an outlier does not fit float16");
     encoding.outlier_at.push_back(int64_t(i) / shape.columns * encoding.columns + at[i]);
     encoding.outlier_value.push_back(as_float16(exact[i]));
   }
   const uint64_t count = encoding.outlier_at.size();
   const uint64_t narrow = encoding.columns <= 256 ? 8 : 16;
   encoding.outlier_bits = fixed ? (16 + narrow) * count : 32 * count + 32 * uint64_t(shape.rows);
+  of(call).refused.clear();
   return PTQ_OK;
 }
 

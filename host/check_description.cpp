@@ -11,6 +11,7 @@
 #include "check_session.hpp"
 #include "check_test.hpp"
 #include "ptq/core/json.hpp"
+#include "ptq/run/apart.hpp"
 
 namespace ptq::check {
 namespace {
@@ -184,6 +185,28 @@ Result create_default(const Subject& subject) {
   return {};
 }
 
+// Loads the plugin, makes every method, and ends the process as a program does, with the exit
+// handlers and the destructors of libraries.
+ApartEnd end_of_process(const Subject* subject) {
+  ApartSettings settings;
+  settings.seconds = 10;
+  return Apart::run(settings, [&]() -> std::string {
+    if (subject) create_default(*subject);
+    std::exit(0);
+  });
+}
+
+Result quiet_end(const Subject& subject) {
+  const auto well = [](const ApartEnd& end) {
+    return end.how == ApartEnd::How::exited && end.code == 0;
+  };
+  const ApartEnd end = end_of_process(&subject);
+  if (well(end)) return {};
+  if (!well(end_of_process(nullptr))) skip("a process without the plugin does not end well either");
+  return {end.how == ApartEnd::How::signalled ? Verdict::crash : Verdict::fail,
+          "when the process ends, in its destructors or exit handlers, it " + end.reason()};
+}
+
 // Creates the method with one option changed; a refusal needs a sentence and is only noted.
 void try_option(const ptq_method& method, const Subject& subject, const ptq_option& option,
                 const std::string& value, std::string& refused) {
@@ -301,6 +324,8 @@ std::vector<Test> description_tests() {
        "description-sizes", options},
       {"create-default", "Every method can be made with its defaults, and freed without a rest.",
        "description-options", create_default},
+      {"create-exit", "A process that has used it ends in good order.", "create-default",
+       quiet_end},
       {"create-limits", "Every allowed value and each end of a range is accepted.",
        "create-default", create_limits},
       {"create-no-services", "Without services of the host, create refuses with a sentence.",

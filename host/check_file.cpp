@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "check_test.hpp"
+#include "ptq/run/surroundings.hpp"
 
 namespace ptq::check {
 namespace {
@@ -184,6 +185,15 @@ Result no_threads(const Subject& subject) {
   return {};
 }
 
+Result unseen(const Subject& subject) {
+  const Surroundings before;
+  load_library(subject);
+  if (const std::string changed = before.restore(); !changed.empty()) {
+    fail("loading it changes {} of the process (a library built with -ffast-math does)", changed);
+  }
+  return {};
+}
+
 }  // namespace
 
 const void* load_library(const Subject& subject) {
@@ -207,6 +217,7 @@ std::vector<Test> load_tests() {
       {"load-silent", "Loading prints nothing.", "load-symbols", silent},
       {"load-quick", "Loading takes less than 100 ms.", "load-symbols", quick},
       {"load-threads", "Loading starts no threads.", "load-symbols", no_threads},
+      {"load-surroundings", "Loading changes no setting of the process.", "load-symbols", unseen},
   };
 }
 

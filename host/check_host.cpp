@@ -12,10 +12,16 @@ std::string problem_of(const ptq_tensor* x, ptq_dtype dtype, Shape& shape) {
     return fmt::format("a tensor has the dtype {{{}, {}, {}}} where {{{}, {}, 1}} is needed",
                        x->dtype.code, x->dtype.bits, x->dtype.lanes, dtype.code, dtype.bits);
   }
-  if (x->device_type != PTQ_CPU) return "a tensor does not say that it lies on the CPU";
+  if (x->device_type != PTQ_CPU || x->device_id != 0)
+    return "a tensor does not say that it lies on the CPU";
   shape = {1, x->shape[x->ndim - 2], x->shape[x->ndim - 1]};
   for (int i = 0; i < x->ndim - 2; ++i) shape.batch *= x->shape[i];
   if (shape.batch < 0 || shape.rows < 0 || shape.columns < 0) return "a length is negative";
+  int64_t stride = 1;
+  for (int i = x->ndim - 1; i >= 0; --i) {
+    if (x->shape[i] > 1 && x->stride[i] != stride) return "a tensor is not contiguous";
+    stride *= x->shape[i];
+  }
   if (!x->data && shape.batch * shape.rows * shape.columns > 0) return "a tensor has no data";
   return {};
 }
@@ -26,7 +32,9 @@ bool symmetric(int32_t grid) {
   return grid == PTQ_GRID_SYM_NARROW || grid == PTQ_GRID_SYM_FULL || grid == PTQ_GRID_SYM_GPTQ;
 }
 
-std::string problem_of(const ptq_affine* how) {
+// Groups along the rows of a cache are spelled out: one call may bring several blocks.
+std::string problem_of(const ptq_affine* given, const Encoding& place, ptq_affine& own) {
+  const ptq_affine* how = given;
   if (!how || how->struct_size < sizeof(ptq_affine)) return "ptq_affine.struct_size is too small";
   const int b = how->bits;
   if (b != 1 && b != 2 && b != 3 && b != 4 && b != 8) {
@@ -35,10 +43,24 @@ std::string problem_of(const ptq_affine* how) {
   if (how->grid < PTQ_GRID_MIN || how->grid > PTQ_GRID_ASYM_AWQ) {
     return fmt::format("grid = {}, but only 1 to 6 exist", how->grid);
   }
-  if (b == 1 && symmetric(how->grid)) return "a symmetric grid of 1 bit has no step";
+  if (b == 1 && (how->grid == PTQ_GRID_SYM_NARROW || how->grid == PTQ_GRID_SYM_FULL))
+    return "this grid has no step with 1 bit";
   if (how->axis != 0 && how->axis != 1) return fmt::format("axis = {}, not 0 or 1", how->axis);
   if (how->group_size < 0) return fmt::format("group_size = {} is negative", how->group_size);
+  own = *how;
+  if (place.cache && place.block > 0 && own.axis == 0) {
+    if (own.group_size == 0 || own.group_size > place.block) own.group_size = place.block;
+    if (place.block % own.group_size != 0) {
+      return fmt::format("a block of {} rows is not a multiple of group_size = {}", place.block,
+                         own.group_size);
+    }
+  }
   return {};
+}
+
+std::string form_of(const ptq_affine& how) {
+  return fmt::format("affine, {} bits, grid {}, axis {}, group_size {}", how.bits, how.grid,
+                     how.axis, how.group_size);
 }
 
 struct Step {
@@ -52,11 +74,16 @@ Step step_of(const ptq_affine& how, float lo, float hi) {
   const float largest = std::max(std::fabs(lo), std::fabs(hi));
   const auto stored = [&](float s) { return std::clamp(as_float16(s), kSmallest, 65504.0f); };
   switch (how.grid) {
-    case PTQ_GRID_MIN: return {as_float16((hi - lo) / n), as_float16(lo)};
-    case PTQ_GRID_SYM_NARROW: return {stored(largest / half), 0};
-    case PTQ_GRID_SYM_FULL: return {stored(std::max(largest, 1e-5f) / half), 0};
+    case PTQ_GRID_MIN:
+      return {hi > lo ? stored((hi - lo) / n) : 0, as_float16(std::clamp(lo, -65504.0f, 65504.0f))};
+    case PTQ_GRID_SYM_NARROW:
+      if (largest == 0) return {1, 0};
+      return {stored(largest / half), 0};
+    case PTQ_GRID_SYM_FULL:
+      if (largest == 0) return {1, 0};
+      return {stored(std::max(largest, 1e-5f) / half), 0};
     case PTQ_GRID_SYM_GPTQ:
-      if (largest == 0) return {stored(2 / n), 0};
+      if (largest == 0) return {1, 0};
       return {stored((lo < 0 ? 2 * largest : largest) / n), 0};
     case PTQ_GRID_ASYM_GPTQ: {
       lo = std::min(lo, 0.0f);
@@ -66,6 +93,7 @@ Step step_of(const ptq_affine& how, float lo, float hi) {
       return {s, std::clamp(std::nearbyint(-lo / s), 0.0f, n)};
     }
     default: {  // PTQ_GRID_ASYM_AWQ
+      if (lo == 0 && hi == 0) return {1, float(1 << (how.bits - 1))};
       const float s = stored(std::max(hi - lo, 1e-5f) / n);
       return {s, std::clamp(-std::nearbyint(lo / s), 0.0f, n)};
     }
@@ -88,18 +116,19 @@ ptq_status Host::affine(const ptq_call* call, const ptq_tensor* x, const ptq_aff
                         ptq_encoding* out) noexcept {
   Shape shape{};
   std::string problem = problem_of(x, {PTQ_FLOAT, 32, 1}, shape);
-  if (problem.empty()) problem = problem_of(how);
-  if (!problem.empty()) return fail(call, PTQ_INVALID, ("ptq.encode/1: " + problem).c_str());
+  ptq_affine own{};
+  if (problem.empty()) problem = problem_of(how, *reinterpret_cast<Encoding*>(out), own);
+  if (!problem.empty()) return refuse(call, "ptq.encode/1: " + problem);
   const std::vector<float> values = gather<float>(*x);
   for (const float value : values) {
     if (!std::isfinite(value)) {
-      return fail(call, PTQ_INVALID, "ptq.encode/1: a value is not finite and has no code");
+      return refuse(call, "ptq.encode/1: a value is not finite and has no code");
     }
   }
-  const Groups groups(shape.batch, shape.rows, shape.columns, *how);
-  Encoding& encoding = *reinterpret_cast<Encoding*>(out);
-  ++encoding.fills;
-  encoding.how = *how;
+  const Groups groups(shape.batch, shape.rows, shape.columns, own);
+  Encoding encoding;
+  encoding.how = own;
+  encoding.form = form_of(own);
   encoding.batch = shape.batch;
   encoding.rows = shape.rows;
   encoding.columns = shape.columns;
@@ -114,34 +143,35 @@ ptq_status Host::affine(const ptq_call* call, const ptq_tensor* x, const ptq_aff
     hi[g] = std::max(hi[g], values[i]);
   }
   for (size_t g = 0; g < lo.size(); ++g) {
-    const Step step = step_of(*how, lo[g], hi[g]);
+    const Step step = step_of(own, lo[g], hi[g]);
     encoding.scale.push_back(step.scale);
-    if (!symmetric(how->grid)) encoding.zero.push_back(step.zero);
+    if (!symmetric(own.grid)) encoding.zero.push_back(step.zero);
   }
   for (size_t i = 0; i < values.size(); ++i) {
     const size_t g = group_of(i);
     const Step step{encoding.scale[g], encoding.zero.empty() ? 0 : encoding.zero[g]};
-    encoding.codes.push_back(uint8_t(code_of(*how, step, values[i])));
+    encoding.codes.push_back(uint8_t(code_of(own, step, values[i])));
   }
-  return PTQ_OK;
+  return take(call, out, std::move(encoding));
 }
 
 ptq_status Host::affine_codes(const ptq_call* call, const ptq_tensor* codes,
                               const ptq_tensor* scale, const ptq_tensor* zero,
                               const ptq_affine* how, ptq_encoding* out) noexcept {
   const auto refuse = [&](const std::string& problem) {
-    return fail(call, PTQ_INVALID, ("ptq.encode/1: " + problem).c_str());
+    return Host::refuse(call, "ptq.encode/1: " + problem);
   };
   Shape shape{}, scale_shape{}, zero_shape{};
   std::string problem = problem_of(codes, {PTQ_UINT, 8, 1}, shape);
   if (problem.empty()) problem = problem_of(scale, {PTQ_FLOAT, 32, 1}, scale_shape);
   if (problem.empty() && zero) problem = problem_of(zero, {PTQ_FLOAT, 32, 1}, zero_shape);
-  if (problem.empty()) problem = problem_of(how);
+  ptq_affine own{};
+  if (problem.empty()) problem = problem_of(how, *reinterpret_cast<Encoding*>(out), own);
   if (!problem.empty()) return refuse(problem);
   if (symmetric(how->grid) != (zero == nullptr)) {
     return refuse(zero ? "a symmetric grid has no zero points" : "the zero points are missing");
   }
-  const Groups groups(shape.batch, shape.rows, shape.columns, *how);
+  const Groups groups(shape.batch, shape.rows, shape.columns, own);
   for (const Shape* given : {&scale_shape, zero ? &zero_shape : &scale_shape}) {
     if (given->batch != shape.batch || given->rows != groups.scale_rows() ||
         given->columns != groups.scale_columns()) {
@@ -150,9 +180,9 @@ ptq_status Host::affine_codes(const ptq_call* call, const ptq_tensor* codes,
                                 groups.scale_rows(), groups.scale_columns()));
     }
   }
-  Encoding& encoding = *reinterpret_cast<Encoding*>(out);
-  ++encoding.fills;
-  encoding.how = *how;
+  Encoding encoding;
+  encoding.how = own;
+  encoding.form = form_of(own);
   encoding.batch = shape.batch;
   encoding.rows = shape.rows;
   encoding.columns = shape.columns;
@@ -160,11 +190,10 @@ ptq_status Host::affine_codes(const ptq_call* call, const ptq_tensor* codes,
   encoding.scale = gather<float>(*scale);
   if (zero) encoding.zero = gather<float>(*zero);
 
-  const int lowest = how->grid == PTQ_GRID_SYM_NARROW ? 1 : 0;
   for (size_t i = 0; i < encoding.codes.size(); ++i) {
     const int code = encoding.codes[i];
-    if (code < lowest || code > int(encoding.n())) {
-      return refuse(fmt::format("code {} is {}, outside {} to {}", i, code, lowest, encoding.n()));
+    if (code > int(encoding.n())) {
+      return refuse(fmt::format("code {} is {}, outside 0 to {}", i, code, encoding.n()));
     }
   }
   for (size_t g = 0; g < encoding.scale.size(); ++g) {
@@ -183,7 +212,7 @@ ptq_status Host::affine_codes(const ptq_call* call, const ptq_tensor* codes,
       return refuse(fmt::format("zero {} is {}, no integer in 0 to {}", g, z, encoding.n()));
     }
   }
-  return PTQ_OK;
+  return take(call, out, std::move(encoding));
 }
 
 ptq_status Host::dense(const ptq_call* call, const ptq_tensor* x, ptq_dtype dtype,
@@ -194,10 +223,10 @@ ptq_status Host::dense(const ptq_call* call, const ptq_tensor* x, ptq_dtype dtyp
   if (problem.empty() && (dtype.bits != 16 || (dtype.code != PTQ_FLOAT && !bfloat))) {
     problem = "a dense encoding is float16 or bfloat16";
   }
-  if (!problem.empty()) return fail(call, PTQ_INVALID, ("ptq.encode/1: " + problem).c_str());
-  Encoding& encoding = *reinterpret_cast<Encoding*>(out);
-  ++encoding.fills;
+  if (!problem.empty()) return refuse(call, "ptq.encode/1: " + problem);
+  Encoding encoding;
   encoding.dense = true;
+  encoding.form = bfloat ? "bfloat16" : "float16";
   encoding.batch = shape.batch;
   encoding.rows = shape.rows;
   encoding.columns = shape.columns;
@@ -210,7 +239,7 @@ ptq_status Host::dense(const ptq_call* call, const ptq_tensor* x, ptq_dtype dtyp
       value = std::ldexp(std::nearbyint(std::ldexp(value, -keep)), keep);
     }
   }
-  return PTQ_OK;
+  return take(call, out, std::move(encoding));
 }
 
 }  // namespace ptq::check

@@ -48,6 +48,8 @@ struct Groups {
 
 // What a plugin answered, unpacked.
 struct Encoding {
+  bool cache = true;  // else the weight of a layer, which takes fewer kinds of encoding
+  int64_t block = 0;  // of the cache's policy
   int fills = 0;
   bool dense = false;
   ptq_affine how{};
@@ -64,6 +66,10 @@ struct Encoding {
   std::vector<float> outlier_value;
   uint64_t outlier_bits = 0;
   bool has_outliers = false;
+  // All blocks of a layer and side agree in these: the kind with its parameters, and what is stored
+  // once for all.
+  std::string form;
+  std::vector<float> shared;
 
   bool filled() const { return fills > 0; }
   float n() const { return float((1 << how.bits) - 1); }
@@ -130,7 +136,9 @@ class Host {
 
   std::string sentence;  // of the latest `fail`
   int fails = 0;         // since begin()
-  std::string mistake;   // what the plugin did to the host's memory or functions, or empty
+  std::string refused;   // why its latest answer was refused, until another is taken
+  bool cancelled = false;
+  std::string mistake;  // what the plugin did to the host's memory or functions, or empty
 
   Host() {
     call_.head.struct_size = sizeof call_;  // longer than version 1.0, as a later host's would be
@@ -140,7 +148,9 @@ class Host {
     call_.head.log = log;
     call_.head.alloc = alloc;
     call_.head.release = release;
-    call_.head.cancelled = [](const ptq_call*) noexcept -> int32_t { return 0; };
+    call_.head.cancelled = [](const ptq_call* call) noexcept -> int32_t {
+      return of(call).cancelled ? 1 : 0;
+    };
     call_.head.service = service;
     std::memset(call_.later_fields, 0xA5, sizeof call_.later_fields);
   }
@@ -150,6 +160,7 @@ class Host {
   // Before and after each call into the plugin.
   const ptq_call* begin() {
     sentence.clear();
+    refused.clear();
     fails = 0;
     call_.head.seed = seed;
     return &call_.head;
@@ -193,6 +204,27 @@ class Host {
     host.sentence = sentence ? sentence : "";
     return status;
   }
+  // Of an answer: may be followed by a better one.
+  static ptq_status refuse(const ptq_call* call, const std::string& text) noexcept {
+    Host& host = of(call);
+    const std::lock_guard lock(host.mutex_);
+    host.refused = host.sentence = text;
+    return PTQ_INVALID;
+  }
+  static ptq_status take(const ptq_call* call, ptq_encoding* out, Encoding answer) noexcept {
+    Encoding& place = *reinterpret_cast<Encoding*>(out);
+    answer.fills = place.fills + 1;
+    answer.cache = place.cache;
+    answer.block = place.block;
+    place = std::move(answer);
+    of(call).refused.clear();
+    return PTQ_OK;
+  }
+  static void report(const ptq_call* call, double fraction) noexcept {
+    if (fraction >= 0 && fraction <= 1) return;
+    const std::lock_guard lock(of(call).mutex_);
+    of(call).mistake = fmt::format("it reported the progress {}, not 0 to 1", fraction);
+  }
   static void log(const ptq_call*, int32_t, const char*) noexcept {}
 
   static void* alloc(const ptq_call* call, int32_t purpose, uint64_t bytes) noexcept {
@@ -223,6 +255,7 @@ class Host {
   static const void* service(const ptq_call* call, const char* id) noexcept {
     static const ptq_options_service options_table = {sizeof(ptq_options_service), 0, get_int,
                                                       get_float, get_string};
+    static const ptq_progress_service progress_table = {sizeof(ptq_progress_service), 0, report};
     static const ptq_encode_service encode_table = {sizeof(ptq_encode_service), 0, affine,
                                                     affine_codes, dense};
     static const ptq_codebook_service codebook_table = {sizeof(ptq_codebook_service), 0,
@@ -230,11 +263,10 @@ class Host {
     static const ptq_lowrank_service lowrank_table = {sizeof(ptq_lowrank_service), 0, factor};
     static const ptq_outliers_service outliers_table = {sizeof(ptq_outliers_service), 0, overlay};
     if (!of(call).has_services || !id) return nullptr;
-    const std::pair<const char*, const void*> tables[] = {{PTQ_OPTIONS_1, &options_table},
-                                                          {PTQ_ENCODE_1, &encode_table},
-                                                          {PTQ_ENCODE_CODEBOOK_1, &codebook_table},
-                                                          {PTQ_ENCODE_LOWRANK_1, &lowrank_table},
-                                                          {PTQ_ENCODE_OUTLIERS_1, &outliers_table}};
+    const std::pair<const char*, const void*> tables[] = {
+        {PTQ_OPTIONS_1, &options_table},        {PTQ_PROGRESS_1, &progress_table},
+        {PTQ_ENCODE_1, &encode_table},          {PTQ_ENCODE_CODEBOOK_1, &codebook_table},
+        {PTQ_ENCODE_LOWRANK_1, &lowrank_table}, {PTQ_ENCODE_OUTLIERS_1, &outliers_table}};
     for (const auto& [name, table] : tables) {
       if (std::strcmp(id, name) == 0) return table;
     }

@@ -39,6 +39,7 @@ Session::~Session() {
 
 void Session::settle(const char* function, Answer& answer) {
   host_.end();
+  must_leave_surroundings(function);
   answer.sentence = host_.sentence;
   if (!host_.mistake.empty()) fail("{}: {}", function, host_.mistake);
   if (answer.status < PTQ_OK || answer.status > PTQ_INTERNAL) {
@@ -47,9 +48,35 @@ void Session::settle(const char* function, Answer& answer) {
   if (answer.status == PTQ_OK && host_.fails > 0) {
     fail("{} returned ok after call->fail with \"{}\"", function, host_.sentence);
   }
+  if (answer.status == PTQ_OK && !host_.refused.empty()) {
+    fail("{} returned ok although its answer was refused: {}", function, host_.refused);
+  }
   if (answer.status != PTQ_OK && answer.sentence.empty()) {
     fail("{} returned status {} without a sentence: use return call->fail(call, status, sentence)",
          function, answer.status);
+  }
+}
+
+void Session::must_leave_surroundings(const char* function) const {
+  if (const std::string changed = surroundings_.restore(); !changed.empty()) {
+    fail("{} changes {} of the process and leaves it so", function, changed);
+  }
+}
+
+// All blocks of one layer and side are stored in one form.
+void Session::must_be_alike(Side side, const Encoding& encoding) {
+  if (side == Side::weights || rewrites_ || !encoding.filled() || encoding.rows == 0) return;
+  std::string& form = form_[int(side)];
+  std::vector<float>& shared = shared_[int(side)];
+  if (form.empty()) {
+    form = encoding.form;
+    shared = encoding.shared;
+  }
+  if (form != encoding.form) {
+    fail("blocks of one layer and side in different formats: {}; then {}", form, encoding.form);
+  }
+  if (shared != encoding.shared) {
+    fail("levels, or scales per column, differ between blocks; they are stored once");
   }
 }
 
@@ -71,6 +98,7 @@ void Session::destroy() {
   alive_ = false;
   method_.destroy(self_, host_.begin());
   host_.end();
+  must_leave_surroundings("destroy");
   if (!host_.mistake.empty()) fail("destroy: {}", host_.mistake);
 }
 
@@ -112,6 +140,9 @@ int64_t Session::block(Side side, int64_t heads, int64_t columns, bool sample) {
   }
   const ptq_kv_policy& own = side == Side::keys ? keys : values;
   rewrites_ = own.flags & PTQ_KV_REWRITES;
+  block_[int(side)] = rewrites_ ? 0 : own.block;
+  form_[int(side)].clear();
+  shared_[int(side)].clear();
   // A method that rewrites gets all rows at once; some number of them.
   return rewrites_ ? std::max<int64_t>(own.block, 32) : own.block;
 }
@@ -152,6 +183,8 @@ Answer Session::calibrate(int64_t heads, int64_t columns) {
 Answer Session::encode(Side side, const ptq_tensor& x, int64_t first) {
   Answer answer;
   auto* out = reinterpret_cast<ptq_encoding*>(&answer.encoding);
+  answer.encoding.cache = side != Side::weights;
+  if (answer.encoding.cache) answer.encoding.block = block_[int(side)];
   const ptq_call* call = host_.begin();
   if (side == Side::weights) {
     const auto* weights = static_cast<const ptq_weights*>(method_.get(self_, PTQ_WEIGHTS_1));
@@ -164,6 +197,7 @@ Answer Session::encode(Side side, const ptq_tensor& x, int64_t first) {
   }
   settle("encode", answer);
   if (answer.encoding.fills > 1) fail("encode filled the encoding {} times", answer.encoding.fills);
+  if (answer.status == PTQ_OK) must_be_alike(side, answer.encoding);
   return answer;
 }
 

@@ -12,20 +12,20 @@
 
 #include "check_host.hpp"
 #include "check_test.hpp"
+#include "ptq/run/surroundings.hpp"
 
 namespace ptq::check {
 
-// Float32 [batch, rows, columns] between guards, read-only for the plugin. `gap` floats lie between
-// the rows; guards and gaps hold `around`, which no answer may depend on.
+// Float32 [batch, rows, columns] between guards, read-only for the plugin. The guards hold
+// `around`, which no answer may depend on.
 class Input {
  public:
   Input(int64_t batch, int64_t rows, int64_t columns, const std::vector<float>& values,
-        int64_t gap = 0, float around = NAN)
-      : batch_(batch), rows_(rows), columns_(columns), gap_(gap) {
-    const int64_t pitch = columns + gap;
-    memory_.assign(size_t(batch * rows * pitch + 2 * kGuard), around);
+        float around = NAN)
+      : batch_(batch), rows_(rows), columns_(columns) {
+    memory_.assign(size_t(batch * rows * columns + 2 * kGuard), around);
     for (int64_t i = 0; i < batch * rows * columns; ++i) {
-      memory_[size_t(kGuard + i / columns * pitch + i % columns)] = values[size_t(i)];
+      memory_[size_t(kGuard + i)] = values[size_t(i)];
     }
     before_ = memory_;
   }
@@ -36,7 +36,6 @@ class Input {
 
   // As a matrix [rows, columns] for weights, else with the batch axis.
   ptq_tensor tensor(bool matrix) {
-    const int64_t pitch = columns_ + gap_;
     ptq_tensor x{};
     x.data = memory_.data() + kGuard;
     x.dtype = {PTQ_FLOAT, 32, 1};
@@ -47,10 +46,10 @@ class Input {
     x.ndim = 2 + first;
     if (!matrix) {
       x.shape[0] = batch_;
-      x.stride[0] = rows_ * pitch;
+      x.stride[0] = rows_ * columns_;
     }
     x.shape[first] = rows_;
-    x.stride[first] = pitch;
+    x.stride[first] = columns_;
     x.shape[first + 1] = columns_;
     return x;
   }
@@ -61,7 +60,7 @@ class Input {
 
  private:
   static constexpr int64_t kGuard = 64;
-  int64_t batch_, rows_, columns_, gap_;
+  int64_t batch_, rows_, columns_;
   std::vector<float> memory_, before_;
 };
 
@@ -114,11 +113,17 @@ class Session {
 
  private:
   void settle(const char* function, Answer& answer);
+  void must_leave_surroundings(const char* function) const;
+  void must_be_alike(Side side, const Encoding& encoding);
 
   static constexpr int kLayers = 4;
 
   const ptq_method& method_;
   Host host_;
+  Surroundings surroundings_;
+  int64_t block_[2] = {0, 0};  // of keys and values, after block()
+  std::string form_[2];        // of the encodings so far
+  std::vector<float> shared_[2];
   void* self_ = nullptr;
   bool alive_ = false, calibrated_ = false, rewrites_ = false;
 };
