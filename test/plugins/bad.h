@@ -23,6 +23,9 @@
 #ifndef BAD_DEFAULT
 #define BAD_DEFAULT "8"
 #endif
+#ifndef BAD_SUMMARY
+#define BAD_SUMMARY "wrong on purpose"
+#endif
 #ifndef BAD_METHOD_NAME
 #define BAD_METHOD_NAME BAD_NAME
 #endif
@@ -131,7 +134,7 @@ static const ptq_option* const options[] = {&option};
 
 static const ptq_method method = {
     sizeof(ptq_method), 1,  PTQ_CAN_KV, 0,      BAD_METHOD_NAME, "1.0.0",
-    "wrong on purpose", "", options,    create, destroy,         get};
+    BAD_SUMMARY,        "", options,    create, destroy,         get};
 static const ptq_method* const methods[] = {&method};
 
 const ptq_plugin ptq_plugin_v1 = {BAD_MAGIC, BAD_SIZE,     BAD_MAJOR, PTQ_ABI_MINOR, 1, methods,
