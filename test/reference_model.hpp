@@ -133,12 +133,13 @@ class ReferenceModel {
     return y;
   }
   void rotate(Vector& x, int64_t heads) const {
-    const std::vector<float> frequencies = ptq::rope_inv_freq(config);
+    const ptq::Rope rope = ptq::rope_of(config);
     const size_t d = size_t(config.head_dim), half = d / 2;
     for (size_t row = 0; row < x.size() / d; ++row)
       for (size_t e = 0; e < half; ++e) {
-        const float angle = float(row / size_t(heads)) * frequencies[e];
-        const double c = std::cos(double(angle)), s = std::sin(double(angle));
+        const float angle = float(row / size_t(heads)) * rope.inv_freq[e];
+        const double c = std::cos(double(angle)) * double(rope.attention_factor),
+                     s = std::sin(double(angle)) * double(rope.attention_factor);
         double &a = x[row * d + e], &b = x[row * d + e + half];
         const double a0 = a;
         a = a0 * c - b * s;

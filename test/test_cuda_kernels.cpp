@@ -69,10 +69,10 @@ TEMPLATE_TEST_CASE("cuda: embedding, norm, rotary embedding, SwiGLU, residual", 
   }
   // Rotation: bit for bit, the angles come from the same table.
   const int64_t heads = 3, dim = 16, n = 4;
-  std::vector<float> inv_freq;
-  for (int i = 0; i < 8; ++i) inv_freq.push_back(std::pow(10000.0f, -float(i) / 8));
+  Rope rope;
+  for (int i = 0; i < 8; ++i) rope.inv_freq.push_back(std::pow(10000.0f, -float(i) / 8));
   const std::vector<int32_t> positions = {0, 1, 77, 4095};
-  const auto batch = cpu.begin({1, 2, 3, 4}, positions, inv_freq, false);
+  const auto batch = cpu.begin({1, 2, 3, 4}, positions, rope, false);
   auto x = floats(as<T>(random_floats(size_t(n * heads * dim), 5)));
   const OnDevice<T> dx(as<T>(x));
   const OnDevice<float> c(batch.cosine), s(batch.sine);

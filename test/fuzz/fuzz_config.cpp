@@ -20,7 +20,7 @@ bool config(Bytes input) {
     require(parameter_count(c) > 0, "there are parameters");
     require(kv_bytes_per_token_fp16(c) > 0, "a token needs a cache");
     if (c.head_dim <= 512) {
-      for (const float f : rope_inv_freq(c)) {
+      for (const float f : rope_of(c).inv_freq) {
         require(std::isfinite(f) && f >= 0, "frequencies are finite");
       }
     }

@@ -168,7 +168,7 @@ class KvCache {
  public:
   // dense: the dtype of rows that are not encoded; float16 but in tests of the mechanism itself.
   KvCache(const ModelConfig& c, KvMethod* method, DType dense = DType::f16)
-      : rotary_(std::make_shared<Rotary>(rope_inv_freq(c), dense == DType::bf16)) {
+      : rotary_(std::make_shared<Rotary>(rope_of(c), dense == DType::bf16)) {
     layers_.reserve(size_t(c.num_hidden_layers));
     for (int l = 0; l < int(c.num_hidden_layers); ++l)
       layers_.emplace_back(c.num_key_value_heads, c.head_dim, l, method, dense, rotary_.get());

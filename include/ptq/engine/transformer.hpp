@@ -67,7 +67,7 @@ class Transformer final : public Engine {
     final_norm_ = vector("model.norm.weight", h);
     head_ = c.tie_word_embeddings ? device_.weight(LinearWeight("lm_head", embedding))
                                   : matrix("lm_head", c.vocab_size, h);
-    inv_freq_ = rope_inv_freq(c);
+    rope_ = rope_of(c);
   }
 
   const ModelConfig& config() const override { return config_; }
@@ -245,7 +245,7 @@ class Transformer final : public Engine {
                   kv_heads = c.num_key_value_heads;
     for (const Piece& p : pieces) p.sequence->cache.reserve(p.rows);
     const typename Device::Batch batch =
-        device_.begin(ids(pieces), positions(pieces), inv_freq_, steady(pieces, regime));
+        device_.begin(ids(pieces), positions(pieces), rope_, steady(pieces, regime));
     Array x = device_.array(n * h), y = device_.array(n * h), q = device_.array(n * heads * dim),
           k = device_.array(n * kv_heads * dim), v = device_.array(n * kv_heads * dim),
           o = device_.array(n * heads * dim), gate = device_.array(n * c.intermediate_size),
@@ -447,7 +447,7 @@ class Transformer final : public Engine {
   std::vector<Layer> layers_;
   Vector final_norm_;
   Linear head_;
-  std::vector<float> inv_freq_;                     // of the rotary embedding, [head_dim / 2]
+  Rope rope_;
   uint64_t embedding_bytes_ = 0, small_bytes_ = 0;  // small: norms and biases
   int64_t small_scalars_ = 0;
   TestHooks hooks_;

@@ -17,7 +17,7 @@
 #include "ptq/core/dtype.hpp"
 #include "ptq/core/error.hpp"
 #include "ptq/core/json.hpp"
-#include "ptq/core/suggest.hpp"
+#include "ptq/model/rope.hpp"
 
 namespace ptq {
 
@@ -32,16 +32,6 @@ constexpr std::string_view architecture_name(Architecture a) {
   return "?";
 }
 
-// Frequency scaling of Llama 3.1 (rope_type "llama3"), see rope_inv_freq().
-struct Llama3RopeScaling {
-  double factor = 1;            // division of the low frequencies
-  double low_freq_factor = 1;   // wavelengths above original / this are divided by factor
-  double high_freq_factor = 4;  // wavelengths below original / this stay as they are
-  int64_t original_max_position_embeddings = 0;  // context length before scaling, tokens
-
-  bool operator==(const Llama3RopeScaling&) const = default;
-};
-
 struct ModelConfig {
   Architecture architecture = Architecture::llama;
   int64_t hidden_size = 0;              // width of the residual stream
@@ -54,15 +44,16 @@ struct ModelConfig {
   int64_t max_position_embeddings = 0;  // longest context the model was made for, tokens
   float rms_norm_eps = 0;               // added to the mean square in RMSNorm
   double rope_theta = 0;                // base of the rotary frequencies
-  std::optional<Llama3RopeScaling> rope_scaling;
+  std::optional<RopeScaling> rope_scaling;
   int64_t sliding_window = 0;          // keys visible to a query, itself included; 0: all before it
   int64_t window_first_layer = 0;      // the window holds for this layer and those above it
   bool qkv_bias = false;               // q, k and v projections have a bias
   bool o_bias = false;                 // the attention output projection has a bias
   bool tie_word_embeddings = false;    // the output head is the embedding matrix
-  int64_t bos_token_id = -1;           // as written; the tokenizer decides whether it is prepended
+  int64_t bos_token_id = -1;           // the tokenizer decides whether it is prepended; -1: none
   std::vector<int64_t> eos_token_ids;  // any of them ends a text; may be empty
   std::optional<DType> torch_dtype;    // informative, every stored tensor carries its own type
+  std::vector<std::string> defaulted;  // keys the file leaves out: they are the class's defaults
 
   int64_t window_of_layer(int64_t layer) const {
     return layer >= window_first_layer ? sliding_window : 0;
@@ -75,6 +66,25 @@ namespace config_detail {
 constexpr int64_t kMaxWidth = 1 << 20, kMaxLayers = 10'000, kMaxRows = 1 << 27,
                   kMaxTokens = 1 << 30;
 
+// What a key means that a configuration leaves out: the defaults of the classes LlamaConfig,
+// MistralConfig and Qwen2Config (test/fixtures/config/make.py reads them from the classes).
+// save_pretrained of some versions leaves such keys out.
+struct ClassDefaults {
+  int64_t vocab_size, hidden_size, intermediate_size, num_hidden_layers, num_attention_heads,
+      num_key_value_heads;  // 0: as many as num_attention_heads
+  int64_t max_position_embeddings;
+  int64_t bos_token_id, eos_token_id;  // -1: none
+  double rms_norm_eps = 1e-6, rope_theta = 10000;
+  int64_t sliding_window = 4096, max_window_layers = 28;  // where the architecture has a window
+};
+
+inline const ClassDefaults& class_defaults(Architecture a) {
+  static const ClassDefaults llama{32000, 4096, 11008, 32, 32, 0, 2048, 1, 2},
+      mistral{32000, 4096, 14336, 32, 32, 8, 131072, 1, 2},
+      qwen2{151936, 4096, 22016, 32, 32, 32, 32768, -1, -1};
+  return a == Architecture::llama ? llama : a == Architecture::mistral ? mistral : qwen2;
+}
+
 inline Architecture read_architecture(const JsonValue& root) {
   struct Known {
     Architecture value;
@@ -86,9 +96,9 @@ inline Architecture read_architecture(const JsonValue& root) {
   std::optional<Architecture> result;
   const auto match = [&](const JsonValue& value, const char* Known::*field) {
     const std::string name(value.as_string());
-    std::vector<std::string> names;
+    std::string names;
     for (const Known& k : known) {
-      names.push_back(k.*field);
+      names += (names.empty() ? "" : ", ") + std::string(k.*field);
       if (name != k.*field) continue;
       if (result && *result != k.value) {
         throw value.error("`architectures` and `model_type` contradict each other");
@@ -96,8 +106,9 @@ inline Architecture read_architecture(const JsonValue& root) {
       result = k.value;
       return;
     }
+    // No "did you mean": another architecture, however near its name is, is another model.
     throw value.error("the architecture " + shown(name) + " is not supported",
-                      did_you_mean(name, names));
+                      "supported: " + names);
   };
   if (const auto list = root.find("architectures")) {
     list->for_each_element([&](const JsonValue& name) { match(name, &Known::class_name); });
@@ -107,72 +118,43 @@ inline Architecture read_architecture(const JsonValue& root) {
   return *result;
 }
 
-// The numbers are used in fp32, where they must still be finite and above 0.
-inline double read_positive(const JsonValue& value) {
-  const double x = value.as_number();
-  const float used = static_cast<float>(x);
-  if (!(used > 0) || !std::isfinite(used)) {
-    throw value.error("a finite number above 0 is expected");
-  }
-  return x;
-}
-
-// The rotary settings of one object, `rope_scaling` (4.x) or `rope_parameters` (5.x).
-inline std::optional<Llama3RopeScaling> read_rope_scaling(const JsonValue& node,
-                                                          int64_t max_positions) {
-  auto type = node.find("rope_type");
-  const auto old_type = node.find("type");  // the spelling before 4.43
-  if (type && old_type && type->as_string() != old_type->as_string()) {
-    throw old_type->error("`type` and `rope_type` contradict each other");
-  }
-  if (!type) type = old_type;
-  if (!type) throw node.error("the key `rope_type` is missing");
-  if (type->as_string() == "default") return {};
-  if (type->as_string() != "llama3") {
-    throw type->error("the rotary scaling " + shown(type->as_string()) + " is not supported",
-                      "supported: default, llama3; for contexts up to max_position_embeddings "
-                      "the block can be removed");
-  }
-  Llama3RopeScaling s;
-  s.factor = read_positive(node.get("factor"));
-  s.low_freq_factor = read_positive(node.get("low_freq_factor"));
-  s.high_freq_factor = read_positive(node.get("high_freq_factor"));
-  s.original_max_position_embeddings =
-      node.get("original_max_position_embeddings").as_integer(1, kMaxTokens);
-  if (s.factor < 1) throw node.error("`factor` is below 1");
-  if (static_cast<float>(s.high_freq_factor) <= static_cast<float>(s.low_freq_factor)) {
-    throw node.error("`high_freq_factor` is not above `low_freq_factor`");
-  }
-  if (s.original_max_position_embeddings >= max_positions) {
-    throw node.error("`original_max_position_embeddings` is not below `max_position_embeddings`");
-  }
-  return s;
-}
-
 inline void read_rope(const JsonValue& root, ModelConfig& c) {
   const auto parameters = root.find("rope_parameters"), scaling = root.find("rope_scaling");
   std::optional<double> theta;
   for (const auto& node : {std::optional<JsonValue>(root), parameters, scaling}) {
     const auto value = node ? node->find("rope_theta") : std::nullopt;
     if (!value) continue;
-    const double x = read_positive(*value);
+    const double x = rope_detail::read_positive(*value);
     if (x < 1) throw value->error("the base of the rotary frequencies is below 1");
     if (theta && *theta != x) throw value->error("contradicts another `rope_theta` of the file");
     theta = x;
   }
-  if (!theta) {
-    throw root.error("the key `rope_theta` is missing",
-                     "transformers would use 10000.0; write it into the file if that is right");
-  }
-  c.rope_theta = *theta;
+  if (!theta) c.defaulted.push_back("rope_theta");
+  c.rope_theta = theta.value_or(class_defaults(c.architecture).rope_theta);
 
-  if (parameters) c.rope_scaling = read_rope_scaling(*parameters, c.max_position_embeddings);
+  std::optional<int64_t> original;  // transformers prefers it to the one inside the object
+  if (const auto value = root.find("original_max_position_embeddings")) {
+    original = value->as_integer(1, kMaxTokens);
+  }
+  const auto read = [&](const JsonValue& node) {
+    return read_rope_scaling(node, c.max_position_embeddings, original);
+  };
+  if (parameters) c.rope_scaling = read(*parameters);
   if (scaling) {
-    const auto other = read_rope_scaling(*scaling, c.max_position_embeddings);
-    if (parameters && other != c.rope_scaling) {
+    const auto other = read(*scaling);
+    const bool typed = parameters && (parameters->find("rope_type") || parameters->find("type"));
+    if (typed && other != c.rope_scaling) {
       throw scaling->error("`rope_scaling` and `rope_parameters` contradict each other");
     }
     c.rope_scaling = other;
+  }
+  const Rope rope = make_rope(c.rope_theta, c.head_dim, c.rope_scaling);
+  for (const float f : rope.inv_freq) {
+    if (std::isfinite(f)) continue;
+    throw(scaling      ? *scaling
+          : parameters ? *parameters
+                       : root)
+        .error("the rotary frequencies of these settings are not finite");
   }
   for (const auto& node : {std::optional<JsonValue>(root), parameters}) {
     const auto partial = node ? node->find("partial_rotary_factor") : std::nullopt;
@@ -183,19 +165,23 @@ inline void read_rope(const JsonValue& root, ModelConfig& c) {
 }
 
 inline void read_window(const JsonValue& root, ModelConfig& c) {
-  if (c.architecture == Architecture::mistral) {
-    // The class default is 4096: an absent key means a window, null means none.
-    c.sliding_window = 4096;
-    if (root.contains("sliding_window")) {
-      const auto window = root.find("sliding_window");
-      c.sliding_window = window ? window->as_integer(1, kMaxTokens) : 0;
+  const ClassDefaults& absent = class_defaults(c.architecture);
+  const auto read = [&] {  // an absent key means a window, null means none
+    if (!root.contains("sliding_window")) {
+      c.defaulted.push_back("sliding_window");
+      return absent.sliding_window;
     }
+    const auto window = root.find("sliding_window");
+    return window ? window->as_integer(1, kMaxTokens) : 0;
+  };
+  if (c.architecture == Architecture::mistral) {
+    c.sliding_window = read();
   } else if (c.architecture == Architecture::qwen2) {
     const auto use = root.find("use_sliding_window");
     if (use && use->as_bool()) {
-      const auto window = root.find("sliding_window");
-      c.sliding_window = window ? window->as_integer(1, kMaxTokens) : 0;
-      c.window_first_layer = root.get("max_window_layers").as_integer(0, kMaxLayers);
+      c.sliding_window = read();
+      const auto first = root.find("max_window_layers");
+      c.window_first_layer = first ? first->as_integer(0, kMaxLayers) : absent.max_window_layers;
     }
   }
   if (const auto types = root.find("layer_types")) {
@@ -261,6 +247,25 @@ inline std::optional<DType> read_torch_dtype(const JsonValue& root) {
   return result;
 }
 
+// Ids outside the vocabulary stand in real folders (a token was added and the embedding not
+// resized; -1 for none). No row has such an id, so it never begins or ends a text.
+inline std::vector<int64_t> read_token_ids(const JsonValue& root, const char* key, int64_t absent,
+                                           int64_t vocab_size) {
+  std::vector<int64_t> ids;
+  const auto add = [&](int64_t id) {
+    if (id >= 0 && id < vocab_size) ids.push_back(id);
+  };
+  const auto value = root.find(key);
+  if (!root.contains(key)) {
+    add(absent);
+  } else if (value && value->is_array()) {
+    value->for_each_element([&](const JsonValue& id) { add(id.as_integer()); });
+  } else if (value) {
+    add(value->as_integer());
+  }
+  return ids;
+}
+
 }  // namespace config_detail
 
 // Reads the text of a config.json; `name` is what error messages call it.
@@ -272,23 +277,29 @@ inline ModelConfig parse_config(std::string_view json, const std::string& name) 
   c.architecture = read_architecture(root);
   refuse_unsupported(root);
 
-  const auto size = [&](const char* key, int64_t limit) {
-    return root.get(key).as_integer(1, limit);
+  const ClassDefaults& absent = class_defaults(c.architecture);
+  const auto size = [&](const char* key, int64_t limit, int64_t otherwise) {
+    if (root.contains(key)) return root.get(key).as_integer(1, limit);
+    c.defaulted.push_back(key);
+    return otherwise;
   };
-  c.hidden_size = size("hidden_size", kMaxWidth);
-  c.num_hidden_layers = size("num_hidden_layers", kMaxLayers);
-  c.num_attention_heads = size("num_attention_heads", kMaxWidth);
-  c.intermediate_size = size("intermediate_size", kMaxWidth);
-  c.vocab_size = size("vocab_size", kMaxRows);
-  c.max_position_embeddings = size("max_position_embeddings", kMaxTokens);
+  c.hidden_size = size("hidden_size", kMaxWidth, absent.hidden_size);
+  c.num_hidden_layers = size("num_hidden_layers", kMaxLayers, absent.num_hidden_layers);
+  c.num_attention_heads = size("num_attention_heads", kMaxWidth, absent.num_attention_heads);
+  c.intermediate_size = size("intermediate_size", kMaxWidth, absent.intermediate_size);
+  c.vocab_size = size("vocab_size", kMaxRows, absent.vocab_size);
+  c.max_position_embeddings =
+      size("max_position_embeddings", kMaxTokens, absent.max_position_embeddings);
 
-  c.num_key_value_heads = c.num_attention_heads;
-  if (const auto heads = root.find("num_key_value_heads")) {
-    c.num_key_value_heads = heads->as_integer(1, kMaxWidth);
-    if (c.num_attention_heads % c.num_key_value_heads != 0) {
-      throw heads->error("does not divide `num_attention_heads` = " +
-                         std::to_string(c.num_attention_heads));
-    }
+  // null, and no key in Llama: as many as query heads.
+  const bool all = root.contains("num_key_value_heads") ? !root.find("num_key_value_heads")
+                                                        : absent.num_key_value_heads == 0;
+  c.num_key_value_heads = all ? c.num_attention_heads
+                              : size("num_key_value_heads", kMaxWidth, absent.num_key_value_heads);
+  if (c.num_attention_heads % c.num_key_value_heads != 0) {
+    throw root.error(
+        "`num_key_value_heads` = " + std::to_string(c.num_key_value_heads) +
+        " does not divide `num_attention_heads` = " + std::to_string(c.num_attention_heads));
   }
   if (const auto head_dim = root.find("head_dim")) {
     c.head_dim = head_dim->as_integer(1, kMaxWidth);
@@ -305,7 +316,10 @@ inline ModelConfig parse_config(std::string_view json, const std::string& name) 
   if (c.num_attention_heads * c.head_dim > kMaxWidth) {
     throw root.error("`num_attention_heads` x `head_dim` is above " + std::to_string(kMaxWidth));
   }
-  c.rms_norm_eps = static_cast<float>(read_positive(root.get("rms_norm_eps")));
+  if (!root.contains("rms_norm_eps")) c.defaulted.push_back("rms_norm_eps");
+  c.rms_norm_eps = static_cast<float>(root.contains("rms_norm_eps")
+                                          ? rope_detail::read_positive(root.get("rms_norm_eps"))
+                                          : absent.rms_norm_eps);
 
   read_rope(root, c);
   read_window(root, c);
@@ -319,21 +333,20 @@ inline ModelConfig parse_config(std::string_view json, const std::string& name) 
     if (c.architecture == Architecture::llama) c.qkv_bias = c.o_bias = true;
   }
   if (const auto tie = root.find("tie_word_embeddings")) c.tie_word_embeddings = tie->as_bool();
-  if (const auto bos = root.find("bos_token_id")) {
-    c.bos_token_id = bos->as_integer(0, c.vocab_size - 1);
-  }
-  if (const auto eos = root.find("eos_token_id")) {
-    const auto add = [&](const JsonValue& id) {
-      c.eos_token_ids.push_back(id.as_integer(0, c.vocab_size - 1));
-    };
-    if (eos->is_array()) {
-      eos->for_each_element(add);
-    } else {
-      add(*eos);
-    }
-  }
+  const auto bos = read_token_ids(root, "bos_token_id", absent.bos_token_id, c.vocab_size);
+  if (!bos.empty()) c.bos_token_id = bos.front();
+  c.eos_token_ids = read_token_ids(root, "eos_token_id", absent.eos_token_id, c.vocab_size);
   c.torch_dtype = read_torch_dtype(root);
   return c;
+}
+
+// A sentence about the keys that the file leaves out; nothing where it has all.
+inline std::optional<std::string> class_defaults_note(const ModelConfig& c) {
+  if (c.defaulted.empty()) return {};
+  std::string keys;
+  for (const std::string& key : c.defaulted) keys += (keys.empty() ? "" : ", ") + key;
+  return "config.json leaves out " + keys + "; the defaults of the " +
+         std::string(architecture_name(c.architecture)) + " class are used";
 }
 
 // Fails with a description of a model folder unless `folder` is one that exists.
@@ -393,33 +406,8 @@ inline uint64_t quantized_weight_bytes(const ModelConfig& c, int64_t bits, int64
                                2 * (parameter_count(c) - linear));
 }
 
-// Rotary frequencies, head_dim / 2 values in radians per position. Computed in fp32 in the order of
-// the reference implementation, because cos and sin of large positions depend on the last bit.
-inline std::vector<float> rope_inv_freq(const ModelConfig& c) {
-  const float theta = static_cast<float>(c.rope_theta), dim = static_cast<float>(c.head_dim);
-  std::vector<float> freq(static_cast<size_t>(c.head_dim / 2));
-  for (size_t i = 0; i < freq.size(); ++i) {
-    freq[i] = 1.0f / std::pow(theta, static_cast<float>(2 * i) / dim);
-  }
-  if (!c.rope_scaling) return freq;
-
-  const Llama3RopeScaling& s = *c.rope_scaling;
-  const float factor = static_cast<float>(s.factor);
-  const float low = static_cast<float>(s.low_freq_factor);
-  const float high = static_cast<float>(s.high_freq_factor);
-  const float original = static_cast<float>(s.original_max_position_embeddings);
-  constexpr float kTwoPi = 6.283185307179586f;
-  for (float& f : freq) {
-    const float wavelength = kTwoPi / f;  // positions per turn
-    if (wavelength < original / high) continue;
-    if (wavelength > original / low) {
-      f /= factor;
-    } else {
-      const float smooth = (original / wavelength - low) / (high - low);
-      f = (1.0f - smooth) * f / factor + smooth * f;
-    }
-  }
-  return freq;
+inline Rope rope_of(const ModelConfig& c) {
+  return make_rope(c.rope_theta, c.head_dim, c.rope_scaling);
 }
 
 // Keys and values of one token in all layers, stored as fp16.

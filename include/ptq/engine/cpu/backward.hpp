@@ -62,7 +62,7 @@ class BackwardPass final : public Gradients<Real> {
     final_norm_ = norm("model.norm", h);
     head_.weight = c.tie_word_embeddings ? LinearWeight("lm_head", *embedding_)
                                          : linear("lm_head", c.vocab_size, h, false).weight;
-    inv_freq_ = rope_inv_freq(c);
+    rope_ = rope_of(c);
   }
 
   const ModelConfig& config() const override { return config_; }
@@ -159,10 +159,10 @@ class BackwardPass final : public Gradients<Real> {
     Pass pass(config_, n);
     // The angle is the float32 product of position and frequency, as the reference computes it.
     for (int64_t i = 0; i < n; ++i)
-      for (const float frequency : inv_freq_) {
+      for (const float frequency : rope_.inv_freq) {
         const Real angle = float(i) * frequency;
-        pass.cosine.push_back(std::cos(angle));
-        pass.sine.push_back(std::sin(angle));
+        pass.cosine.push_back(std::cos(angle) * rope_.attention_factor);
+        pass.sine.push_back(std::sin(angle) * rope_.attention_factor);
       }
     return pass;
   }
@@ -364,7 +364,7 @@ class BackwardPass final : public Gradients<Real> {
   std::vector<Layer> layers_;
   Norm final_norm_;
   Linear head_;
-  std::vector<float> inv_freq_;
+  Rope rope_;
 };
 
 }  // namespace ptq::cpu

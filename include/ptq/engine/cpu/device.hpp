@@ -120,15 +120,15 @@ class Device {
 
   // The rotary angle is the float32 product position * frequency, as the reference computes it; it
   // rounds cos and sin afterwards.
-  Batch begin(std::vector<int32_t> ids, const std::vector<int32_t>& positions,
-              const std::vector<float>& inv_freq, bool /*steady*/) const {
-    const size_t half = inv_freq.size(), n = ids.size();
+  Batch begin(std::vector<int32_t> ids, const std::vector<int32_t>& positions, const Rope& rope,
+              bool /*steady*/) const {
+    const size_t half = rope.inv_freq.size(), n = ids.size();
     Batch batch{std::move(ids), Array(n * half), Array(n * half)};
     for (size_t i = 0; i < n; ++i)
       for (size_t d = 0; d < half; ++d) {
-        const float angle = float(positions[i]) * inv_freq[d];
-        batch.cosine[i * half + d] = std::cos(angle);
-        batch.sine[i * half + d] = std::sin(angle);
+        const float angle = float(positions[i]) * rope.inv_freq[d];
+        batch.cosine[i * half + d] = std::cos(angle) * rope.attention_factor;
+        batch.sine[i * half + d] = std::sin(angle) * rope.attention_factor;
       }
     round(batch.cosine.data(), int64_t(n * half));
     round(batch.sine.data(), int64_t(n * half));

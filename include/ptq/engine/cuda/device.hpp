@@ -145,7 +145,7 @@ class Device {
 
   // steady: this pass does what others of as many rows do (see queue.hpp).
   Batch begin(const std::vector<int32_t>& ids, const std::vector<int32_t>& positions,
-              const std::vector<float>& inv_freq, bool steady) {
+              const Rope& rope, bool steady) {
     State& s = *state_;
     s.queue.abandon();  // what an error may have left behind
     s.clear_cached_numbers();
@@ -155,7 +155,7 @@ class Device {
     int64_t last = 0;
     for (const int32_t p : positions) last = std::max<int64_t>(last, p + 1);
     bool moved = s.scratch.begin();
-    moved |= s.extend_rotation(inv_freq, last, std::is_same_v<T, Bf16>);
+    moved |= s.extend_rotation(rope, last, std::is_same_v<T, Bf16>);
     // Per layer: segments of rows to be appended (twice) and of attention, the segment of each row
     // (twice), and what attention's blocks do.
     const size_t per_layer = size_t(coming.sequences) * 3 * sizeof(SegmentView) +
@@ -439,15 +439,16 @@ class Device {
     }
 
     // cos and sin of all positions up to `last`, with the CPU's angles and rounding.
-    bool extend_rotation(const std::vector<float>& inv_freq, int64_t last, bool bf16) {
-      const int64_t half = int64_t(inv_freq.size());
+    bool extend_rotation(const Rope& rope, int64_t last, bool bf16) {
+      const int64_t half = int64_t(rope.inv_freq.size());
       if (last * half <= cosine.size()) return false;
       const int64_t rows = std::max<int64_t>(1024, last + last / 2);
       std::vector<float> c(size_t(rows * half)), n(size_t(rows * half));
       for (int64_t p = 0; p < rows; ++p)
         for (int64_t d = 0; d < half; ++d) {
-          const float angle = float(p) * inv_freq[size_t(d)];
-          const float cosine_value = std::cos(angle), sine_value = std::sin(angle);
+          const float angle = float(p) * rope.inv_freq[size_t(d)];
+          const float cosine_value = std::cos(angle) * rope.attention_factor,
+                      sine_value = std::sin(angle) * rope.attention_factor;
           c[size_t(p * half + d)] = bf16 ? rounded<Bf16>(cosine_value) : cosine_value;
           n[size_t(p * half + d)] = bf16 ? rounded<Bf16>(sine_value) : sine_value;
         }
