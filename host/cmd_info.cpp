@@ -48,10 +48,12 @@ Json memory_json(const ModelConfig& c) {
 Json model_json(const std::filesystem::path& folder) {
   const ModelConfig c = load_config(folder);
   const auto random_seed = random_weights_seed(folder, false, 0);
+  const ModelFingerprint fingerprint = model_fingerprint(folder, random_seed);
   std::map<std::string, int64_t> dtypes;
   std::vector<std::string> warnings;
   uint64_t bytes = 0;
   int64_t tensors = 0;
+  if (const auto note = class_defaults_note(c)) warnings.push_back(*note);
   if (random_seed) {
     tensors = int64_t(expected_tensors(c).size());
     bytes = 2 * uint64_t(parameter_count(c));
@@ -61,7 +63,8 @@ Json model_json(const std::filesystem::path& folder) {
   } else {
     WeightFiles weights(folder);
     weights.check_tensors(c);
-    warnings = weights.warnings();
+    const auto& found = weights.warnings();
+    warnings.insert(warnings.end(), found.begin(), found.end());
     for (const std::string& name : weight_file_names(folder)) {
       const SafetensorsFile file(folder / name);
       for (const TensorInfo& tensor : file.tensors()) {
@@ -93,7 +96,8 @@ Json model_json(const std::filesystem::path& folder) {
           {"tie_word_embeddings", c.tie_word_embeddings},
           {"kv_bytes_per_token_fp16", kv_bytes_per_token_fp16(c)},
           {"memory", memory_json(c)},
-          {"fingerprint", model_fingerprint(folder, random_seed)},
+          {"fingerprint", fingerprint.hex},
+          {"fingerprint_of", fingerprint.made_of},
           {"warnings", warnings}};
 }
 

@@ -150,6 +150,11 @@ int run_command(const std::vector<std::string>& args) {
   const std::vector<Cell> cells = selected(plan.grid, text_of(arguments, "only"));
   if (!settings.quiet) {
     for (const std::string& note : plan.plugin_notes) fmt::print(stderr, "note: {}\n", note);
+    for (const GridModel& model : plan.grid.models) {
+      for (const std::string& warning : model.warnings) {
+        fmt::print(stderr, "note: {}: {}\n", model.record.name, warning);
+      }
+    }
   }
   if (arguments["dry-run"].as<bool>()) {
     fmt::print("{}", plan_text(plan, store, cells));

@@ -26,6 +26,7 @@ namespace ptq {
 namespace {
 
 constexpr uint64_t kLargestFile = uint64_t{1} << 20;
+constexpr size_t kMostDots = 500;
 
 std::string place(const std::string& name, const toml::source_position& position) {
   return name + ":" + std::to_string(position.line) + ":" + std::to_string(position.column);
@@ -67,6 +68,27 @@ Error syntax_error(std::string_view text, const std::string& name, std::string_v
   return usage_error("not valid TOML: " + std::string(description), where, full_width_hint(line));
 }
 
+// "\u0000" would end a path or a name where no one sees it.
+void require_no_nul(std::string_view text, const std::string& where) {
+  if (text.find('\0') == text.npos) return;
+  throw usage_error("a text contains the character NUL (\\u0000)", where, "leave it out");
+}
+
+// toml++ recurses once for each part of a dotted key, in the parser and in destructors.
+void require_short_keys(std::string_view text, const std::string& name) {
+  size_t dots = 0, line = 1;
+  for (const char c : text) {
+    if (c == '\n') ++line;
+    // Strings and numbers have dots, too, but no line of an experiment has so many.
+    const bool inside = c != '\n' && c != '=';
+    dots = inside ? dots + (c == '.') : 0;
+    if (dots > kMostDots) {
+      throw usage_error("more than " + std::to_string(kMostDots) + " dots in a row of keys",
+                        name + ":" + std::to_string(line), "an experiment has a few levels only");
+    }
+  }
+}
+
 ConfigNode convert(const toml::node& node, const std::string& name, const std::string& where) {
   ConfigNode out;
   out.where = where;
@@ -76,6 +98,7 @@ ConfigNode convert(const toml::node& node, const std::string& name, const std::s
     std::vector<std::pair<toml::source_position, std::pair<std::string, ConfigNode>>> members;
     for (const auto& [key, value] : *table) {
       const toml::source_position position = key.source().begin;
+      require_no_nul(key.str(), place(name, position));
       members.push_back(
           {position, {std::string(key.str()), convert(value, name, place(name, position))}});
     }
@@ -90,6 +113,7 @@ ConfigNode convert(const toml::node& node, const std::string& name, const std::s
   } else {
     out.kind = ConfigNode::Kind::scalar;
     if (const auto* text = node.as_string()) {
+      require_no_nul(text->get(), where);
       out.scalar = text->get();
     } else if (const auto* integer = node.as_integer()) {
       out.scalar = integer->get();
@@ -122,6 +146,7 @@ ConfigNode parse_toml(std::string_view text, const std::string& name) {
     throw usage_error(bad == nul ? "the text contains a NUL byte" : "the text is not valid UTF-8",
                       name + ":" + std::to_string(line), "save the file as UTF-8 text");
   }
+  require_short_keys(text, name);
   toml::table table;
   try {
     table = toml::parse(text, name);

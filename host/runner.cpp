@@ -101,6 +101,8 @@ class Runner {
     record.code = code_facts();
     record.environment = machine_facts();
     record.environment["compute"] = compute_word(model.compute);
+    record.environment["fingerprint_of"] = model.fingerprint_of;
+    record.warnings = model.warnings;
     if (model.random_seed) {
       record.environment["weights"] = "random";
       record.environment["weights_seed"] = *model.random_seed;

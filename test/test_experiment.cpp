@@ -73,6 +73,41 @@ std::string file_text(const std::filesystem::path& path) {
 
 using Catch::Contains;
 
+TEST_CASE("a model may have a name of its own", "[experiment]") {
+  const std::string text = replaced(kSmall, "[\"models/tiny-qwen2\"]",
+                                    R"(["a/hf", { model = "b/hf", name = "other" }])");
+  const Experiment e = read(text);
+  REQUIRE(e.models.size() == 2);
+  CHECK(e.models[0].text == "a/hf");
+  CHECK(e.models[0].name.empty());
+  CHECK(e.models[1].text == "b/hf");
+  CHECK(e.models[1].name == "other");
+  CHECK_THAT(error_of(replaced(text, "model = \"b/hf\", ", "")),
+             Contains("names no folder") && Contains("e.toml:2:"));
+  CHECK_THAT(error_of(replaced(text, "name = \"other\"", "label = \"other\"")),
+             Contains("unknown key `models[1].label`"));
+  CHECK_THAT(error_of(replaced(text, "\"a/hf\"", "7")), Contains("expected string"));
+}
+
+TEST_CASE("half-overlapping windows are even", "[experiment]") {
+  const std::string text =
+      replaced(kSmall, "regime = \"independent\"", "protocol = \"half_overlap\"\nwindow = 255");
+  CHECK_THAT(error_of(text), Contains("evaluations[1].window") && Contains("e.toml:21:1") &&
+                                 Contains("window = 254"));
+  CHECK(error_of(replaced(text, "255", "256")) == "no error");
+  CHECK(error_of(replaced(text, "half_overlap", "disjoint")) == "no error");
+}
+
+TEST_CASE("texts with NUL and keys of endless depth are refused", "[experiment]") {
+  CHECK_THAT(error_of(replaced(kSmall, "tiny-qwen2", "tiny\\u0000qwen2")), Contains("NUL"));
+  CHECK_THAT(error_of(replaced(kSmall, "keys = 3", "\"k\\u0000\" = 3")), Contains("NUL"));
+  CHECK_THAT(error_of(kSmall, {"name=\"a\\u0000b\""}), Contains("NUL"));
+  std::string deep;
+  for (int i = 0; i < 20000; ++i) deep += "a.";
+  CHECK_THAT(error_of("[" + deep + "a]"), Contains("dots in a row"));
+  CHECK_THAT(error_of(kSmall, {deep + "a=1"}), Contains("64 levels"));
+}
+
 TEST_CASE("an experiment is read with its defaults", "[experiment]") {
   const Experiment e = read(kSmall);
   CHECK(e.name == "small");

@@ -310,6 +310,24 @@ TEST_CASE("safetensors: a folder with one file") {
   CHECK_THAT(check_error(folder.path, config), Contains("I32"));
 }
 
+TEST_CASE("safetensors: of one file and an index the file is read") {
+  TemporaryFolder folder;
+  const ModelConfig config = small_config(true);
+  write_safetensors(folder.path / "model.safetensors", tensors_of(config));
+  CHECK(weight_layout(folder.path) == WeightLayout::single_file);
+  CHECK(WeightFiles(folder.path).warnings().empty());
+  write_file(folder.path / "model.safetensors.index.json",
+             R"({"weight_map": {"model.norm.weight": "old.safetensors"}})");
+  CHECK(check_error(folder.path, config) ==
+        "no error");  // the files of the index are not even there
+  REQUIRE(WeightFiles(folder.path).warnings().size() == 1);
+  CHECK_THAT(WeightFiles(folder.path).warnings()[0], Contains("model.safetensors is read"));
+  CHECK(weight_file_names(folder.path) == std::set<std::string>{"model.safetensors"});
+  fs::remove(folder.path / "model.safetensors");
+  CHECK(weight_layout(folder.path) == WeightLayout::index);
+  CHECK(weight_file_names(folder.path) == std::set<std::string>{"old.safetensors"});
+}
+
 TEST_CASE("safetensors: a folder with an index") {
   TemporaryFolder folder;
   const ModelConfig config = small_config(true);

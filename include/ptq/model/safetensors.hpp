@@ -352,21 +352,54 @@ inline std::vector<ExpectedTensor> expected_tensors(const ModelConfig& c) {
   return list;
 }
 
-// All weights of a model folder: exactly the files named by model.safetensors.index.json, or
-// model.safetensors alone. Other *.safetensors files are not read, since folders also carry the
-// same weights under other names (consolidated.safetensors).
+// Which weights of a folder are read, in the order of transformers' from_pretrained:
+// model.safetensors, else the files that model.safetensors.index.json names. Other *.safetensors
+// files are not read, since folders also carry the same weights under other names
+// (consolidated.safetensors).
+enum class WeightLayout { single_file, index, none };
+
+inline const char* const kSingleFile = "model.safetensors";
+inline const char* const kIndexFile = "model.safetensors.index.json";
+
+inline WeightLayout weight_layout(const std::filesystem::path& folder) {
+  std::error_code ignored;
+  if (std::filesystem::exists(folder / kSingleFile, ignored)) return WeightLayout::single_file;
+  if (std::filesystem::exists(folder / kIndexFile, ignored)) return WeightLayout::index;
+  return WeightLayout::none;
+}
+
+// The names of those files, sorted.
+inline std::set<std::string> weight_file_names(const std::filesystem::path& folder) {
+  if (weight_layout(folder) != WeightLayout::index) return {kSingleFile};
+  const std::filesystem::path index = folder / kIndexFile;
+  std::set<std::string> names;
+  for (const auto& [file, tensors] :
+       parse_safetensors_index(read_text_file(index, safetensors_detail::kMaxHeaderBytes),
+                               index.string())
+           .tensors_of_file) {
+    names.insert(file);
+  }
+  return names;
+}
+
+// All weights of a model folder.
 class WeightFiles {
  public:
   explicit WeightFiles(const std::filesystem::path& folder) : folder_(folder) {
     require_model_folder(folder);
-    std::error_code ignored;
-    const auto index = folder / "model.safetensors.index.json";
-    if (std::filesystem::exists(index, ignored)) {
-      open_index(index);
-    } else if (std::filesystem::exists(folder / "model.safetensors", ignored)) {
-      add_file("model.safetensors");
-    } else {
-      fail_without_weights();
+    switch (weight_layout(folder)) {
+      case WeightLayout::single_file: {
+        add_file(kSingleFile);
+        std::error_code ignored;
+        if (std::filesystem::exists(folder / kIndexFile, ignored)) {
+          warnings_.push_back(
+              "model.safetensors is read; model.safetensors.index.json and its files, which are "
+              "there too, are not");
+        }
+        break;
+      }
+      case WeightLayout::index: open_index(folder / kIndexFile); break;
+      case WeightLayout::none: fail_without_weights();
     }
   }
 

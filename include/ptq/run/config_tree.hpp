@@ -322,6 +322,10 @@ inline void set_below(ConfigNode& node, const std::vector<std::string>& path, si
 // something is found out when the tree is read.
 inline void set_value(ConfigNode& tree, const std::string& key, const ConfigNode& value) {
   const std::vector<std::string> path = config_detail::split_key(key);
+  constexpr size_t kDeepest = 64;  // each level is a call
+  if (path.size() > kDeepest) {
+    throw usage_error("the key has more than " + std::to_string(kDeepest) + " levels", value.where);
+  }
   for (const std::string& part : path) {
     if (part.empty()) {
       throw usage_error("`" + key + "` is not a key", value.where,

@@ -21,6 +21,7 @@ namespace ptq {
 struct ModelReference {
   std::string text;   // a folder or a Hugging Face id
   std::string where;  // in the experiment file
+  std::string name;   // in tables and records; empty: the last part of the folder or id
 };
 
 // How all models of the experiment are loaded and computed.
@@ -422,6 +423,13 @@ inline Evaluation read_evaluation(const ConfigNode& node, const std::string& pat
   SettingsFromTable reader{table, node.where, problems};
   visit_settings(evaluation.settings, reader);
   table.finish();
+  const auto* windows = std::get_if<eval::PerplexitySettings>(&evaluation.settings);
+  if (windows != nullptr && windows->protocol == "half_overlap" && windows->window % 2 != 0) {
+    problems.add(
+        usage_error("`" + table.full("window") + "` is " + std::to_string(windows->window) +
+                        ", half_overlap needs an even number",
+                    node.find("window")->where, "window = " + std::to_string(windows->window - 1)));
+  }
   if (evaluation.name.empty()) {
     evaluation.name = evaluation.kind;
     if (const auto* ppl = std::get_if<eval::PerplexitySettings>(&evaluation.settings)) {
@@ -429,6 +437,38 @@ inline Evaluation read_evaluation(const ConfigNode& node, const std::string& pat
     }
   }
   return evaluation;
+}
+
+// An array of folders and ids, each a string or { model = "...", name = "..." }.
+inline std::vector<ModelReference> read_models(TableReader& table, const ConfigNode& array,
+                                               Problems& problems) {
+  const char* example = "[\"models/tiny-qwen2\"]";
+  std::vector<ModelReference> models;
+  if (array.kind != ConfigNode::Kind::array || array.items.empty()) {
+    table.wrong_type("models", array, "array of strings", example);
+    return models;
+  }
+  for (size_t i = 0; i < array.items.size(); ++i) {
+    const ConfigNode& item = array.items[i];
+    ModelReference model{"", item.where, ""};
+    if (item.kind == ConfigNode::Kind::table) {
+      TableReader reader(item, "models[" + std::to_string(i) + "]", problems);
+      reader.string("model", model.text);
+      reader.string("name", model.name);
+      reader.finish();
+    } else if (item.scalar.is_string()) {
+      model.text = item.scalar.get<std::string>();
+    } else {
+      table.wrong_type("models", item, "string", example);
+      continue;
+    }
+    if (model.text.empty()) {
+      problems.add(usage_error("a model of `models` names no folder", item.where,
+                               "{ model = \"models/tiny-qwen2\", name = \"tiny\" }"));
+    }
+    models.push_back(std::move(model));
+  }
+  return models;
 }
 
 // visit(item, path) for every table of an array of tables that must not be empty.
@@ -512,11 +552,9 @@ inline Experiment read_experiment(const ConfigNode& tree, const std::filesystem:
   table.choice("track", experiment.track, {"A", "B", "C", "pruning"});
   table.integer("seed", experiment.seed, 0, std::numeric_limits<int64_t>::max());
 
-  std::vector<std::pair<std::string, std::string>> models;
-  const size_t before = problems.size();
-  table.strings("models", models);
-  for (auto& [text, where] : models) experiment.models.push_back({text, where});
-  if (models.empty() && problems.size() == before) {
+  if (const ConfigNode* models = table.node("models")) {
+    experiment.models = experiment_detail::read_models(table, *models, problems);
+  } else {
     problems.add(usage_error("`models` is missing: the models to run", file.string(),
                              "models = [\"models/tiny-qwen2\"]"));
   }

@@ -2,52 +2,127 @@
 // change of anything that matters gives another id.
 #pragma once
 
+#include <sys/stat.h>
+
+#include <algorithm>
 #include <cstdint>
+#include <cstdlib>
+#include <ctime>
 #include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <set>
 #include <string>
+#include <vector>
 
+#include "ptq/core/atomic_file.hpp"
 #include "ptq/core/hash.hpp"
-#include "ptq/core/json.hpp"
 #include "ptq/core/mapped_file.hpp"
+#include "ptq/core/threads.hpp"
+#include "ptq/model/safetensors.hpp"
 
 namespace ptq {
 
-// The weight files of a model folder that are read, sorted: those of the index, or the single one.
-inline std::set<std::string> weight_file_names(const std::filesystem::path& folder) {
-  std::set<std::string> names;
-  const std::filesystem::path index = folder / "model.safetensors.index.json";
-  std::error_code ignored;
-  if (std::filesystem::exists(index, ignored)) {
-    const JsonDocument document = JsonDocument::load(index, {.max_bytes = 100'000'000});
-    document.root().get("weight_map").for_each_member([&](std::string_view, const JsonValue& file) {
-      names.insert(std::string(file.as_string()));
-    });
-  } else {
-    names.insert("model.safetensors");
+// The hash of a weight file, of every byte of it, and whether it was kept from an earlier run.
+struct WeightHash {
+  std::string hex;
+  bool kept = false;
+};
+
+namespace fingerprint_detail {
+
+// Smaller files are hashed in one piece and never kept: it takes no time.
+constexpr uint64_t kPiece = uint64_t{64} << 20;
+
+// Size, times in nanoseconds, inode and device: a file that was changed in place, restored with its
+// old time or replaced differs in one of them. Nothing for files that changed so recently that the
+// clock of the file system could not tell a further change.
+inline std::optional<std::string> file_state(const std::filesystem::path& path,
+                                             int64_t settled_ns) {
+  struct stat s;
+  if (::stat(path.c_str(), &s) != 0) return {};
+  const auto ns = [](const timespec& t) { return int64_t(t.tv_sec) * 1'000'000'000 + t.tv_nsec; };
+  timespec now;
+  ::clock_gettime(CLOCK_REALTIME, &now);
+  if (ns(now) - std::max(ns(s.st_mtim), ns(s.st_ctim)) < settled_ns) return {};
+  std::string text;
+  for (const int64_t x :
+       {int64_t(s.st_size), ns(s.st_mtim), ns(s.st_ctim), int64_t(s.st_ino), int64_t(s.st_dev)}) {
+    text += std::to_string(x) + " ";
   }
-  return names;
+  return text;
 }
 
-// Files up to this size are hashed whole; of larger ones the size and the safetensors header, which
-// reads some kilobytes instead of the 15 gigabytes of a 7B model.
-constexpr uint64_t kHashWholeBelow = uint64_t{64} << 20;
+// Where the hash of a file is kept: below the user's cache folder, nowhere without one.
+inline std::filesystem::path kept_hash_file(const std::filesystem::path& path) {
+  const char* cache = std::getenv("XDG_CACHE_HOME");
+  const char* home = std::getenv("HOME");
+  std::filesystem::path folder;
+  if (cache != nullptr && cache[0] == '/') {
+    folder = cache;
+  } else if (home != nullptr && home[0] == '/') {
+    folder = std::filesystem::path(home) / ".cache";
+  } else {
+    return {};
+  }
+  std::error_code ignored;
+  const std::filesystem::path real = std::filesystem::canonical(path, ignored);
+  if (real.empty()) return {};
+  return folder / "ptq" / "hashes" / sha256_hex(real.string());
+}
 
-inline std::string weight_file_fingerprint(const std::filesystem::path& path) {
+// SHA-256 over the hashes of pieces, which several threads compute.
+inline std::string hash_in_pieces(const MappedFile& file) {
+  std::vector<std::string> pieces((file.size() + kPiece - 1) / kPiece);
+  ThreadPool pool;
+  pool.for_each(int64_t(pieces.size()), [&](int64_t i) {
+    pieces[size_t(i)] = sha256_hex(file.text().substr(size_t(i) * kPiece, kPiece));
+  });
+  Sha256 hash;
+  hash.update(std::to_string(file.size()));
+  for (const std::string& piece : pieces) hash.update(" " + piece);
+  return hash.hex();
+}
+
+}  // namespace fingerprint_detail
+
+// Every byte counts. A large file whose state is that of an earlier run is not read again.
+inline WeightHash hash_weight_file(const std::filesystem::path& path,
+                                   int64_t settled_ns = 2'000'000'000) {
+  using namespace fingerprint_detail;
   const MappedFile file(path);
-  if (file.size() < kHashWholeBelow) return sha256_hex(file.text());
-  uint64_t header = 0;
-  for (int i = 7; i >= 0; --i) header = header << 8 | file.data()[i];
-  header = header > file.size() - 8 ? file.size() : header + 8;
-  return std::to_string(file.size()) + " " + sha256_hex(file.text().substr(0, header));
+  if (file.size() < kPiece) return {sha256_hex(file.text()), false};
+  const std::filesystem::path kept = kept_hash_file(path);
+  const auto state = kept.empty() ? std::nullopt : file_state(path, settled_ns);
+  constexpr size_t kHexDigits = 64;
+  if (state) {
+    std::ifstream in(kept);
+    const std::string text{std::istreambuf_iterator<char>(in), {}};
+    if (text.size() == state->size() + kHexDigits && text.starts_with(*state)) {
+      return {text.substr(state->size()), true};
+    }
+  }
+  const std::string hex = hash_in_pieces(file);
+  if (state && file_state(path, settled_ns) == state) {
+    try {  // to keep it is a convenience: a cache folder that cannot be written loses nothing
+      std::filesystem::create_directories(kept.parent_path());
+      write_file_atomic(kept, *state + hex);
+    } catch (const std::exception&) {
+    }
+  }
+  return {hex, false};
 }
+
+struct ModelFingerprint {
+  std::string hex;
+  std::string made_of;  // what of the weights entered, for the record
+};
 
 // SHA-256 over configuration, tokenizer and weights, independent of where the folder lies. Random
 // weights enter by their seed.
-inline std::string model_fingerprint(const std::filesystem::path& folder,
-                                     std::optional<uint64_t> random_seed = {}) {
+inline ModelFingerprint model_fingerprint(const std::filesystem::path& folder,
+                                          std::optional<uint64_t> random_seed = {}) {
   Sha256 hash;
   for (const char* name : {"config.json", "tokenizer.json"}) {
     std::error_code ignored;
@@ -56,12 +131,18 @@ inline std::string model_fingerprint(const std::filesystem::path& folder,
   }
   if (random_seed) {
     hash.update("random weights 1, seed " + std::to_string(*random_seed) + "\n");
-    return hash.hex();
+    return {hash.hex(), "the seed of random weights"};
   }
+  bool kept = false;
   for (const std::string& name : weight_file_names(folder)) {
-    hash.update(name + " " + weight_file_fingerprint(folder / name) + "\n");
+    const WeightHash file = hash_weight_file(folder / name);
+    kept = kept || file.kept;
+    hash.update(name + " " + file.hex + "\n");
   }
-  return hash.hex();
+  return {hash.hex(), kept
+                          ? "every byte of the weights, as hashed before: size, times and inode of "
+                            "the files are unchanged"
+                          : "every byte of the weights"};
 }
 
 // The first 16 hex digits of the SHA-256 of the canonical JSON: keys sorted, no spaces.

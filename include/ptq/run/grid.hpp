@@ -32,6 +32,8 @@ struct GridModel {
   ModelConfig config;
   Compute compute = Compute::fp32;
   std::optional<uint64_t> random_seed;  // of random weights; nothing: the folder's weights
+  std::string fingerprint_of;           // what of the weights the fingerprint is made of
+  std::vector<std::string> warnings;    // findings about the folder, one sentence each
 };
 
 struct GridMethod {
@@ -102,15 +104,27 @@ inline const MethodInfo& find_method(const std::vector<MethodInfo>& installed,
 }
 
 inline void check_model_folder(const std::filesystem::path& folder, bool random_weights,
-                               ModelConfig& config) {
+                               ModelConfig& config, std::vector<std::string>& warnings) {
   config = load_config(folder);
-  if (!random_weights) WeightFiles(folder).check_tensors(config);
+  if (const auto note = class_defaults_note(config)) warnings.push_back(*note);
+  if (!random_weights) {
+    WeightFiles weights(folder);
+    weights.check_tensors(config);
+    warnings.insert(warnings.end(), weights.warnings().begin(), weights.warnings().end());
+  }
   std::error_code ignored;
   const bool bytes_will_do = random_weights && config.vocab_size >= kByteTokens;
   if (!bytes_will_do && !std::filesystem::exists(folder / "tokenizer.json", ignored)) {
     throw environment_error("the model folder has no tokenizer.json", folder.string(),
                             "fetch tokenizer.json of the same model");
   }
+}
+
+// A name as part of a folder's. Of names in other scripts little is left there: they are told apart
+// by a hash.
+inline std::string place_word(const std::string& name) {
+  const bool ascii = std::all_of(name.begin(), name.end(), [](char c) { return (c & 0x80) == 0; });
+  return path_word(name) + (ascii ? "" : "-" + sha256_hex(name).substr(0, 8));
 }
 
 // A composition is one method for the weights and one for the cache.
@@ -199,19 +213,22 @@ inline std::vector<GridModel> resolve_models(const Experiment& experiment,
       model.random_seed =
           random_weights_seed(found.folder, experiment.model.random, experiment.model.random_seed);
       try {
-        grid_detail::check_model_folder(found.folder, model.random_seed.has_value(), model.config);
+        grid_detail::check_model_folder(found.folder, model.random_seed.has_value(), model.config,
+                                        model.warnings);
       } catch (const Error& error) {
         // A download that did not finish: the command that began it also completes it.
         if (!lookup_detail::looks_like_hub_id(reference.text, bases)) throw;
         throw Error(error.code(), error.message(), error.where(), download_command(reference.text));
       }
-      model.record = {found.name, reference.text,
-                      model_fingerprint(found.folder, model.random_seed),
-                      parameter_count(model.config)};
+      const ModelFingerprint fingerprint = model_fingerprint(found.folder, model.random_seed);
+      model.fingerprint_of = fingerprint.made_of;
+      const std::string name = reference.name.empty() ? found.name : reference.name;
+      model.record = {name, reference.text, fingerprint.hex, parameter_count(model.config)};
       for (const GridModel& other : models) {
-        if (other.record.name != found.name) continue;
-        throw usage_error("two models are called `" + found.name + "`", reference.where,
-                          "rename one of the folders");
+        if (other.record.name != name) continue;
+        throw usage_error(
+            "two models are called `" + name + "`", reference.where,
+            "give one a name: { model = \"" + reference.text + "\", name = \"other\" }");
       }
       models.push_back(std::move(model));
     });
@@ -322,8 +339,9 @@ inline void expand_cells(ExperimentGrid& grid, uint64_t seed, const std::string&
         Cell cell{m, v, e, "", ""};
         cell.id = cell_id(
             cell_identity(model, method, evaluation, seed, version, device, grid.calibration));
-        cell.place = path_word(model.record.name) + "__" + path_word(method.record.label) + "__" +
-                     path_word(evaluation.name);
+        cell.place = grid_detail::place_word(model.record.name) + "__" +
+                     grid_detail::place_word(method.record.label) + "__" +
+                     grid_detail::place_word(evaluation.name);
         if (!places.insert(cell.place).second) {
           throw usage_error("two cells would share the folder " + cell.place,
                             method.record.label + ", " + evaluation.name,

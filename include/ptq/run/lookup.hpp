@@ -2,11 +2,16 @@
 // the command that does it.
 #pragma once
 
+#include <pwd.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <cctype>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "ptq/core/error.hpp"
@@ -36,28 +41,77 @@ inline std::string environment_text(const char* name) {
   return value == nullptr ? "" : value;
 }
 
-// "owner/name" and "owner/name@revision" are Hugging Face ids, unless a folder `owner` lies where
-// relative paths are looked up.
+// A leading ~ is the user's home folder.
+inline std::string home_expanded(std::string text) {
+  if (text == "~" || text.starts_with("~/")) {
+    std::string home = environment_text("HOME");
+    const passwd* user = home.empty() ? ::getpwuid(::getuid()) : nullptr;
+    if (user != nullptr) home = user->pw_dir;
+    if (!home.empty()) text.replace(0, 1, home);
+  }
+  return text;
+}
+
+// That, and $NAME or ${NAME}: job files and .env files hand environment variables over as they are
+// written. Unknown names stay.
+inline std::string expanded(const std::string& path) {
+  const std::string text = home_expanded(path);
+  std::string out;
+  for (size_t i = 0; i < text.size();) {
+    const bool braces = text.compare(i, 2, "${") == 0;
+    const size_t begin = i + (braces ? 2 : 1);
+    size_t end = begin;
+    while (text[i] == '$' && end < text.size() &&
+           (std::isalnum(static_cast<unsigned char>(text[end])) || text[end] == '_')) {
+      ++end;
+    }
+    const bool whole = end > begin && (!braces || (end < text.size() && text[end] == '}'));
+    const std::string name = text.substr(begin, end - begin);
+    if (text[i] == '$' && whole && std::getenv(name.c_str()) != nullptr) {
+      out += environment_text(name.c_str());
+      i = end + (braces ? 1 : 0);
+    } else {
+      out += text[i++];
+    }
+  }
+  return out;
+}
+
+// "owner/name" and "owner/name@revision".
+inline bool has_hub_form(const std::string& text) {
+  const size_t slash = text.find('/');
+  return slash != std::string::npos && slash != 0 && text[0] != '.' && text[0] != '~' &&
+         text.find('/', slash + 1) == std::string::npos && slash + 1 != text.size();
+}
+
+// Such a text is a Hugging Face id, unless a folder `owner` lies where relative paths are looked
+// up.
 inline bool looks_like_hub_id(const std::string& text,
                               const std::vector<std::filesystem::path>& bases) {
+  if (!has_hub_form(text)) return false;
   const size_t slash = text.find('/');
-  if (slash == std::string::npos || slash == 0 || text[0] == '.' || text[0] == '~') return false;
-  if (text.find('/', slash + 1) != std::string::npos || slash + 1 == text.size()) return false;
   return std::none_of(bases.begin(), bases.end(), [&](const std::filesystem::path& base) {
     std::error_code ignored;
     return std::filesystem::is_directory(base / text.substr(0, slash), ignored);
   });
 }
 
+// Where the Hugging Face client keeps its cache (huggingface_hub constants.py).
 inline std::filesystem::path hub_cache() {
-  if (const std::string cache = environment_text("HF_HUB_CACHE"); !cache.empty()) return cache;
-  if (const std::string home = environment_text("HF_HOME"); !home.empty()) {
-    return std::filesystem::path(home) / "hub";
+  for (const auto& [variable, below] :
+       {std::pair{"HF_HUB_CACHE", ""}, std::pair{"HUGGINGFACE_HUB_CACHE", ""},
+        std::pair{"HF_HOME", "hub"}, std::pair{"XDG_CACHE_HOME", "huggingface/hub"}}) {
+    const std::string value = environment_text(variable);
+    if (!value.empty()) return std::filesystem::path(expanded(value)) / below;
   }
-  if (const std::string cache = environment_text("XDG_CACHE_HOME"); !cache.empty()) {
-    return std::filesystem::path(cache) / "huggingface" / "hub";
-  }
-  return std::filesystem::path(environment_text("HOME")) / ".cache" / "huggingface" / "hub";
+  return expanded("~/.cache/huggingface/hub");
+}
+
+// A folder that a model can be read from, and not one that an interrupted download left empty.
+inline bool holds_model(const std::filesystem::path& folder) {
+  std::error_code ignored;
+  return std::filesystem::exists(folder / "config.json", ignored) ||
+         std::filesystem::exists(folder / "tokenizer.json", ignored);
 }
 
 // The snapshot folder of a model in the Hugging Face cache, or an empty path. `revision` is a
@@ -96,10 +150,11 @@ inline std::string download_command(const std::string& id) {
 // Finds a model: a folder (absolute, or relative to one of the bases), $PTQ_MODELS/<reference>, the
 // folder that download_command fills, or the Hugging Face cache. The Error lists every place that
 // was looked at.
-inline ModelFolder find_model(const std::string& reference,
+inline ModelFolder find_model(const std::string& written,
                               const std::vector<std::filesystem::path>& bases,
                               const std::string& where) {
   namespace fs = std::filesystem;
+  const std::string reference = lookup_detail::home_expanded(written);
   const std::string plain = reference.substr(0, reference.find('@'));
   fs::path name = fs::path(plain).lexically_normal();
   if (name.filename().empty()) name = name.parent_path();
@@ -108,21 +163,23 @@ inline ModelFolder find_model(const std::string& reference,
   std::vector<fs::path> places;
   for (const fs::path& base : bases) places.push_back((base / reference).lexically_normal());
   if (const std::string models = lookup_detail::environment_text("PTQ_MODELS"); !models.empty()) {
-    places.push_back(fs::path(models) / reference);
+    places.push_back(fs::path(lookup_detail::expanded(models)) / reference);
   }
   if (hub) {
     for (const fs::path& base : bases) places.push_back(base / "models" / name.filename());
   }
   std::string looked;
+  fs::path hollow;  // the first folder that is there and holds no model
   for (size_t i = 0; i < places.size(); ++i) {
     std::error_code ignored;
-    if (fs::is_directory(places[i], ignored)) return {name.filename().string(), places[i]};
+    if (lookup_detail::holds_model(places[i])) return {name.filename().string(), places[i]};
+    if (hollow.empty() && fs::is_directory(places[i], ignored)) hollow = places[i];
     if (std::find(places.begin(), places.begin() + long(i), places[i]) ==
         places.begin() + long(i)) {
       looked += "\n      " + places[i].string();
     }
   }
-  if (hub) {
+  if (lookup_detail::has_hub_form(reference)) {
     std::string folder = "models--" + plain;
     folder.replace(folder.find('/'), 1, "--");
     const fs::path cached = lookup_detail::hub_cache() / folder;
@@ -130,8 +187,10 @@ inline ModelFolder find_model(const std::string& reference,
         plain == reference ? "" : reference.substr(reference.find('@') + 1);
     const fs::path snapshot = lookup_detail::hub_snapshot(cached, revision);
     if (!snapshot.empty()) return {name.filename().string(), snapshot};
-    looked += "\n      " + cached.string();
+    if (hub) looked += "\n      " + cached.string();
   }
+  // Its reader says what it lacks.
+  if (!hollow.empty()) return {name.filename().string(), hollow};
   throw environment_error("the model `" + reference + "` is nowhere; looked at" + looked, where,
                           hub ? download_command(reference)
                               : "name an existing model folder, or a Hugging Face id such as "
@@ -139,9 +198,10 @@ inline ModelFolder find_model(const std::string& reference,
 }
 
 // Finds a data file, relative to one of the bases.
-inline std::filesystem::path find_data_file(const std::string& reference,
+inline std::filesystem::path find_data_file(const std::string& written,
                                             const std::vector<std::filesystem::path>& bases,
                                             const std::string& where) {
+  const std::string reference = lookup_detail::home_expanded(written);
   for (const std::filesystem::path& base : bases) {
     std::error_code ignored;
     const std::filesystem::path path = (base / reference).lexically_normal();
