@@ -52,6 +52,23 @@ std::vector<int32_t> parse_ids(std::string line, const std::string& where) {
   }
 }
 
+// The ids of a line that have a text. A model may choose others (holes of the vocabulary, padding
+// rows), which are named on the standard error and have none.
+std::vector<int32_t> known_ids(const Tokenizer& tokenizer, const std::string& line,
+                               const std::string& where) {
+  std::vector<int32_t> known;
+  std::string unknown;
+  for (const int32_t id : parse_ids(line, where)) {
+    if (tokenizer.exists(id)) {
+      known.push_back(id);
+    } else {
+      unknown += (unknown.empty() ? "" : ", ") + std::to_string(id);
+    }
+  }
+  if (!unknown.empty()) fmt::print(stderr, "note: {}: no token has the id {}\n", where, unknown);
+  return known;
+}
+
 }  // namespace
 
 int tokenize_command(const std::vector<std::string>& args) {
@@ -86,7 +103,7 @@ int tokenize_command(const std::vector<std::string>& args) {
         (path.empty() ? "standard input" : path) + ", line " + std::to_string(++number);
     try {
       if (decode) {
-        fmt::print("{}\n", tokenizer.decode(parse_ids(line, where), !special));
+        fmt::print("{}\n", tokenizer.decode(known_ids(tokenizer, line, where), !special));
       } else {
         fmt::print("{}\n", Json(tokenizer.encode(line, special)).dump());
       }

@@ -9,6 +9,8 @@
 #include "machine.hpp"
 #include "plugin_folders.hpp"
 #include "ptq/run/engine_loader.hpp"
+#include "ptq/run/preflight.hpp"
+#include "ptq/run/trial.hpp"
 
 namespace ptq {
 namespace fs = std::filesystem;
@@ -111,6 +113,9 @@ Plan make_plan(const PlanRequest& request) {
   plan.grid.evaluations = resolve_evaluations(plan.experiment, plan.bases, plan.missing);
   plan.grid.calibration = resolve_calibration(plan.experiment, plan.bases, plan.missing);
   check_contexts(plan.grid, plan.experiment, problems);
+  problems.throw_if_any();
+  check_inputs(plan.grid, plan.experiment, problems);
+  try_methods(plan.grid, plan.experiment, problems);
   problems.throw_if_any();
   if (plan.missing.empty()) {
     expand_cells(plan.grid, plan.experiment.seed, PTQ_VERSION, plan.device);

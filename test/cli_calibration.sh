@@ -47,10 +47,10 @@ run 0 "$work/e.toml" "${plugins[@]}" --out "$work/forward" --set methods.calibra
 grep -qF '"loss": null' "$work"/forward/*calibrated*/record.json || fail "a loss without gradients"
 
 # Nothing to learn from.
-run 3 "$work/plain.toml" "${plugins[@]}" --out "$work/none"
+run 2 "$work/plain.toml" "${plugins[@]}" --out "$work/none"
 says err "\`calibrated\` learns from a calibration text, and the experiment names none"
 head -c 500 datasets/embedded/calib.txt >"$work/short.txt"
-run 3 "$work/e.toml" "${plugins[@]}" --out "$work/none" --set 'calibration.text="short.txt"' \
+run 2 "$work/e.toml" "${plugins[@]}" --out "$work/none" --set 'calibration.text="short.txt"' \
   --only calibrated
 says err "the calibration text is too short"
 run 4 "$work/e.toml" "${plugins[@]}" --out "$work/none" --set 'calibration.text="gone.txt"'

@@ -31,14 +31,11 @@ struct Task {
   int64_t max_new_tokens() const { return has_depth() ? 24 : 24 * (count + 1); }
 };
 
-inline const std::vector<std::string>& task_examples() {
-  static const std::vector<std::string> names = {"single",       "multikey-4",   "multikey-16",
-                                                 "multivalue-4", "multiquery-4", "hop-2",
-                                                 "hop-4",        "hop-2x2",      "hop-4x2"};
-  return names;
-}
+inline constexpr const char* kTaskNames =
+    "single, multikey-K (K 2 to 255), multivalue-K (2 to 8), multiquery-K (2 to 16), hop-H and "
+    "hop-HxC (H and C 1 to 16)";
 
-// "single", "multikey-K", "multivalue-K" (K 2 to 8), "multiquery-K", "hop-H" or "hop-HxC".
+// The task of one of these names.
 inline std::optional<Task> find_task(const std::string& name) {
   const auto number = [](const std::string& text, int64_t low, int64_t high) -> int64_t {
     if (text.empty() || text.size() > 3 ||
@@ -80,7 +77,7 @@ inline std::optional<Task> find_task(const std::string& name) {
 inline Task parse_task(const std::string& name) {
   if (const auto task = find_task(name)) return *task;
   throw usage_error("the task `" + name + "` is not known", "retrieval",
-                    did_you_mean(name, task_examples()));
+                    std::string("known: ") + kTaskNames);
 }
 
 inline Haystack parse_haystack(const std::string& name) {
@@ -115,6 +112,8 @@ struct PromptRequest {
   uint32_t seed = 42;
   int64_t index = 0;  // of the sample
 };
+
+inline constexpr int64_t kSpare = 8;  // tokens that a length leaves free behind prompt and answer
 
 namespace detail {
 
@@ -303,26 +302,61 @@ inline std::string compose(const Parts& parts, const std::vector<std::string>& l
 
 }  // namespace detail
 
-inline constexpr int64_t kSpare = 8;  // tokens that a length leaves free behind prompt and answer
+namespace detail {
+
+// What of a prompt is there before any filler.
+struct Frame {
+  Parts parts;
+  std::string head;
+  int64_t special = 0;  // tokens that the tokenizer puts around a text
+  int64_t room = 0;     // tokens for the answer
+  int64_t fixed = 0;    // tokens without filler
+};
+
+inline Draws draws_of(const PromptRequest& request) {
+  const Task& task = request.task;
+  return Draws({request.seed,
+                uint32_t(task.family) << 24 | uint32_t(request.haystack) << 16 |
+                    uint32_t(task.count) << 8 | uint32_t(task.chains),
+                uint32_t(request.length), uint32_t(request.index + 1)});
+}
+
+inline Frame make_frame(const Tokenizer& tokenizer, const PromptRequest& request, Draws& draws) {
+  const Task& task = request.task;
+  const auto tokens = [&](const std::string& text) {
+    return int64_t(tokenizer.encode(text, false).size());
+  };
+  Frame frame;
+  frame.parts = draw_parts(draws, task);
+  frame.head = task.family == Family::hop ? kHopExample : "";
+  frame.special = int64_t(tokenizer.encode("").size());
+  frame.room = request.max_new_tokens > 0 ? request.max_new_tokens : task.max_new_tokens();
+  frame.fixed = frame.special + tokens(frame.head) + tokens(frame.parts.question.text);
+  for (const std::string& needle : frame.parts.needles) frame.fixed += tokens(needle + "\n");
+  return frame;
+}
+
+inline Error too_short(const PromptRequest& request, const Frame& frame) {
+  return usage_error("length is " + std::to_string(request.length) +
+                         ", the needles, the question and the answer alone need " +
+                         std::to_string(frame.fixed + frame.room + kSpare) +
+                         " tokens and a line of filler",
+                     "retrieval", "use larger `lengths` or smaller tasks");
+}
+
+}  // namespace detail
 
 // A prompt of length - 8 - max_new_tokens tokens (a few less where the tokenizer joins the padding
 // words). Errors: a length that holds no filler.
 inline Prompt make_prompt(const Tokenizer& tokenizer, const PromptRequest& request) {
   const Task& task = request.task;
-  Draws draws({request.seed,
-               uint32_t(task.family) << 24 | uint32_t(request.haystack) << 16 |
-                   uint32_t(task.count) << 8 | uint32_t(task.chains),
-               uint32_t(request.length), uint32_t(request.index + 1)});
-  detail::Parts parts = detail::draw_parts(draws, task);
+  Draws draws = detail::draws_of(request);
+  detail::Frame frame = detail::make_frame(tokenizer, request, draws);
+  detail::Parts& parts = frame.parts;
   const auto tokens = [&](const std::string& text) {
     return int64_t(tokenizer.encode(text, false).size());
   };
-  const std::string head = task.family == Family::hop ? detail::kHopExample : "";
-  const int64_t special = int64_t(tokenizer.encode("").size());
-  const int64_t room = request.max_new_tokens > 0 ? request.max_new_tokens : task.max_new_tokens();
-  const int64_t target = request.length - kSpare - room;
-  int64_t fixed = special + tokens(head) + tokens(parts.question.text);
-  for (const std::string& needle : parts.needles) fixed += tokens(needle + "\n");
+  const int64_t target = request.length - kSpare - frame.room;
 
   // Lines until the next one would not fit; counted one by one, which is nearly additive.
   std::vector<std::string> lines;
@@ -334,7 +368,7 @@ inline Prompt make_prompt(const Tokenizer& tokenizer, const PromptRequest& reque
     int64_t n = noise_tokens;
     if (n == 0) n = tokens(line + "\n");
     if (request.haystack == Haystack::noise) noise_tokens = n;
-    if (used + n > target - fixed) break;
+    if (used + n > target - frame.fixed) break;
     used += n;
     lines.push_back(std::move(line));
     line_tokens.push_back(n);
@@ -342,9 +376,9 @@ inline Prompt make_prompt(const Tokenizer& tokenizer, const PromptRequest& reque
 
   Prompt prompt;
   const auto build = [&](int64_t pad_words) {
-    prompt.context = head + detail::compose(parts, lines, line_tokens, request.depth,
-                                            detail::padding(pad_words));
-    prompt.tokens = special + tokens(prompt.context + "\n" + parts.question.text);
+    prompt.context = frame.head + detail::compose(parts, lines, line_tokens, request.depth,
+                                                  detail::padding(pad_words));
+    prompt.tokens = frame.special + tokens(prompt.context + "\n" + parts.question.text);
     return prompt.tokens;
   };
   while (!lines.empty() && build(0) > target) {
@@ -352,10 +386,7 @@ inline Prompt make_prompt(const Tokenizer& tokenizer, const PromptRequest& reque
     line_tokens.pop_back();
   }
   if (lines.empty()) {
-    throw usage_error("length is " + std::to_string(request.length) +
-                          ", the needles, the question and the answer alone need " +
-                          std::to_string(fixed + room + 8) + " tokens and a line of filler",
-                      "retrieval", "use larger `lengths` or smaller tasks");
+    throw detail::too_short(request, frame);
   }
   // One word is one token for most tokenizers; where it is not, the difference is tried next.
   int64_t words = target - prompt.tokens, best = 0, last = -1;
@@ -375,6 +406,21 @@ inline Prompt make_prompt(const Tokenizer& tokenizer, const PromptRequest& reque
   prompt.question = std::move(parts.question);
   prompt.second = std::move(parts.second);
   return prompt;
+}
+
+// Throws what make_prompt would throw; quick, since the filler of a prompt that clearly holds some
+// is not made.
+inline void require_prompt(const Tokenizer& tokenizer, const PromptRequest& request) {
+  Draws draws = detail::draws_of(request);
+  const detail::Frame frame = detail::make_frame(tokenizer, request, draws);
+  constexpr int64_t kClearly = 512;  // tokens: many lines of any haystack
+  // The haystack of needles runs out of names, of which a line takes one, or two in chains.
+  constexpr int64_t kLineTokens = 12;  // of such a line, at least
+  const int64_t lines = int64_t(draws.names_left()) / (request.task.family == Family::hop ? 2 : 1);
+  const bool names_last =
+      request.haystack != Haystack::needles || request.length < lines * kLineTokens;
+  if (frame.fixed + frame.room + kSpare + kClearly <= request.length && names_last) return;
+  make_prompt(tokenizer, request);
 }
 
 }  // namespace ptq::retrieval

@@ -43,11 +43,9 @@ inline void check(const PasskeySettings& s) {
   }
 }
 
-// The answer as text: no special tokens, no blanks around it. Ids of padding rows, which a model
-// may have behind its vocabulary, have no text.
-inline std::string answer_text(const Tokenizer& tokenizer, std::vector<int32_t> ids) {
-  std::erase_if(ids, [&](int32_t id) { return id >= tokenizer.vocab_size(); });
-  const std::string text = tokenizer.decode(ids, true);
+// The answer as text: no special tokens, no blanks around it.
+inline std::string answer_text(const Tokenizer& tokenizer, const std::vector<int32_t>& ids) {
+  const std::string text = tokenizer.decode_chosen(ids);
   const char* blanks = " \t\n\r\f\v";
   const size_t begin = text.find_first_not_of(blanks);
   if (begin == std::string::npos) return "";

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -37,6 +38,10 @@ inline int64_t common_prefix(const std::vector<int32_t>& a, const std::vector<in
   return end.first - a.begin();
 }
 
+inline std::string passkey_needle(int64_t key) {
+  return "\nThe passkey to remember is " + std::to_string(key) + ". Remember it.\n";
+}
+
 // context_length: tokens asked for. The prompt is a little shorter because only whole filler units
 // are used, or, at depths near 0 and 1, up to a unit longer because each side has at least one. Two
 // things differ from the original, which its own settings never reach: it would cut a longer
@@ -46,8 +51,7 @@ inline PasskeyPrompt make_passkey_prompt(const Tokenizer& tokenizer, int64_t key
                                          int64_t context_length) {
   const std::string unit =
       "The grass is green. The sky is blue. The sun is yellow. Today is a beautiful day. ";
-  const std::string needle =
-      "\nThe passkey to remember is " + std::to_string(key) + ". Remember it.\n";
+  const std::string needle = passkey_needle(key);
   const std::string question = "\nWhat is the passkey? The passkey is ";
   const auto tokens = [&](const std::string& text) {
     return int64_t(tokenizer.encode(text, false).size());
@@ -79,6 +83,24 @@ inline PasskeyPrompt make_passkey_prompt(const Tokenizer& tokenizer, int64_t key
   prompt.question_begin =
       std::min(common_prefix(context, prompt.ids), int64_t(prompt.ids.size()) - 1);
   return prompt;
+}
+
+// Tokens of the longest prompt. Prompts whose needles have equally many tokens are equally long, so
+// one of each length is made for each depth. Errors: as of make_passkey_prompt.
+inline int64_t longest_passkey_prompt(const Tokenizer& tokenizer, const std::vector<int64_t>& keys,
+                                      const std::vector<double>& depths, int64_t context_length) {
+  std::map<int64_t, int64_t> key_of;  // by the tokens of its needle
+  for (const int64_t key : keys) {
+    key_of.emplace(int64_t(tokenizer.encode(passkey_needle(key), false).size()), key);
+  }
+  int64_t longest = 0;
+  for (const auto& [tokens, key] : key_of) {
+    for (const double depth : depths) {
+      const PasskeyPrompt prompt = make_passkey_prompt(tokenizer, key, depth, context_length);
+      longest = std::max(longest, int64_t(prompt.ids.size()));
+    }
+  }
+  return longest;
 }
 
 }  // namespace ptq::eval

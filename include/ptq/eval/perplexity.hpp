@@ -52,6 +52,17 @@ inline std::vector<Window> perplexity_windows(const std::string& protocol, int64
   return windows;
 }
 
+// Errors: a text of `tokens` tokens that holds no window. `file`: for the message.
+inline std::vector<Window> require_windows(const PerplexitySettings& s, int64_t tokens,
+                                           const std::string& file) {
+  std::vector<Window> windows = perplexity_windows(s.protocol, tokens, s.window);
+  if (!windows.empty()) return windows;
+  const int64_t needed = s.protocol == "half_overlap" ? s.window + 1 : s.window;
+  throw usage_error("the text is too short for one window: " + std::to_string(tokens) +
+                        " tokens found, " + std::to_string(needed) + " needed",
+                    file, "use a longer text or a smaller `window`");
+}
+
 namespace perplexity_detail {
 
 inline void check(const PerplexitySettings& s) {
@@ -67,7 +78,9 @@ inline void check(const PerplexitySettings& s) {
   known("join", s.join, {"raw", "wikitext2"});
   if (s.window < 2) throw usage_error("window must be at least 2 tokens", "perplexity");
   if (s.protocol == "half_overlap" && s.window % 2 != 0) {
-    throw usage_error("window must be even for half_overlap", "perplexity");
+    throw usage_error(
+        "`window` is " + std::to_string(s.window) + ", half_overlap needs an even number",
+        "perplexity", "window = " + std::to_string(s.window - 1));
   }
   if (s.max_windows < 0) throw usage_error("max_windows must not be negative", "perplexity");
 }
@@ -93,14 +106,8 @@ inline Outcome perplexity(Subject& subject, const PerplexitySettings& settings,
   if (settings.join == "wikitext2") text = join_wikitext2(text);
   const std::vector<int32_t> tokens = subject.tokenizer.encode(text);
   const int64_t found = int64_t(tokens.size()), length = settings.window;
-  std::vector<Window> windows = perplexity_windows(settings.protocol, found, length);
+  std::vector<Window> windows = require_windows(settings, found, settings.text);
   const int64_t available = int64_t(windows.size());
-  if (windows.empty()) {
-    const int64_t needed = settings.protocol == "half_overlap" ? length + 1 : length;
-    throw usage_error("the text is too short for one window: " + std::to_string(found) +
-                          " tokens found, " + std::to_string(needed) + " needed",
-                      settings.text, "use a longer text or a smaller `window`");
-  }
   if (settings.max_windows > 0 && settings.max_windows < available) {
     windows.resize(size_t(settings.max_windows));
   }
@@ -170,6 +177,7 @@ inline Outcome perplexity(Subject& subject, const PerplexitySettings& settings,
   m["windows_available"] = available;
   m["tokens_text"] = found;
   m["tokens_scored"] = targets;
+  m["tokens_left_out"] = found - windows.back().first_token - length;  // behind the last window
   put_number(m, "nll", nll);
   put_number(m, "nll_se", standard_error(losses), "one window has no spread");
   put_number(m, "ppl", std::exp(nll), overflow);

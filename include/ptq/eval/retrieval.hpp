@@ -196,7 +196,7 @@ Score judge_greedy(const Subject& subject, int32_t first, int64_t max_new,
   for (;;) {
     const bool ended = std::find(ends.begin(), ends.end(), int64_t(ids.back())) != ends.end();
     if (ended) ids.pop_back();
-    score.text = decode_known(subject.tokenizer, ids);
+    score.text = subject.tokenizer.decode_chosen(ids);
     const Judgement judgement = judge(score.text, references);
     score.exact = judgement.exact;
     score.partial = judgement.partial;
@@ -233,7 +233,7 @@ inline std::pair<Score, std::optional<Score>> ask(Conversation& talk, const Subj
   talk.feed({{tokens.answer.begin(), tokens.answer.end() - 1}, Regime::streaming}, 0, score_row);
 
   const auto ends_value = [&](int32_t id) {
-    const std::string next = decode_known(subject.tokenizer, {id});
+    const std::string next = subject.tokenizer.decode_chosen({&id, 1});
     return next.empty() || !std::isalnum(static_cast<unsigned char>(next[0]));
   };
   const auto finish = [&](const AnswerPath& path, const auto& next) {
@@ -310,13 +310,10 @@ inline Outcome retrieval_suite(Subject& subject, const RetrievalSettings& settin
         };
         retrieval::Prompt prompt = prompt_with_room(settings.max_new_tokens);
         if (settings.second_question && prompt.second) {
-          // The room behind a prompt is for one answer. Where the model has no more positions, the
-          // filler makes room for the second question.
-          const std::string more = prompt.question.answer + "\n" + prompt.second->text;
-          const int64_t over = group.length - retrieval::kSpare +
-                               int64_t(subject.tokenizer.encode(more, false).size()) -
-                               subject.engine.config().max_position_embeddings;
-          if (over > 0) prompt = prompt_with_room(max_new + over);
+          const int64_t room =
+              room_for_second(subject.tokenizer, prompt.question, *prompt.second, group.length,
+                              subject.engine.config().max_position_embeddings, max_new);
+          if (room > max_new) prompt = prompt_with_room(room);
         }
         const QuestionTokens tokens =
             tokenize_question(subject.tokenizer, "", 0, prompt.question, prompt.distractors);

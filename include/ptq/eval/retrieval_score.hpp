@@ -19,13 +19,6 @@
 
 namespace ptq::eval {
 
-// Text of ids, special tokens left out. Ids of padding rows, which a model may have behind its
-// vocabulary, have no text.
-inline std::string decode_known(const Tokenizer& tokenizer, std::vector<int32_t> ids) {
-  std::erase_if(ids, [&](int32_t id) { return id >= tokenizer.vocab_size(); });
-  return tokenizer.decode(ids, true);
-}
-
 // A question in tokens. Spans are half open and count from the answer's first token.
 struct QuestionTokens {
   std::vector<int32_t> question;  // what is fed before the answer
@@ -77,6 +70,17 @@ inline QuestionTokens tokenize_question(const Tokenizer& tokenizer, const std::s
     out.others.push_back(value_tokens(stem, value));
   }
   return out;
+}
+
+// Tokens that the filler leaves free for answers when a second question follows. The room behind a
+// prompt is for one answer, `max_new` tokens; where the model has no more positions, it grows.
+inline int64_t room_for_second(const Tokenizer& tokenizer, const retrieval::Question& first,
+                               const retrieval::Question& second, int64_t length,
+                               int64_t max_positions, int64_t max_new) {
+  const std::string more = first.answer + "\n" + second.text;
+  const int64_t over =
+      length - retrieval::kSpare + int64_t(tokenizer.encode(more, false).size()) - max_positions;
+  return max_new + std::max<int64_t>(over, 0);
 }
 
 // The true answer, fed token by token: likelihoods and margins.

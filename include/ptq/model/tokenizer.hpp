@@ -139,6 +139,18 @@ class Tokenizer {
     return text;
   }
 
+  // The text of ids that a model chose, control tokens left out. An id that no token has (a hole of
+  // the vocabulary, a padding row of the embedding behind it) has no text.
+  std::string decode_chosen(std::span<const int32_t> ids) const {
+    std::vector<int32_t> known(ids.begin(), ids.end());
+    std::erase_if(known, [&](int32_t id) { return !exists(id); });
+    return decode(known, true);
+  }
+
+  bool exists(int32_t id) const {
+    return id >= 0 && id < vocab_size() && !parts_.spelling[static_cast<size_t>(id)].empty();
+  }
+
   // The id encode() puts first, or -1.
   int32_t bos_id() const { return parts_.prefix.empty() ? -1 : parts_.prefix.front(); }
 
@@ -147,7 +159,7 @@ class Tokenizer {
 
   // The token as written in the file.
   const std::string& token(int32_t id) const {
-    if (id < 0 || id >= vocab_size() || parts_.spelling[static_cast<size_t>(id)].empty()) {
+    if (!exists(id)) {
       throw usage_error("the token id " + std::to_string(id) + " does not exist");
     }
     return parts_.spelling[static_cast<size_t>(id)];

@@ -18,7 +18,6 @@
 #include <vector>
 
 #include "ptq/core/json.hpp"
-#include "ptq/core/suggest.hpp"
 #include "ptq/model/bpe.hpp"
 #include "ptq/model/unicode.hpp"
 
@@ -125,8 +124,10 @@ inline void allow_keys(const JsonValue& node, std::initializer_list<std::string_
 [[noreturn]] inline void unsupported_type(const JsonValue& node, const std::string& kind,
                                           const std::vector<std::string>& known) {
   const std::string type(node.get("type").as_string());
-  throw node.error("the " + kind + " " + shown(type) + " is not supported",
-                   did_you_mean(type, known));
+  // No "did you mean": another step, however near its name is (NFKC, NFC), gives other ids.
+  std::string list;
+  for (const std::string& name : known) list += (list.empty() ? "" : ", ") + name;
+  throw node.error("the " + kind + " " + shown(type) + " is not supported", "supported: " + list);
 }
 
 inline bool flag(const JsonValue& node, const char* key, bool absent) {

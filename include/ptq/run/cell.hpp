@@ -163,15 +163,18 @@ inline bool wants_calibration(const KvMethod* kv) {
   return kv != nullptr && (kv->wants().samples || kv->wants().fisher);
 }
 
+inline Error calibration_is_missing(const std::string& label, const std::string& where) {
+  return usage_error(
+      "`" + label + "` learns from a calibration text, and the experiment names none", where,
+      "add to it:  [calibration]  text = \"datasets/embedded/calib.txt\"");
+}
+
 // Shows a cache method what it wants to learn from. Returns what the result says about it.
 inline Json calibrate_cache(const CellJob& job, KvMethod& kv, const Tokenizer& tokenizer,
                             const EngineOptions& options, std::vector<std::string>& warnings,
                             const std::function<void(double)>& progress) {
   if (!job.calibration) {
-    throw usage_error("`" + job.record.method.label +
-                          "` learns from a calibration text, and the experiment names none",
-                      job.record.experiment,
-                      "add to it:  [calibration]  text = \"datasets/embedded/calib.txt\"");
+    throw calibration_is_missing(job.record.method.label, job.record.experiment);
   }
   const calibrate::CalibrationSettings& settings = job.calibration->settings;
   const auto gradients = make_cpu_gradients(job.model_folder.string(), options);
