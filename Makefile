@@ -119,7 +119,9 @@ tidy: build ## Run clang-tidy over our C++ files
 	    | xargs -r -n 1 -P "$$(nproc)" clang-tidy -p build --quiet && echo "tidy: clean"; \
 	else echo "tidy: skipped, clang-tidy is not installed"; fi
 
-install: build ## Install programs, plugins, headers and the CMake package (PREFIX=/usr/local)
+install: need-deps ## Install programs, plugins, headers and the CMake package (PREFIX=/usr/local)
+	@[ -f build/build.ninja ] || cmake --preset release
+	@cmake --build --preset release --target installed
 	@cmake --install build --prefix "$(PREFIX)"
 
 clean: ## Remove build/ (results/ stays)
