@@ -603,6 +603,34 @@ TEST_CASE("generation by hand", "[eval]") {
   }
 }
 
+TEST_CASE("bytes of a cache are means over the sequences", "[eval]") {
+  CacheMeans means;
+  CHECK(means.json()["bytes_per_token"].is_null());
+  CacheBytes bytes;
+  bytes.encoded = 600, bytes.window = 300, bytes.sink = 100;
+  bytes.tokens = 100, bytes.scalars = 1000;  // 10 bytes a token, 8 bits
+  means.add(bytes);
+  CHECK(uneven_cache_note({{"cache", means.json()}}) == "");
+  bytes.encoded = 3600, bytes.tokens = 200, bytes.scalars = 2000;  // 20 bytes a token, 16 bits
+  means.add(bytes);
+  const Json json = means.json();
+  CHECK(json["sequences"] == 2);
+  CHECK(json["tokens"] == 150);
+  CHECK(json["bytes_encoded"] == 2100);
+  CHECK(json["bytes_total"] == 2500);
+  CHECK(json["bytes_per_token"] == 15.0);
+  CHECK(json["bytes_per_token_min"] == 10.0);
+  CHECK(json["bytes_per_token_max"] == 20.0);
+  CHECK(json["bytes_per_token_fp16"] == 20.0);
+  CHECK(json["effective_bits"] == 12.0);
+  CHECK(json["compression_ratio"].get<double>() == Approx(16.0 / 12));
+  CHECK(uneven_cache_note({{"cache", json}}) ==
+        "the sequences differ in KV bytes per token, 10 to 20; the figure is their mean");
+  bytes.encoded = 3601;
+  means.add(bytes);
+  CHECK(means.json()["bytes_encoded"].get<double>() == Approx(7801 / 3.0));
+}
+
 TEST_CASE("methods that did nothing are caught", "[eval]") {
   const auto outcome = [](double kl_max, double agreement, double exposure, int64_t encoded,
                           int64_t total) {

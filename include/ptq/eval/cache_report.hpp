@@ -1,7 +1,11 @@
 // What a result says about the cache it was measured through: regime, exposure, bytes.
 #pragma once
 
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
 #include <string>
+#include <vector>
 
 #include "ptq/engine/engine.hpp"
 #include "ptq/eval/statistics.hpp"
@@ -40,23 +44,75 @@ inline void write_exposure(Json& metrics, const CacheReads& reads) {
   metrics["exposure_values"] = side(KvSide::values);
 }
 
-inline Json cache_json(const CacheBytes& bytes) {
-  const double scalars = double(bytes.scalars), tokens = double(bytes.tokens);
-  const double bits = bytes.scalars > 0 ? bytes.effective_bits() : kUnknown;
-  const char* why = "the cache is empty";
-  Json json;
-  json["tokens"] = bytes.tokens;
-  json["bytes_encoded"] = bytes.encoded;
-  json["bytes_window"] = bytes.window;
-  json["bytes_sink"] = bytes.sink;
-  json["bytes_total"] = bytes.total();
-  json["bytes_reserved"] = bytes.reserved;
-  put_number(json, "bytes_per_token", bytes.tokens > 0 ? bytes.bytes_per_token() : kUnknown, why);
-  put_number(json, "bytes_per_token_fp16", bytes.tokens > 0 ? 2 * scalars / tokens : kUnknown, why);
-  put_number(json, "effective_bits", bits, why);
-  put_number(json, "compression_ratio", 16 / bits, why);
-  json["encoded_is_dense"] = bytes.encoded_is_dense;
-  return json;
+// The caches of an evaluation, each at the end of its sequence, as means over the sequences:
+// quality is a figure of all of them, so bytes are too.
+class CacheMeans {
+ public:
+  void add(const CacheBytes& bytes) {
+    encoded_.push_back(double(bytes.encoded));
+    window_.push_back(double(bytes.window));
+    sink_.push_back(double(bytes.sink));
+    reserved_.push_back(double(bytes.reserved));
+    tokens_.push_back(double(bytes.tokens));
+    if (bytes.tokens > 0) {
+      per_token_.push_back(bytes.bytes_per_token());
+      per_token_fp16_.push_back(2 * double(bytes.scalars) / double(bytes.tokens));
+    }
+    if (bytes.scalars > 0) bits_.push_back(bytes.effective_bits());
+    dense_ = dense_ || bytes.encoded_is_dense;
+  }
+
+  double bytes_per_token() const { return mean(per_token_); }  // NaN: all caches are empty
+  double effective_bits() const { return mean(bits_); }
+
+  // bytes_per_token is the mean of the sequences' own, not the ratio of the means beside it; they
+  // differ where lengths do. The smallest and the largest say how far they lie apart.
+  Json json() const {
+    const char* why = "the cache is empty";
+    Json json;
+    json["sequences"] = tokens_.size();
+    json["tokens"] = whole(mean(tokens_));
+    json["bytes_encoded"] = whole(mean(encoded_));
+    json["bytes_window"] = whole(mean(window_));
+    json["bytes_sink"] = whole(mean(sink_));
+    json["bytes_total"] = whole(mean(encoded_) + mean(window_) + mean(sink_));
+    json["bytes_reserved"] = whole(mean(reserved_));
+    put_number(json, "bytes_per_token", bytes_per_token(), why);
+    put_number(json, "bytes_per_token_min", quantile(per_token_, 0), why);
+    put_number(json, "bytes_per_token_max", quantile(per_token_, 1), why);
+    put_number(json, "bytes_per_token_fp16", mean(per_token_fp16_), why);
+    put_number(json, "effective_bits", effective_bits(), why);
+    put_number(json, "compression_ratio", 16 / effective_bits(), why);
+    json["encoded_is_dense"] = dense_;
+    return json;
+  }
+
+ private:
+  // A mean that is a whole number is written as one.
+  static Json whole(double value) {
+    if (value == std::floor(value) && std::fabs(value) < 0x1p53) return int64_t(value);
+    return std::isfinite(value) ? Json(value) : Json(0);  // no sequence at all
+  }
+
+  std::vector<double> encoded_, window_, sink_, reserved_, tokens_;
+  std::vector<double> per_token_, per_token_fp16_, bits_;
+  bool dense_ = false;
+};
+
+// A warning where sequences differ by more than 1 % in what a token costs: their mean then is the
+// figure of none of them. Prompts of nearly one length differ by less.
+inline std::string uneven_cache_note(const Json& metrics) {
+  const auto cache = metrics.find("cache");
+  if (cache == metrics.end() || !cache->contains("bytes_per_token_min")) return {};
+  const Json &low = (*cache)["bytes_per_token_min"], &high = (*cache)["bytes_per_token_max"];
+  if (!low.is_number() || !high.is_number()) return {};
+  if (high.get<double>() <= 1.01 * low.get<double>()) return {};
+  char text[160];
+  std::snprintf(
+      text, sizeof text,
+      "the sequences differ in KV bytes per token, %.0f to %.0f; the figure is their mean",
+      low.get<double>(), high.get<double>());
+  return text;
 }
 
 }  // namespace ptq::eval

@@ -67,7 +67,7 @@ inline Outcome cached_decode(Subject& subject, const CachedDecodeSettings& setti
   Outcome outcome;
   TokenScores all;  // of every scored token
   std::vector<TokenScores> buckets(borders.size() - 1), halves(lengths.size());
-  std::vector<CacheBytes> cache_at(lengths.size());  // of the last text, at the end of each length
+  std::vector<CacheMeans> cache_at(lengths.size());  // at the end of each length
   std::vector<double> differences;                   // per text
   CacheReads reads;
   double seconds = 0, reference_seconds = 0;
@@ -110,7 +110,7 @@ inline Outcome cached_decode(Subject& subject, const CachedDecodeSettings& setti
           progress((double(i) + double(fed) / double(longest)) / double(texts.size()), note);
         }
       }
-      cache_at[l] = run.sequence().bytes();
+      cache_at[l].add(run.sequence().bytes());
     }
     add_reads(reads, run.sequence().reads());
     seconds += run.seconds();
@@ -163,7 +163,7 @@ inline Outcome cached_decode(Subject& subject, const CachedDecodeSettings& setti
   }
   m["regime"] = regime_name(settings.regime);
   write_exposure(m, reads);
-  m["cache"] = cache_json(cache_at.back());
+  m["cache"] = cache_at.back().json();
   m["seconds"] = seconds;
   m["reference_seconds"] = reference_seconds;
   put_number(m, "tokens_per_second",

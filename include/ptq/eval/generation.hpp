@@ -80,7 +80,7 @@ inline Outcome generation(Subject& subject, const GenerationSettings& settings,
   TokenScores all, quarters[kQuarters];
   std::vector<double> perplexities, differences, blocks;  // per sample, sample, block
   CacheReads reads;
-  CacheBytes cache;
+  CacheMeans cache;
   double prefill_seconds = 0, decode_seconds = 0, reference_seconds = 0;
 
   for (size_t begin = 0; begin < texts.size(); begin += size_t(settings.batch)) {
@@ -115,7 +115,7 @@ inline Outcome generation(Subject& subject, const GenerationSettings& settings,
       decode_seconds += runs[i].seconds();
       reference_seconds += runs[i].reference_seconds();
       add_reads(reads, runs[i].sequence().reads(), before[i]);
-      cache = runs[i].sequence().bytes();
+      cache.add(runs[i].sequence().bytes());
       TokenScores sample;
       for (int q = 0; q < kQuarters; ++q) {
         sample.add(samples[i].quarters[q]);
@@ -164,7 +164,7 @@ inline Outcome generation(Subject& subject, const GenerationSettings& settings,
   m["quarters"] = detail::quarters_json(quarters, scored);
   m["regime"] = regime_name(settings.regime);
   write_exposure(m, reads);  // of the continuation's queries
-  m["cache"] = cache_json(cache);
+  m["cache"] = cache.json();
   m["seconds"] = prefill_seconds + decode_seconds;
   m["reference_seconds"] = reference_seconds;
   put_number(

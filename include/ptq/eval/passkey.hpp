@@ -100,7 +100,7 @@ inline Outcome passkey(Subject& subject, const PasskeySettings& settings,
   std::vector<double> first_losses;
   Divergence divergence;
   CacheReads reads;
-  CacheBytes cache;
+  CacheMeans cache;
   int64_t shortest = 0, longest = 0, agreeing = 0, lost = 0, gained = 0, decoded = 0;
   double prefill_seconds = 0, decode_seconds = 0, reference_seconds = 0;
   int64_t prefilled = 0;
@@ -151,7 +151,7 @@ inline Outcome passkey(Subject& subject, const PasskeySettings& settings,
       decoded += settings.max_new_tokens - 1;
       decode_seconds += run.seconds() - before_decode;
       add_reads(reads, run.sequence().reads(), before);
-      cache = run.sequence().bytes();
+      cache.add(run.sequence().bytes());
 
       const bool correct = text.find(std::to_string(key)) != std::string::npos;
       all.correct += correct;
@@ -215,7 +215,7 @@ inline Outcome passkey(Subject& subject, const PasskeySettings& settings,
   }
   m["regime"] = regime_name(settings.regime);
   write_exposure(m, reads);  // of the queries after the prefill
-  m["cache"] = cache_json(cache);
+  m["cache"] = cache.json();
   m["seconds"] = prefill_seconds + decode_seconds;
   m["reference_seconds"] = reference_seconds;
   put_number(m, "prefill_tokens_per_second",

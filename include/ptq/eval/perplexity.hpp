@@ -118,7 +118,7 @@ inline Outcome perplexity(Subject& subject, const PerplexitySettings& settings,
   int64_t targets = 0, bytes = 0;
   Divergence divergence;
   CacheReads reads;
-  CacheBytes cache;
+  CacheMeans cache;
   double seconds = 0, reference_seconds = 0;
 
   for (size_t w = 0; w < windows.size(); ++w) {
@@ -143,7 +143,7 @@ inline Outcome perplexity(Subject& subject, const PerplexitySettings& settings,
     losses.push_back(loss / double(window_targets));
     bytes += perplexity_detail::target_bytes(subject.tokenizer, ids, window.first_target);
     add_reads(reads, run.sequence().reads());
-    cache = run.sequence().bytes();
+    cache.add(run.sequence().bytes());
     seconds += run.seconds();
     reference_seconds += run.reference_seconds();
 
@@ -195,7 +195,7 @@ inline Outcome perplexity(Subject& subject, const PerplexitySettings& settings,
   }
   m["regime"] = regime_name(settings.regime);
   write_exposure(m, reads);
-  m["cache"] = cache_json(cache);  // at the end of the last window
+  m["cache"] = cache.json();  // at the end of the windows
   m["seconds"] = seconds;
   m["reference_seconds"] = reference_seconds;
   put_number(m, "tokens_per_second", seconds > 0 ? tokens_run / seconds : kUnknown,

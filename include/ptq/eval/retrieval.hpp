@@ -288,7 +288,7 @@ inline Outcome retrieval_suite(Subject& subject, const RetrievalSettings& settin
   std::vector<std::pair<int64_t, Cell>> by_length;
   Divergence divergence;
   CacheReads reads;
-  CacheBytes cache;
+  CacheMeans caches;
   double seconds = 0, reference_seconds = 0, prefill_seconds = 0, prefilled = 0;
   Json cells = Json::array(), tasks = Json::array();
   int64_t failing = 0;
@@ -337,7 +337,8 @@ inline Outcome retrieval_suite(Subject& subject, const RetrievalSettings& settin
         const auto [own, reference] =
             detail::ask(talk, subject, std::move(question), tokens, prompt.question, max_new,
                         first_reads_cache, divergence);
-        cache = talk.run().sequence().bytes();
+        const CacheBytes cache = talk.run().sequence().bytes();
+        caches.add(cache);
 
         Json sample = {
             {"task", group.task}, {"haystack", group.haystack}, {"length", group.length}};
@@ -440,7 +441,7 @@ inline Outcome retrieval_suite(Subject& subject, const RetrievalSettings& settin
   }
   m["regime"] = regime_name(settings.regime);
   write_exposure(m, reads);  // of the queries after the prefill
-  m["cache"] = cache_json(cache);
+  m["cache"] = caches.json();
   m["seconds"] = seconds;
   m["reference_seconds"] = reference_seconds;
   put_number(m, "prefill_tokens_per_second",
