@@ -49,6 +49,16 @@ TEST_CASE("a record survives its JSON", "[record]") {
   CHECK(json_text(json).find("0.30000000000000004") != std::string::npos);
   CHECK(json_text(json).find("\"ppl\":6.16,") != std::string::npos);
 
+  CHECK_FALSE(json.contains("samples_sha256"));  // as older versions write it
+  r.samples_sha256 = "00ff";
+  CHECK(reread(r).samples_sha256 == "00ff");
+  CHECK_THROWS_AS(
+      record_from_json(
+          Json::parse(
+              json_text(to_json(r)).replace(json_text(to_json(r)).find("\"00ff\""), 6, "5")),
+          "result.json"),
+      Error);
+
   r.status = "invalid";
   CHECK(reread(r).status == "invalid");
   r.status = "failed";
@@ -119,6 +129,16 @@ TEST_CASE("a damaged record names the place", "[record]") {
   Json more = good;
   more["added_later"] = 1;
   CHECK_NOTHROW(record_from_json(more, "result.json"));
+}
+
+TEST_CASE("JSON of unknown origin", "[record]") {
+  CHECK(parse_json("\xEF\xBB\xBF{\"a\": \"[[\\\"[\"}", "f")["a"] == "[[\"[");
+  CHECK(parse_json(std::string(128, '[') + std::string(128, ']'), "f").size() == 1);
+  CHECK_THROWS_WITH(parse_json(std::string(1 << 20, '['), "f"), Catch::Contains("nested deeper"));
+  std::string deep;
+  for (int i = 0; i < 100000; ++i) deep += "{\"a\":";
+  CHECK_THROWS_WITH(parse_json(deep, "f"), Catch::Contains("nested deeper"));
+  CHECK_THROWS_WITH(parse_json("{", "some file"), Catch::Contains("some file"));
 }
 
 TEST_CASE("the human page", "[record]") {

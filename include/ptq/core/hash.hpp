@@ -52,7 +52,8 @@ inline std::string sha256_hex(std::string_view bytes) { return Sha256().update(b
 // Hash of the first `limit` bytes of a file (all of it by default).
 inline std::string sha256_file(const std::filesystem::path& path, uint64_t limit = UINT64_MAX) {
   std::ifstream in(path, std::ios::binary);
-  if (!in || std::filesystem::is_directory(path)) {
+  std::error_code ignored;
+  if (!in || std::filesystem::is_directory(path, ignored)) {
     throw environment_error("cannot read the file", path.string());
   }
   Sha256 hash;

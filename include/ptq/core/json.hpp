@@ -200,6 +200,7 @@ class JsonDocument {
                                   std::to_string(limits.max_bytes),
                               name);
     }
+    text = without_byte_order_mark(text);
     JsonDocument document;
     document.state_->name = name;
     // simdjson counts a scalar at the root as one level of its own.

@@ -23,6 +23,12 @@ inline bool is_git_lfs_pointer(std::string_view content) {
   return content.starts_with("version https://git-lfs.github.com/spec/");
 }
 
+// The text behind a byte order mark, which spreadsheets and Windows editors put in front of UTF-8.
+inline std::string_view without_byte_order_mark(std::string_view text) {
+  constexpr std::string_view kMark = "\xEF\xBB\xBF";
+  return text.starts_with(kMark) ? text.substr(kMark.size()) : text;
+}
+
 // A private read-only mapping of a whole regular file. The mapping costs address space only; pages
 // are read on first use. If another process truncates the file while it is mapped, touching the
 // lost pages raises SIGBUS, which no reader can turn into an exception: replace weight files by
@@ -30,7 +36,10 @@ inline bool is_git_lfs_pointer(std::string_view content) {
 class MappedFile {
  public:
   explicit MappedFile(const std::filesystem::path& path) : path_(path) {
-    const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    for (int i = 0; i < 1000 && fd < 0 && errno == EINTR; ++i) {
+      fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    }
     if (fd < 0) {
       throw environment_error("cannot open the file: " + std::string(std::strerror(errno)),
                               path.string());

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "ptq/core/error.hpp"
+#include "ptq/core/mapped_file.hpp"
 
 namespace ptq {
 
@@ -36,6 +37,33 @@ inline void put_number(Json& object, const std::string& key, double value,
 // U+FFFD in place of the bad bytes. indent -1 = one line.
 inline std::string json_text(const Json& value, int indent = -1) {
   return value.dump(indent, ' ', false, Json::error_handler_t::replace);
+}
+
+// Reads JSON of a file that anyone may have written. Nesting is bounded because copies, comparisons
+// and text of a value recurse into it.
+inline Json parse_json(std::string_view text, const std::string& where) {
+  constexpr int kDeepest = 128;
+  text = without_byte_order_mark(text);
+  int depth = 0;
+  bool quoted = false;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (quoted && c == '\\') {
+      ++i;
+    } else if (c == '"') {
+      quoted = !quoted;
+    } else if (!quoted && (c == '[' || c == '{') && ++depth > kDeepest) {
+      throw environment_error(
+          "the JSON text is nested deeper than " + std::to_string(kDeepest) + " levels", where);
+    } else if (!quoted && (c == ']' || c == '}')) {
+      --depth;
+    }
+  }
+  try {
+    return Json::parse(text);
+  } catch (const Json::exception& error) {
+    throw environment_error(std::string("not valid JSON: ") + error.what(), where);
+  }
 }
 
 struct Record {
@@ -79,6 +107,8 @@ struct Record {
   std::optional<Failure> error;  // present exactly when failed
   std::vector<std::string> warnings;
   Json metrics = Json::object();
+  // SHA-256 of samples.jsonl beside the record; empty in records of versions before it was kept.
+  std::string samples_sha256;
   std::string started_at;  // ISO 8601, UTC
   double seconds = 0;
 };
@@ -221,6 +251,7 @@ inline Json to_json(const Record& record) {
                      {"log_tail", record.error->log_tail}};
   }
   json["warnings"] = warnings;
+  if (!record.samples_sha256.empty()) json["samples_sha256"] = record.samples_sha256;
   return json;
 }
 
@@ -293,6 +324,7 @@ inline Record record_from_json(const Json& json, const std::string& where) {
     record.warnings.push_back(element.get<std::string>());
   });
   root.read("metrics", record.metrics);
+  if (json.contains("samples_sha256")) root.read("samples_sha256", record.samples_sha256);
   root.read("started_at", record.started_at);
   // A non-finite duration was written as null, with a warning.
   if (root.member("seconds").is_null()) {

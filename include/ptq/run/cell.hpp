@@ -19,7 +19,9 @@
 #include "ptq/calibrate/sequences.hpp"
 #include "ptq/core/atomic_file.hpp"
 #include "ptq/core/hash.hpp"
+#include "ptq/core/json.hpp"
 #include "ptq/engine/engine.hpp"
+#include "ptq/eval/cache_report.hpp"
 #include "ptq/eval/cached_decode.hpp"
 #include "ptq/eval/generation.hpp"
 #include "ptq/eval/no_op.hpp"
@@ -54,20 +56,37 @@ struct CellJob {
   int64_t supervisor = 0;                 // process id
 };
 
+// A path as JSON. Names of files are bytes, strings of JSON are UTF-8: other bytes stand as
+// numbers.
+inline Json path_json(const std::string& path) {
+  if (utf8_error_offset(path) == std::string::npos) return path;
+  Json bytes = Json::array();
+  for (const char c : path) bytes.push_back(int(static_cast<unsigned char>(c)));
+  return bytes;
+}
+inline std::string path_from_json(const Json& json) {
+  if (json.is_string()) return json.get<std::string>();
+  std::string path;
+  for (const Json& byte : json) path += char(byte.get<int>());
+  return path;
+}
+
 inline Json to_json(const CellJob& job) {
+  Json plugin_files = Json::array();
+  for (const std::string& file : job.plugin_files) plugin_files.push_back(path_json(file));
   Json json = {{"record", to_json(job.record)},
-               {"model_folder", job.model_folder.string()},
-               {"attempt", job.attempt.string()},
+               {"model_folder", path_json(job.model_folder.string())},
+               {"attempt", path_json(job.attempt.string())},
                {"compute", compute_word(job.compute)},
-               {"data_file", job.data_file},
-               {"plugin_files", job.plugin_files},
+               {"data_file", path_json(job.data_file)},
+               {"plugin_files", plugin_files},
                {"device", job.device},
                {"threads", job.threads},
                {"supervisor", job.supervisor}};
   if (job.random_seed) json["random_seed"] = *job.random_seed;
   if (job.calibration) {
     json["calibration"] = {{"settings", settings_to_json(job.calibration->settings)},
-                           {"file", job.calibration->file},
+                           {"file", path_json(job.calibration->file)},
                            {"sha256", job.calibration->sha256}};
   }
   return json;
@@ -76,17 +95,19 @@ inline Json to_json(const CellJob& job) {
 inline CellJob job_from_json(const Json& json, const std::string& where) {
   CellJob job;
   job.record = record_from_json(json.at("record"), where);
-  job.model_folder = json.at("model_folder").get<std::string>();
-  job.attempt = json.at("attempt").get<std::string>();
+  job.model_folder = path_from_json(json.at("model_folder"));
+  job.attempt = path_from_json(json.at("attempt"));
   job.compute = compute_from_word(json.at("compute").get<std::string>(), where);
   if (json.contains("random_seed")) job.random_seed = json.at("random_seed").get<uint64_t>();
-  job.data_file = json.at("data_file").get<std::string>();
+  job.data_file = path_from_json(json.at("data_file"));
   if (json.contains("calibration")) {
     const Json& c = json.at("calibration");
-    job.calibration = {calibration_from_json(c.at("settings")), c.at("file").get<std::string>(),
+    job.calibration = {calibration_from_json(c.at("settings")), path_from_json(c.at("file")),
                        c.at("sha256").get<std::string>()};
   }
-  job.plugin_files = json.at("plugin_files").get<std::vector<std::string>>();
+  for (const Json& file : json.at("plugin_files")) {
+    job.plugin_files.push_back(path_from_json(file));
+  }
   job.device = json.at("device").get<std::string>();
   job.threads = json.at("threads").get<int>();
   job.supervisor = json.at("supervisor").get<int64_t>();
@@ -355,10 +376,14 @@ inline void run_cell(const CellJob& job,
         " combinations of task, haystack, length and depth; there the accuracy says nothing about "
         "a method");
   }
+  if (const std::string note = eval::uneven_cache_note(outcome.metrics); !note.empty()) {
+    record.warnings.push_back(note);
+  }
   record.seconds = whole.seconds();
 
   std::string samples;
   for (const Json& sample : outcome.samples) samples += json_text(sample) + "\n";
+  record.samples_sha256 = sha256_hex(samples);
   write_file_synced(job.attempt / "samples.jsonl", samples);
   write_file_synced(job.attempt / "result.md", result_markdown(record));
   // The supervisor takes a cell for finished when this file is there.

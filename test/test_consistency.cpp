@@ -1,0 +1,202 @@
+// Records whose figures do not agree with each other or with the samples beside them.
+#include <catch2/catch.hpp>
+#include <cmath>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <string>
+
+#include "ptq/results/consistency.hpp"
+
+using namespace ptq;
+namespace fs = std::filesystem;
+
+namespace {
+
+struct Folder {
+  Folder() {
+    std::string name = (fs::temp_directory_path() / "ptq-test-XXXXXX").string();
+    REQUIRE(::mkdtemp(name.data()) != nullptr);
+    path = name;
+  }
+  ~Folder() {
+    std::error_code ignored;
+    fs::remove_all(path, ignored);
+  }
+  void samples(const std::string& text) const { std::ofstream(path / "samples.jsonl") << text; }
+  fs::path path;
+};
+
+const std::string kWindows =
+    "{\"window\": 0, \"targets\": 100, \"nll\": 1.5, \"nll_reference\": 1.25}\n"
+    "{\"window\": 1, \"targets\": 50, \"nll\": 2.25, \"nll_reference\": 1.75}\n";
+
+Json cache() {
+  return {{"sequences", 2},
+          {"tokens", 100},
+          {"bytes_encoded", 2000},
+          {"bytes_window", 800},
+          {"bytes_sink", 200},
+          {"bytes_total", 3000},
+          {"bytes_reserved", 0},
+          {"bytes_per_token", 30.5},
+          {"bytes_per_token_min", 29.0},
+          {"bytes_per_token_max", 32.0},
+          {"bytes_per_token_fp16", 122.0},
+          {"effective_bits", 4.0},
+          {"compression_ratio", 4.0}};
+}
+
+// A perplexity of the two windows.
+Record perplexity() {
+  Record r;
+  r.evaluation = {"ppl", "perplexity", Json::object()};
+  r.seconds = 1;
+  r.metrics = {{"windows", 2},
+               {"tokens_scored", 150},
+               {"nll", 1.875},
+               {"ppl", std::exp(1.875)},
+               {"ppl_tok", std::exp(1.75)},
+               {"nll_reference", 1.5},
+               {"ppl_reference", std::exp(1.5)},
+               {"delta_nll", 0.375},
+               {"kl_mean", 0.1},
+               {"kl_median", 0.05},
+               {"kl_p99", 0.4},
+               {"kl_max", 0.5},
+               {"top1_agreement", 0.9},
+               {"exposure", 0.75},
+               {"exposure_keys", 0.5},
+               {"exposure_values", 1.0},
+               {"cache", cache()}};
+  r.samples_sha256 = sha256_hex(kWindows);
+  return r;
+}
+
+// 3 of 4 right, at two depths; full precision answers all.
+Record passkey() {
+  Record r;
+  r.evaluation = {"passkey", "passkey", Json::object()};
+  const auto row = [](int correct, int total) {
+    return Json{{"correct", correct}, {"total", total}, {"accuracy", double(correct) / total}};
+  };
+  r.metrics = row(3, 4);
+  r.metrics.update({{"ci95_low", 0.19},
+                    {"ci95_high", 0.99},
+                    {"accuracy_reference", 1.0},
+                    {"lost", 1},
+                    {"gained", 0},
+                    {"flips", 0.25},
+                    {"depths", {row(2, 2), row(1, 2)}}});
+  return r;
+}
+
+std::string all(const std::vector<Violation>& found) {
+  std::string text;
+  for (const Violation& violation : found) text += violation.sentence() + "\n";
+  return text;
+}
+
+}  // namespace
+
+using Catch::Contains;
+
+TEST_CASE("a record as it is written has no violation", "[consistency]") {
+  const Folder folder;
+  folder.samples(kWindows);
+  CHECK(all(violations(perplexity(), folder.path)) == "");
+  CHECK(all(figure_violations(passkey())) == "");
+  Record empty;
+  CHECK(all(violations(empty, folder.path)) == "");
+  empty.status = "failed";
+  empty.samples_sha256 = "00";
+  CHECK(all(violations(empty, folder.path)) == "");
+}
+
+TEST_CASE("every figure that cannot be true is named", "[consistency]") {
+  const auto says = [](Record record, const char* pointer, const Json& value, const char* words) {
+    record.metrics[Json::json_pointer(pointer)] = value;
+    INFO(pointer << " = " << json_text(value));
+    CHECK_THAT(all(figure_violations(record)), Contains(words));
+  };
+  const Record p = perplexity(), k = passkey();
+  says(p, "/ppl", std::exp(1.875) * 0.8, "metrics.ppl is 5.21");
+  says(p, "/ppl", -3, "metrics.ppl is -3, but no perplexity is below 1");
+  says(p, "/nll", -0.5, "metrics.nll is -0.5, below 0");
+  says(p, "/ppl_reference", 3.0, "but exp(nll_reference) is");
+  says(p, "/delta_nll", 0.1, "but nll - nll_reference is 0.375");
+  says(p, "/kl_mean", -0.1, "metrics.kl_mean is -0.1, below 0");
+  says(p, "/kl_mean", 0.6, "above kl_max");
+  says(p, "/kl_median", 0.45, "above kl_p99");
+  says(p, "/top1_agreement", 1.5, "outside 0 to 1");
+  says(p, "/exposure", 55, "metrics.exposure is 55, outside 0 to 1");
+  says(p, "/exposure", 0.8, "the mean of keys and values is 0.75");
+  says(p, "/cache/bytes_total", 2900, "metrics.cache.bytes_total is 2900");
+  says(p, "/cache/bytes_per_token", 25.0, "metrics.cache.bytes_per_token is 25");
+  says(p, "/cache/bytes_window", -1, "below 0");
+  says(p, "/cache/effective_bits", 2.0, "16 / effective_bits");
+  says(p, "/cache/tokens", 50, "bytes_total / tokens is 60");
+  says(p, "/weights", {{"bytes", 5}, {"bytes_encoded", 3}, {"bytes_dense", 3}},
+       "metrics.weights.bytes is 5");
+  says(p, "/buckets", {{{"tokens", 10}, {"nll", 1.875}}}, "metrics.tokens_scored is 150");
+  says(p, "/buckets", {{{"tokens", 150}, {"nll", 1.0}}}, "the mean over buckets is 1");
+  says(p, "/quarters", {{{"tokens", 150}, {"nll", 1.875}, {"ppl", 2.0}}},
+       "metrics.quarters[0].ppl is 2");
+  says(k, "/correct", 7, "metrics.correct is 7, of a total of 4");
+  says(k, "/accuracy", 1.0, "but correct / total is 0.75");
+  says(k, "/ci95_low", 0.8, "above the share 0.75");
+  says(k, "/lost", 3, "metrics.lost is 3, more than total - correct");
+  says(k, "/accuracy_reference", 0.75, "metrics.accuracy_reference is 0.75");
+  says(k, "/depths/1/correct", 0, "the sum over depths is 2");
+
+  Record without = p;
+  without.metrics.erase("nll");
+  CHECK_THAT(all(figure_violations(without)), Contains("metrics.nll is missing"));
+  without.metrics["nll_why"] = "not a finite number";
+  CHECK(all(figure_violations(without)) == "");
+  Record late = p;
+  late.seconds = -1;
+  CHECK_THAT(all(figure_violations(late)), Contains("seconds is -1"));
+}
+
+TEST_CASE("figures are held against the samples", "[consistency]") {
+  const Folder folder;
+  const auto says = [&](const Record& record, const char* words) {
+    CHECK_THAT(all(sample_violations(record, folder.path)), Contains(words));
+  };
+  const Record p = perplexity();
+  says(p, "samples.jsonl is missing");
+  folder.samples("");
+  says(p, "is not the file whose hash");
+  says(p, "metrics.windows is 2");
+  folder.samples(kWindows.substr(0, kWindows.find('\n') + 1));
+  says(p, "the number of lines of samples.jsonl is 1");
+  folder.samples(kWindows + "{\n");
+  says(p, "damaged lines, the first is line 3");
+
+  // Edited with all that follows from it, and only the samples tell.
+  folder.samples(kWindows);
+  Record edited = p;
+  edited.metrics["nll"] = 1.775;
+  edited.metrics["ppl"] = std::exp(1.775);
+  edited.metrics["delta_nll"] = 0.275;
+  CHECK(all(figure_violations(edited)) == "");
+  says(edited, "metrics.nll is 1.775, but that of the samples is 1.875");
+
+  // A record of a version that kept no hash: the samples may be gone, but not differ.
+  Record old = edited;
+  old.samples_sha256.clear();
+  says(old, "that of the samples is 1.875");
+  fs::remove(folder.path / "samples.jsonl");
+  CHECK(all(sample_violations(old, folder.path)) == "");
+
+  Record k = passkey();
+  folder.samples(
+      "{\"correct\": true, \"correct_reference\": true}\n"
+      "{\"correct\": true, \"correct_reference\": true}\n"
+      "{\"correct\": false, \"correct_reference\": true}\n"
+      "{\"correct\": true, \"correct_reference\": true}\n");
+  CHECK(all(sample_violations(k, folder.path)) == "");
+  k.metrics["correct"] = 4;
+  says(k, "the number of right samples is 3");
+}
