@@ -19,6 +19,7 @@
 #include <iterator>
 
 #include "ptq/core/json.hpp"
+#include "ptq/core/toml_guard.hpp"
 #include "toml_reader.hpp"
 
 namespace ptq::report {
@@ -56,6 +57,10 @@ Json convert(const toml::node& node, const std::string& where) {
 Json read_toml(const std::string& text, const std::string& where) {
   if (text.find('\0') != text.npos || utf8_error_offset(text) != text.npos) {
     throw usage_error("not valid TOML: the file is no UTF-8 text", where);
+  }
+  if (const auto line = line_of_deep_toml_key(text)) {
+    throw usage_error("the key has more than " + std::to_string(kLongestTomlKey) + " parts",
+                      where + ":" + std::to_string(*line));
   }
   try {
     return convert(toml::parse(text, where), where);

@@ -21,12 +21,12 @@
 #include "experiment_toml.hpp"
 #include "ptq/core/json.hpp"
 #include "ptq/core/mapped_file.hpp"
+#include "ptq/core/toml_guard.hpp"
 
 namespace ptq {
 namespace {
 
 constexpr uint64_t kLargestFile = uint64_t{1} << 20;
-constexpr size_t kMostDots = 500;
 
 std::string place(const std::string& name, const toml::source_position& position) {
   return name + ":" + std::to_string(position.line) + ":" + std::to_string(position.column);
@@ -72,21 +72,6 @@ Error syntax_error(std::string_view text, const std::string& name, std::string_v
 void require_no_nul(std::string_view text, const std::string& where) {
   if (text.find('\0') == text.npos) return;
   throw usage_error("a text contains the character NUL (\\u0000)", where, "leave it out");
-}
-
-// toml++ recurses once for each part of a dotted key, in the parser and in destructors.
-void require_short_keys(std::string_view text, const std::string& name) {
-  size_t dots = 0, line = 1;
-  for (const char c : text) {
-    if (c == '\n') ++line;
-    // Strings and numbers have dots, too, but no line of an experiment has so many.
-    const bool inside = c != '\n' && c != '=';
-    dots = inside ? dots + (c == '.') : 0;
-    if (dots > kMostDots) {
-      throw usage_error("more than " + std::to_string(kMostDots) + " dots in a row of keys",
-                        name + ":" + std::to_string(line), "an experiment has a few levels only");
-    }
-  }
 }
 
 ConfigNode convert(const toml::node& node, const std::string& name, const std::string& where) {
@@ -146,7 +131,10 @@ ConfigNode parse_toml(std::string_view text, const std::string& name) {
     throw usage_error(bad == nul ? "the text contains a NUL byte" : "the text is not valid UTF-8",
                       name + ":" + std::to_string(line), "save the file as UTF-8 text");
   }
-  require_short_keys(text, name);
+  if (const auto line = line_of_deep_toml_key(text)) {
+    throw usage_error("the key has more than " + std::to_string(kLongestTomlKey) + " parts",
+                      name + ":" + std::to_string(*line), "experiments need four at most");
+  }
   toml::table table;
   try {
     table = toml::parse(text, name);

@@ -221,6 +221,15 @@ TEST_CASE("syntax errors show the line", "[experiment]") {
   CHECK_THAT(error_of(std::string(kSmall) + '[' + '\0'), Contains("NUL"));
   CHECK_THAT(error_of(std::string(kSmall) + "x = \"\xFF\""), Contains("UTF-8"));
   CHECK_THAT(error_of("x = " + std::string(5000, '[')), Contains("e.toml:1:"));
+  // Keys of many parts make deep tables; strings with many dots do not.
+  std::string parts = "a";
+  for (int i = 0; i < 20000; ++i) parts += ".a";
+  CHECK_THAT(error_of("[" + parts + "]"), Contains("e.toml:1") && Contains("64 parts"));
+  CHECK_THAT(error_of("# it's\n\n" + parts + " = 1"), Contains("e.toml:3") && Contains("64 parts"));
+  CHECK_THAT(error_of("x = { " + parts + " = 1 }"), Contains("64 parts"));
+  CHECK_THAT(error_of("x = \"\"\"\n'\"\n\"\"\"\n[[" + parts + "]]"), Contains("e.toml:4"));
+  CHECK_THAT(error_of(std::string(kSmall) + "x = \"" + parts + "\""), !Contains("64 parts"));
+  CHECK_THAT(error_of(std::string(kSmall) + "#" + parts), !Contains("64 parts"));
   CHECK(error_of("\xEF\xBB\xBF" + std::string(kSmall)) == "no error");
 }
 
