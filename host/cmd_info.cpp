@@ -137,8 +137,7 @@ int info_command(const std::vector<std::string>& args) {
     throw usage_error("no model is given", "", "ptq-host info --model models/tiny-qwen2");
   }
   const std::string reference = text_of(arguments, "model");
-  const Json json =
-      model_json(find_model(reference, {std::filesystem::current_path()}, "--model").folder);
+  const Json json = model_json(find_model(reference, {working_folder()}, "--model").folder);
   if (arguments["json"].as<bool>()) {
     fmt::print("{}\n", json_text(json, 2));
     return 0;

@@ -101,8 +101,7 @@ std::string write_logits(const Arguments& arguments) {
   Regime regime = method ? Regime::streaming : Regime::independent;
   if (!word.empty()) regime = regime_from_word(word, "--regime");
 
-  const auto folder =
-      find_model(text_of(arguments, "model"), {std::filesystem::current_path()}, "--model").folder;
+  const auto folder = find_model(text_of(arguments, "model"), {working_folder()}, "--model").folder;
   EngineOptions engine_options;
   engine_options.threads = int(integer_of(arguments, "threads", 0, 1, 4096));
   if (const std::string compute = text_of(arguments, "compute"); !compute.empty()) {

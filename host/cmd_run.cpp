@@ -5,12 +5,14 @@
 
 #include <cstdio>
 #include <regex>
+#include <set>
 
 #include "arguments.hpp"
 #include "commands.hpp"
 #include "machine.hpp"
 #include "plan.hpp"
 #include "plugin_folders.hpp"
+#include "ptq/core/mapped_file.hpp"
 #include "ptq/run/supervise.hpp"
 #include "runner.hpp"
 
@@ -66,6 +68,8 @@ std::vector<Cell> selected(const ExperimentGrid& grid, const std::string& patter
   return cells;
 }
 
+constexpr uint64_t kLargestExperiment = uint64_t{16} << 20;
+
 // What was asked for, beside the results: defaults filled in, overrides applied.
 void write_experiment(const Plan& plan, const Store& store) {
   Json evaluations = Json::array(), models = Json::array(), methods = Json::array();
@@ -93,7 +97,23 @@ void write_experiment(const Plan& plan, const Store& store) {
   if (plan.grid.calibration) {
     json["calibration"] = settings_to_json(plan.grid.calibration->settings);
   }
-  write_file_atomic(store.folder() / "experiment.json", json_text(json, 2) + "\n");
+  const fs::path file = store.folder() / "experiment.json";
+  // That of another experiment in the same folder stays beside it, under its name.
+  std::error_code ignored;
+  if (fs::is_regular_file(file, ignored)) {
+    Json name;
+    try {
+      const Json before = parse_json(read_text_file(file, kLargestExperiment), file.string());
+      if (before.is_object()) name = before.value("name", Json());
+    } catch (const Error&) {  // damaged: it is written anew
+    }
+    if (name.is_string() && name != plan.experiment.name) {
+      fs::rename(file,
+                 store.folder() / ("experiment-" + path_word(name.get<std::string>()) + ".json"),
+                 ignored);
+    }
+  }
+  write_file_atomic(file, json_text(json, 2) + "\n");
 }
 
 // The tables, by the report program beside this one; without it, where the results are.
@@ -111,6 +131,8 @@ void print_report(const fs::path& folder) {
       }
       if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return;
     }
+    fmt::print(stderr, "note: ptq-report could not print the tables; try `ptq-report {}`\n",
+               folder.string());
   }
   fmt::print("results: {}\n", folder.string());
 }
@@ -165,6 +187,14 @@ int run_command(const std::vector<std::string>& args) {
 
   store.prepare();
   write_experiment(plan, store);
+  std::set<std::string> wanted;
+  for (const Cell& cell : plan.grid.cells) wanted.insert(cell.id);
+  if (const int old = store.supersede_failures(plan.experiment.name, wanted); old > 0) {
+    fmt::print(stderr,
+               "note: {} old failures of cells that the experiment no longer has are now in "
+               "{}\n",
+               old, (store.folder() / "superseded" / "failed").string());
+  }
   install_stop_handlers();
   if (!settings.quiet) {
     fmt::print(stderr, "{}: {} models x {} methods x {} evaluations, {} cells, results in {}\n",
@@ -180,6 +210,12 @@ int run_command(const std::vector<std::string>& args) {
   if (!settings.quiet) {
     fmt::print(stderr, "{} cells computed, {} kept from before, {} failed\n", summary.finished,
                summary.kept, summary.failed);
+  }
+  for (const auto& [experiment, count] : summary.kept_of) {
+    fmt::print(stderr,
+               "note: {} of the kept cells were computed by the experiment `{}` with the same "
+               "settings; the tables show them there\n",
+               count, experiment);
   }
   print_report(out);
   return int(summary.failed + summary.invalid > 0 ? ExitCode::cells_failed : ExitCode::ok);

@@ -63,7 +63,8 @@ int run_job(const CellJob& job) {
 int run_cell_command(const std::vector<std::string>& args) {
   if (args.size() != 1) throw usage_error("run-cell is started by ptq-host itself");
   constexpr uint64_t kLargestJob = uint64_t{64} << 20;
-  const CellJob job = job_from_json(Json::parse(read_text_file(args[0], kLargestJob)), args[0]);
+  const CellJob job =
+      job_from_json(parse_json(read_text_file(args[0], kLargestJob), args[0]), args[0]);
   end_with_parent(pid_t(job.supervisor));
   ::signal(SIGPIPE, SIG_IGN);
   Cancel::install_handlers();

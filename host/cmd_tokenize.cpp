@@ -83,7 +83,7 @@ int tokenize_command(const std::vector<std::string>& args) {
     throw usage_error("no model is given", "", "ptq-host tokenize --model models/tiny-qwen2");
   }
   const Tokenizer tokenizer = Tokenizer::load(
-      find_model(text_of(arguments, "model"), {std::filesystem::current_path()}, "--model").folder);
+      find_model(text_of(arguments, "model"), {working_folder()}, "--model").folder);
   const bool special = !arguments["no-special"].as<bool>();
   const bool decode = arguments["decode"].as<bool>();
   const std::string path = text_of(arguments, "text");

@@ -5,6 +5,7 @@
 
 #include <cstdio>
 #include <exception>
+#include <filesystem>
 #include <new>
 #include <string>
 #include <vector>
@@ -107,7 +108,7 @@ int main(int argc, char** argv) {
   ::signal(SIGCHLD, SIG_DFL);  // who started us may ignore it; the ends of children must be told
   try {
     const int code = dispatch({argv + 1, argv + argc});
-    if (std::fflush(stdout) != 0) {
+    if (std::fflush(stdout) != 0 || std::ferror(stdout)) {
       throw environment_error("the standard output cannot be written");
     }
     return code;
@@ -117,6 +118,9 @@ int main(int argc, char** argv) {
   } catch (const std::bad_alloc&) {
     std::fputs("error: out of memory\n", stderr);
     return int(ExitCode::resources);
+  } catch (const std::filesystem::filesystem_error& error) {
+    std::fprintf(stderr, "error: %s\n", error.what());
+    return int(ExitCode::environment);
   } catch (const std::exception& error) {
     std::fprintf(stderr,
                  "error: %s\n  hint: this is a bug of ptq; please report it with the output of "

@@ -41,7 +41,7 @@ void require_experiment_file(const fs::path& file) {
     if (lower_case(fs::path(candidate).stem()) == lower_case(file.stem())) best = candidate;
   }
   throw usage_error(
-      "the experiment file does not exist", fs::absolute(file).string(),
+      "the experiment file does not exist", absolute_path(file).string(),
       best.empty() ? "`ptq-host --help` shows the commands" : "did you mean " + best + "?");
 }
 

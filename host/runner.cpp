@@ -35,8 +35,9 @@ class Runner {
     while (!running_.empty() || (!waiting_.empty() && !summary_.interrupted)) {
       while (!summary_.interrupted && !waiting_.empty() &&
              running_.size() < size_t(settings_.jobs)) {
-        start(waiting_.front());
+        const Cell cell = waiting_.front();
         waiting_.pop_front();
+        costing_one_cell(cell, [&] { start(cell); });
       }
       std::vector<pollfd> pipes;
       for (const Running& cell : running_) cell.child->add_pipes(pipes);
@@ -48,7 +49,7 @@ class Runner {
       for (auto cell = running_.begin(); cell != running_.end();) {
         cell->child->service();
         if (cell->child->end()) {
-          finish(*cell);
+          costing_one_cell(cell->cell, [&] { finish(*cell); });
           cell = running_.erase(cell);
         } else {
           ++cell;
@@ -60,6 +61,20 @@ class Runner {
   }
 
  private:
+  // A file that cannot be written costs the cell that it belongs to; the others go on.
+  template <class Work>
+  void costing_one_cell(const Cell& cell, const Work& work) {
+    try {
+      work();
+    } catch (const Error& error) {
+      ++summary_.failed;
+      line_.say(
+          fmt::format("[{:>{}}/{}] FAILED {}: {}\n    {}", done(), std::to_string(total_).size(),
+                      total_, cell_name(plan_.grid, cell), error.message(), error.where()),
+          true);
+    }
+  }
+
   void keep_finished(const std::vector<Cell>& cells) {
     total_ = cells.size();
     for (const Cell& cell : cells) {
@@ -70,6 +85,7 @@ class Runner {
       }
       store_.restore(cell.place, cell.id);
       ++summary_.kept;
+      if (status->experiment != plan_.experiment.name) ++summary_.kept_of[status->experiment];
       if (*status == "invalid") {
         ++summary_.invalid;
         line_.say("invalid  " + cell_name(plan_.grid, cell) + " (see result.md in " +
@@ -114,18 +130,28 @@ class Runner {
 
   void start(const Cell& cell) {
     Running running{cell, store_.new_attempt(cell.id), nullptr};
+    try {
+      start(std::move(running));
+    } catch (...) {
+      store_.discard(store_.attempt_folder(cell.id));
+      throw;
+    }
+  }
+
+  void start(Running running) {
+    const Cell& cell = running.cell;
     CellJob job;
     job.record = new_record(cell);
-    job.model_folder = fs::absolute(plan_.grid.models[cell.model].folder);
+    job.model_folder = absolute_path(plan_.grid.models[cell.model].folder);
     job.compute = plan_.grid.models[cell.model].compute;
     job.random_seed = plan_.grid.models[cell.model].random_seed;
-    job.attempt = fs::absolute(running.attempt);
+    job.attempt = absolute_path(running.attempt);
     job.data_file = plan_.grid.evaluations[cell.evaluation].data_file;
     if (const auto& c = plan_.grid.calibration) {
-      job.calibration = CalibrationJob{c->settings, fs::absolute(c->file).string(), c->sha256};
+      job.calibration = CalibrationJob{c->settings, absolute_path(c->file).string(), c->sha256};
     }
     job.plugin_files = plan_.grid.methods[cell.method].plugin_files;
-    for (std::string& file : job.plugin_files) file = fs::absolute(file).string();
+    for (std::string& file : job.plugin_files) file = absolute_path(file).string();
     const int cores = std::max(1, int(std::thread::hardware_concurrency()));
     job.device = plan_.device;
     job.threads = settings_.threads;
@@ -167,6 +193,7 @@ class Runner {
     estimate_.finished(time_key(cell), end.seconds);
     const bool invalid = store_.status(cell.place, cell.id) == "invalid";
     if (invalid) ++summary_.invalid;
+    say_log_problem(running);
     if (line_.animated() && !invalid) return;
     line_.say(fmt::format("[{:>{}}/{}] {}  {}  {}", done(), std::to_string(total_).size(), total_,
                           cell_name(plan_.grid, cell), duration_text(end.seconds),
@@ -185,14 +212,24 @@ class Runner {
     record.error = failure;
     store_.record_failure(cell.id, json_text(to_json(record), 2) + "\n");
     const fs::path log = store_.folder() / "failed" / (cell.id + ".log");
-    std::error_code ignored;
-    fs::rename(running.attempt / "log.txt", log, ignored);
+    std::error_code lost;
+    fs::rename(running.attempt / "log.txt", log, lost);
     store_.discard(running.attempt);
     ++summary_.failed;
     std::string text =
         fmt::format("[{:>{}}/{}] FAILED {}: {}", done(), std::to_string(total_).size(), total_,
                     cell_name(plan_.grid, cell), failure.message);
-    line_.say(text + "\n    log: " + log.string(), true);
+    text += "\n    log: " + log.string();
+    if (lost) text += " could not be kept: " + lost.message();
+    line_.say(text, true);
+    say_log_problem(running);
+  }
+
+  void say_log_problem(const Running& running) {
+    if (running.child->log_problem().empty()) return;
+    line_.say("note: the log of " + cell_name(plan_.grid, running.cell) +
+                  " is not complete: " + running.child->log_problem(),
+              true);
   }
 
   // Why the cell has no result, in words that name the method.

@@ -1,6 +1,8 @@
 // Runs the cells of a plan, each in a child process, and keeps what they find.
 #pragma once
 
+#include <map>
+#include <string>
 #include <vector>
 
 #include "plan.hpp"
@@ -17,6 +19,8 @@ struct RunSettings {
 
 struct RunSummary {
   size_t finished = 0, kept = 0, failed = 0, invalid = 0;  // invalid: among finished and kept
+  // Among the kept: those that another experiment computed with the same settings, by its name.
+  std::map<std::string, size_t> kept_of;
   bool interrupted = false;
 };
 

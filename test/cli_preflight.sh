@@ -104,7 +104,7 @@ refused "$e" 'did you mean `name`?' --set 'models=[{ model = "a/hf", nmae = "fir
 # A text that a C string would cut, and keys deeper than any reader.
 refused "$e" "NUL" --set 'models=["a/hf\u0000b"]'
 python3 -c "print('['+'.'.join(['a']*20000)+']')" >"$work/deep.toml" 2>/dev/null &&
-  refused "$work/deep.toml" "dots in a row"
+  refused "$work/deep.toml" "more than 64 parts"
 run 2 "$e" --set "$(printf 'a.%.0s' {1..2000})a=1"
 says err "64 levels"
 finish

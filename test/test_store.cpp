@@ -161,6 +161,42 @@ TEST_CASE("results of other settings step aside and come back", "[store]") {
   CHECK_FALSE(fs::exists(store.folder() / ("p__" + kOther)));
 }
 
+TEST_CASE("experiments in one folder leave each other's results alone", "[store]") {
+  TemporaryFolder folder;
+  const Store store(folder.path());
+  const auto of = [](const std::string& name) { return ", \"experiment\": \"" + name + "\""; };
+  store.publish(attempt(store, kId, record(kId, "ok", of("one"))), "p", kId, false);
+  store.publish(attempt(store, kOther, record(kOther, "ok", of("two"))), "p", kOther, false);
+  CHECK(fs::exists(folder.path() / ("p__" + kId)));
+  CHECK(fs::exists(folder.path() / ("p__" + kOther)));
+  CHECK(store.status("p", kId)->experiment == "one");
+  // Of one experiment the older settings step aside as ever.
+  const std::string third = "00000000000000aa";
+  store.publish(attempt(store, third, record(third, "ok", of("two"))), "p", third, false);
+  CHECK(fs::exists(folder.path() / ("p__" + kId)));
+  CHECK_FALSE(fs::exists(folder.path() / ("p__" + kOther)));
+
+  store.record_failure(kId, record(kId, "failed", of("one")));
+  store.record_failure(kOther, record(kOther, "failed", of("two")));
+  store.record_failure(third, record(third, "failed", of("two")));
+  CHECK(store.supersede_failures("two", {third}) == 1);
+  CHECK(fs::exists(store.failure_file(kId)));
+  CHECK(fs::exists(store.failure_file(third)));
+  CHECK_FALSE(fs::exists(store.failure_file(kOther)));
+  CHECK(fs::exists(folder.path() / "superseded/failed" / (kOther + ".json")));
+}
+
+TEST_CASE("interrupted calls are repeated, others are not", "[store]") {
+  int calls = 0;
+  CHECK(uninterrupted([&] { return ++calls < 4 ? (errno = EINTR, -1) : 7; }) == 7);
+  CHECK(calls == 4);
+  CHECK(uninterrupted([&] { return ++calls, errno = EIO, -1; }) == -1);
+  CHECK(calls == 5);
+  CHECK(uninterrupted([] { return errno = EINTR, -1; }) == -1);  // not for ever
+  for (const int number : {EINVAL, EOPNOTSUPP, ENOSYS}) CHECK(sync_is_unsupported(number));
+  for (const int number : {EIO, ENOSPC, EDQUOT}) CHECK_FALSE(sync_is_unsupported(number));
+}
+
 TEST_CASE("what dead processes left is swept, what lives stays", "[store]") {
   TemporaryFolder folder;
   const Store store(folder.path());

@@ -25,33 +25,62 @@ inline Error file_error(const std::string& what, const std::filesystem::path& pa
                what + ": " + std::strerror(number), path.string(), full ? "free some space" : "");
 }
 
+// A system call again while a signal interrupts it. File systems in user space may give EINTR for
+// calls that are never interrupted on a disk; the bound keeps a broken one from holding us for
+// ever.
+template <class Call>
+auto uninterrupted(const Call& call) {
+  auto result = call();
+  for (int i = 0; i < 1000 && result < 0 && errno == EINTR; ++i) result = call();
+  return result;
+}
+
+// An answer to fsync that means "there is no such operation here", as file systems in user space
+// and network mounts give it, in particular for folders. Anything else is a failure to save.
+inline bool sync_is_unsupported(int number) {
+  return number == EINVAL || number == EOPNOTSUPP || number == ENOTSUP || number == ENOSYS ||
+         number == EBADF || number == EISDIR;
+}
+
 // Asks the kernel to bring a file or folder to stable storage.
 inline void sync_path(const std::filesystem::path& path) {
-  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) throw file_error("cannot open it to save it", path, errno);
-  const int status = ::fsync(fd);
+  const int fd = uninterrupted([&] { return ::open(path.c_str(), O_RDONLY | O_CLOEXEC); });
+  if (fd < 0) {
+    // A folder that one may write into and not list cannot be synced; its files are.
+    std::error_code ignored;
+    if (errno == EACCES && std::filesystem::is_directory(path, ignored)) return;
+    throw file_error("cannot open it to save it", path, errno);
+  }
+  const int status = uninterrupted([&] { return ::fsync(fd); });
   const int number = errno;
   ::close(fd);
-  // EINVAL: the file system has nothing to sync for this kind of object.
-  if (status != 0 && number != EINVAL) throw file_error("cannot save it", path, number);
+  if (status != 0 && !sync_is_unsupported(number)) throw file_error("cannot save it", path, number);
+}
+
+// Writes all of it; 0, or the number of the error.
+inline int write_all(int fd, std::string_view content) {
+  while (!content.empty()) {
+    const ssize_t written =
+        uninterrupted([&] { return ::write(fd, content.data(), content.size()); });
+    if (written < 0) return errno;
+    content.remove_prefix(size_t(written));
+  }
+  return 0;
 }
 
 // Writes a new file and brings its content to stable storage; the name itself is durable only after
 // sync_path of the folder.
 inline void write_file_synced(const std::filesystem::path& path, std::string_view content) {
-  const int fd = ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  const int fd = uninterrupted(
+      [&] { return ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666); });
   if (fd < 0) throw file_error("cannot create the file", path, errno);
-  int number = 0;
-  while (!content.empty() && number == 0) {
-    const ssize_t written = ::write(fd, content.data(), content.size());
-    if (written >= 0) {
-      content.remove_prefix(size_t(written));
-    } else if (errno != EINTR) {
-      number = errno;
-    }
+  int number = write_all(fd, content);
+  if (number == 0 && uninterrupted([&] { return ::fsync(fd); }) != 0) {
+    number = sync_is_unsupported(errno) ? 0 : errno;
   }
-  if (number == 0 && ::fsync(fd) != 0) number = errno;
-  if (::close(fd) != 0 && number == 0) number = errno;  // network file systems report here
+  // Network file systems report a failed write here. EINTR: the descriptor is closed all the same,
+  // and the content was synced before.
+  if (::close(fd) != 0 && number == 0 && errno != EINTR) number = errno;
   if (number != 0) throw file_error("cannot write the file", path, number);
 }
 
@@ -63,7 +92,7 @@ inline void write_file_atomic(const std::filesystem::path& path, std::string_vie
                             "-" + path.filename().string());
   try {
     write_file_synced(temporary, content);
-    if (::rename(temporary.c_str(), path.c_str()) != 0) {
+    if (uninterrupted([&] { return ::rename(temporary.c_str(), path.c_str()); }) != 0) {
       throw file_error("cannot put the file in its place", path, errno);
     }
   } catch (...) {
@@ -73,23 +102,32 @@ inline void write_file_atomic(const std::filesystem::path& path, std::string_vie
   sync_path(path.parent_path().empty() ? "." : path.parent_path());
 }
 
+// Creates the folder and the folders above it where they are missing.
+inline void make_folders(const std::filesystem::path& folder) {
+  std::error_code error;
+  for (int i = 0; i < 1000; ++i) {
+    std::filesystem::create_directories(folder, error);
+    if (error.value() != EINTR) break;
+  }
+  if (error) throw file_error("cannot create the folder", folder, error.value());
+}
+
 // Creates the folder and proves that files can be written into it, before hours are spent on
 // results that could not be kept.
 inline void require_writable_folder(const std::filesystem::path& folder) {
   std::error_code error;
-  std::filesystem::create_directories(folder, error);
-  if (error) throw file_error("cannot create the folder", folder, error.value());
-  if (!std::filesystem::is_directory(folder)) {
+  make_folders(folder);
+  if (!std::filesystem::is_directory(folder, error)) {
     throw file_error("cannot use it as a folder", folder, ENOTDIR);
   }
   const std::filesystem::path probe = folder / (".tmp-" + std::to_string(::getpid()) + "-probe");
-  const int fd = ::open(probe.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  const int fd = uninterrupted(
+      [&] { return ::open(probe.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666); });
   if (fd < 0) throw file_error("cannot write into the folder", folder, errno);
-  const ssize_t written = ::write(fd, "ptq", 3);
-  const int number = errno;
+  const int number = write_all(fd, "ptq");
   ::close(fd);
   ::unlink(probe.c_str());
-  if (written != 3) throw file_error("cannot write into the folder", folder, number);
+  if (number != 0) throw file_error("cannot write into the folder", folder, number);
 }
 
 }  // namespace ptq

@@ -3,6 +3,10 @@
 //
 //   OUT/<model>__<method>__<evaluation>__<id>/   record.json, samples.jsonl, result.md, log.txt
 //   OUT/superseded/...                           the same place under other settings, kept
+//
+// A place belongs to an experiment: several experiments in one folder leave each other's cells
+// alone. Cells of the same id are one cell, whichever experiment computed it.
+//
 //   OUT/failed/<id>.json                         the last failure of a cell that is not finished
 //   OUT/.tmp-<pid>-<host>-<id>/                  a cell being computed
 #pragma once
@@ -14,8 +18,8 @@
 #include <cerrno>
 #include <cstdlib>
 #include <filesystem>
-#include <nlohmann/json.hpp>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -23,6 +27,7 @@
 #include "ptq/core/atomic_file.hpp"
 #include "ptq/core/error.hpp"
 #include "ptq/core/mapped_file.hpp"
+#include "ptq/results/record.hpp"
 
 namespace ptq {
 
@@ -58,21 +63,27 @@ class Store {
                   "choose a folder that you may write to with --out DIR");
     }
     int swept = 0;
-    for (const auto& entry : std::filesystem::directory_iterator(folder_)) {
-      if (!is_abandoned(entry.path().filename().string())) continue;
+    for (const auto& path : entries(folder_)) {
+      if (!is_abandoned(path.filename().string())) continue;
       std::error_code ignored;
-      std::filesystem::remove_all(entry.path(), ignored);
+      std::filesystem::remove_all(path, ignored);
       ++swept;
     }
     return swept;
   }
 
-  // The status of a finished cell ("ok" or "invalid"), or nothing. A result of these settings that
-  // was superseded meanwhile is as good as one in its place.
-  std::optional<std::string> status(const std::string& place, const std::string& id) const {
+  // A finished cell: its status ("ok" or "invalid") and the experiment that computed it.
+  struct Finished {
+    std::string status, experiment;
+    bool operator==(const std::string& word) const { return status == word; }
+  };
+
+  // The finished cell, or nothing. A result of these settings that was superseded meanwhile is as
+  // good as one in its place.
+  std::optional<Finished> status(const std::string& place, const std::string& id) const {
     const std::string name = place + "__" + id;
     for (const auto& parent : {folder_, superseded()}) {
-      if (const auto found = read_status(parent / name / "record.json", id)) return found;
+      if (const auto found = read_finished(parent / name / "record.json", id)) return found;
     }
     return {};
   }
@@ -80,24 +91,28 @@ class Store {
   // Makes a finished cell the visible one of its place.
   void restore(const std::string& place, const std::string& id) const {
     const std::string name = place + "__" + id;
+    const auto finished = read_finished(superseded() / name / "record.json", id);
+    if (read_finished(folder_ / name / "record.json", id) || !finished) return;
+    supersede_others(place, id, finished->experiment);
     std::error_code ignored;
-    if (std::filesystem::exists(folder_ / name, ignored)) return;
-    supersede_others(place, id);
-    if (::rename((superseded() / name).c_str(), (folder_ / name).c_str()) != 0) {
-      throw file_error("cannot move the result back", superseded() / name, errno);
-    }
+    std::filesystem::remove_all(folder_ / name, ignored);  // damaged, if there is one
+    move(superseded() / name, folder_ / name, "cannot move the result back");
     sync_path(folder_);
   }
 
   // An empty folder for a cell in work.
   std::filesystem::path new_attempt(const std::string& id) const {
-    const std::filesystem::path attempt = folder_ / (own_prefix() + id);
+    const std::filesystem::path attempt = attempt_folder(id);
     std::error_code error;
     std::filesystem::remove_all(attempt, error);
-    if (::mkdir(attempt.c_str(), 0777) != 0) {
+    if (uninterrupted([&] { return ::mkdir(attempt.c_str(), 0777); }) != 0) {
       throw file_error("cannot create the folder", attempt, errno);
     }
     return attempt;
+  }
+
+  std::filesystem::path attempt_folder(const std::string& id) const {
+    return folder_ / (own_prefix() + id);
   }
 
   void discard(const std::filesystem::path& attempt) const {
@@ -109,16 +124,17 @@ class Store {
   // its result stays, unless `replace`.
   void publish(const std::filesystem::path& attempt, const std::string& place,
                const std::string& id, bool replace) const {
-    if (!read_status(attempt / "record.json", id)) {
+    const auto finished = read_finished(attempt / "record.json", id);
+    if (!finished) {
       throw Error(ExitCode::internal, "the record of the cell is missing or damaged",
                   (attempt / "record.json").string());
     }
-    for (const auto& entry : std::filesystem::directory_iterator(attempt)) sync_path(entry.path());
+    for (const auto& path : entries(attempt)) sync_path(path);
     sync_path(attempt);
-    supersede_others(place, id);
+    supersede_others(place, id, finished->experiment);
     const std::filesystem::path target = folder_ / (place + "__" + id);
     std::error_code ignored;
-    if (std::filesystem::exists(target, ignored) && !read_status(target / "record.json", id)) {
+    if (std::filesystem::exists(target, ignored) && !read_finished(target / "record.json", id)) {
       replace = true;  // what is there is damaged
     }
     // EXCHANGE leaves no moment without a result; the old one is then removed under our own name.
@@ -126,7 +142,8 @@ class Store {
                                                   target.c_str(), RENAME_EXCHANGE) == 0;
     if (!exchanged) {
       if (replace) discard(target);
-      if (::rename(attempt.c_str(), target.c_str()) != 0 && errno != ENOTEMPTY && errno != EEXIST) {
+      const int moved = uninterrupted([&] { return ::rename(attempt.c_str(), target.c_str()); });
+      if (moved != 0 && errno != ENOTEMPTY && errno != EEXIST) {
         throw file_error("cannot put the result in its place", target, errno);
       }
     }
@@ -137,10 +154,28 @@ class Store {
 
   // Keeps the reason why a cell is not finished.
   void record_failure(const std::string& id, std::string_view record) const {
-    std::error_code error;
-    std::filesystem::create_directories(folder_ / "failed", error);
-    if (error) throw file_error("cannot create the folder", folder_ / "failed", error.value());
+    make_folders(folder_ / "failed");
     write_file_atomic(failure_file(id), record);
+  }
+
+  // Failures of an experiment's cells that it no longer asks for step aside; those of other
+  // experiments stay. Returns how many there were.
+  int supersede_failures(const std::string& experiment, const std::set<std::string>& wanted) const {
+    std::error_code ignored;
+    if (!std::filesystem::is_directory(folder_ / "failed", ignored)) return 0;
+    int moved = 0;
+    for (const auto& path : entries(folder_ / "failed")) {
+      if (path.extension() != ".json" || wanted.contains(path.stem().string())) continue;
+      const auto record = read_json(path);
+      if (!record || text_of(*record, "experiment") != experiment) continue;
+      const std::filesystem::path aside = superseded() / "failed";
+      make_folders(aside);
+      move(path, aside / path.filename(), "cannot move the old failure aside");
+      const std::filesystem::path log = std::filesystem::path(path).replace_extension(".log");
+      std::filesystem::rename(log, aside / log.filename(), ignored);  // it may have none
+      ++moved;
+    }
+    return moved;
   }
 
   std::filesystem::path failure_file(const std::string& id) const {
@@ -171,44 +206,70 @@ class Store {
     return pid != ::getpid() && ::kill(pid_t(pid), 0) != 0 && errno == ESRCH;
   }
 
-  static std::optional<std::string> read_status(const std::filesystem::path& file,
-                                                const std::string& id) {
+  static std::vector<std::filesystem::path> entries(const std::filesystem::path& folder) {
+    std::error_code error;
+    std::vector<std::filesystem::path> paths;
+    std::filesystem::directory_iterator entry(folder, error);
+    for (; !error && entry != std::filesystem::directory_iterator(); entry.increment(error)) {
+      paths.push_back(entry->path());
+    }
+    if (error) throw file_error("cannot list the folder", folder, error.value());
+    return paths;
+  }
+
+  static void move(const std::filesystem::path& from, const std::filesystem::path& to,
+                   const char* problem) {
+    if (uninterrupted([&] { return ::rename(from.c_str(), to.c_str()); }) != 0) {
+      throw file_error(problem, from, errno);
+    }
+  }
+
+  // Nothing for a file that is not there, cannot be read or holds no object: its cell counts as not
+  // finished and is computed again.
+  static std::optional<Json> read_json(const std::filesystem::path& file) {
     std::error_code ignored;
     if (!std::filesystem::is_regular_file(file, ignored)) return {};
     constexpr uint64_t kLargest = uint64_t{64} << 20;
     try {
-      const auto record = nlohmann::ordered_json::parse(read_text_file(file, kLargest));
-      const std::string status = record.at("status").get<std::string>();
-      if (record.at("cell") != id || (status != "ok" && status != "invalid")) return {};
-      return status;
+      Json json = parse_json(read_text_file(file, kLargest), file.string());
+      if (json.is_object()) return json;
     } catch (const Error&) {
-      return {};  // unreadable counts as not finished: it is computed again
-    } catch (const nlohmann::json::exception&) {
-      return {};
     }
+    return {};
   }
 
-  // A report must not show two results for one place, so those of other settings step aside.
-  void supersede_others(const std::string& place, const std::string& id) const {
-    std::vector<std::filesystem::path> others;
+  static std::string text_of(const Json& object, const char* key) {
+    const auto found = object.find(key);
+    return found != object.end() && found->is_string() ? found->get<std::string>() : std::string();
+  }
+
+  static std::optional<Finished> read_finished(const std::filesystem::path& file,
+                                               const std::string& id) {
+    const auto record = read_json(file);
+    if (!record || text_of(*record, "cell") != id) return {};
+    Finished finished{text_of(*record, "status"), text_of(*record, "experiment")};
+    if (finished.status != "ok" && finished.status != "invalid") return {};
+    return finished;
+  }
+
+  // A report must not show two results for one place, so those of other settings step aside; not
+  // those of other experiments, which have boards of their own.
+  void supersede_others(const std::string& place, const std::string& id,
+                        const std::string& experiment) const {
     constexpr size_t kIdDigits = 16;
-    for (const auto& entry : std::filesystem::directory_iterator(folder_)) {
-      const std::string name = entry.path().filename().string();
-      if (name.size() == place.size() + 2 + kIdDigits && name.starts_with(place + "__") &&
-          !name.ends_with(id)) {
-        others.push_back(entry.path());
+    for (const auto& other : entries(folder_)) {
+      const std::string name = other.filename().string();
+      if (name.size() != place.size() + 2 + kIdDigits || !name.starts_with(place + "__") ||
+          name.ends_with(id)) {
+        continue;
       }
-    }
-    if (others.empty()) return;
-    std::error_code error;
-    std::filesystem::create_directories(superseded(), error);
-    if (error) throw file_error("cannot create the folder", superseded(), error.value());
-    for (const auto& other : others) {
+      const auto record = read_json(other / "record.json");
+      if (record && text_of(*record, "experiment") != experiment) continue;
+      make_folders(superseded());
       const std::filesystem::path target = superseded() / other.filename();
-      std::filesystem::remove_all(target, error);
-      if (::rename(other.c_str(), target.c_str()) != 0) {
-        throw file_error("cannot move the older result aside", other, errno);
-      }
+      std::error_code ignored;
+      std::filesystem::remove_all(target, ignored);
+      move(other, target, "cannot move the older result aside");
     }
   }
 

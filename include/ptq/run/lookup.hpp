@@ -18,10 +18,22 @@
 
 namespace ptq {
 
+// The working folder; an empty path where it was removed or cannot be named. Absolute paths need
+// none: `working_folder() / path` then is the path.
+inline std::filesystem::path working_folder() {
+  std::error_code gone;
+  return std::filesystem::current_path(gone);
+}
+
+// The path itself where it is absolute or there is no working folder.
+inline std::filesystem::path absolute_path(const std::filesystem::path& path) {
+  return working_folder() / path;
+}
+
 // Folders against which relative paths of an experiment are tried, in order.
 inline std::vector<std::filesystem::path> search_bases(const std::filesystem::path& experiment) {
-  const std::filesystem::path here = std::filesystem::current_path();
-  const std::filesystem::path folder = std::filesystem::absolute(experiment).parent_path();
+  const std::filesystem::path here = working_folder();
+  const std::filesystem::path folder = absolute_path(experiment).parent_path();
   std::vector<std::filesystem::path> bases = {here};
   for (const std::filesystem::path& base : {folder, folder.parent_path()}) {
     if (std::find(bases.begin(), bases.end(), base) == bases.end()) bases.push_back(base);
@@ -191,6 +203,11 @@ inline ModelFolder find_model(const std::string& written,
   }
   // Its reader says what it lacks.
   if (!hollow.empty()) return {name.filename().string(), hollow};
+  if (working_folder().empty() && fs::path(reference).is_relative()) {
+    throw environment_error(
+        "the working folder does not exist, and the model `" + reference + "` is relative to it",
+        where, "go to another folder, or name an absolute path");
+  }
   throw environment_error("the model `" + reference + "` is nowhere; looked at" + looked, where,
                           hub ? download_command(reference)
                               : "name an existing model folder, or a Hugging Face id such as "

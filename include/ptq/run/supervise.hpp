@@ -58,7 +58,9 @@ class Child {
 
   explicit Child(ChildCommand command)
       : command_(std::move(command)), started_(Clock::now()), last_progress_(started_) {
-    log_file_ = ::open(command_.log.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    log_file_ = uninterrupted([&] {
+      return ::open(command_.log.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    });
     if (log_file_ < 0) throw file_error("cannot create the file", command_.log, errno);
     try {
       start();
@@ -83,6 +85,8 @@ class Child {
   const std::optional<ChildEnd>& end() const { return end_; }
   double fraction() const { return fraction_; }
   const std::string& note() const { return note_; }
+  // Why the log is not complete; empty when it is.
+  const std::string& log_problem() const { return log_problem_; }
   double seconds() const { return since(started_); }
 
   // The pipes to wait on.
@@ -220,13 +224,18 @@ class Child {
       if (tail_.size() > 2 * kTailBytes) tail_.erase(0, tail_.size() - kTailBytes);
       const std::string_view kept = text.substr(0, kLongestLog - logged_);
       logged_ += kept.size();
-      // A log that cannot be written must not cost the result.
-      if (!kept.empty() && ::write(log_file_, kept.data(), kept.size()) < 0) return;
+      write_log(kept);
       if (kept.size() == text.size() || cut_noted_) return;
       cut_noted_ = true;
-      constexpr std::string_view kCut = "\n[the log is cut here]\n";
-      if (::write(log_file_, kCut.data(), kCut.size()) < 0) return;
+      write_log("\n[the log is cut here]\n");
     });
+  }
+
+  // A log that cannot be written must not cost the result.
+  void write_log(std::string_view text) {
+    if (const int number = write_all(log_file_, text); number != 0) {
+      log_problem_ = std::strerror(number);
+    }
   }
 
   void read_progress() {
@@ -269,7 +278,7 @@ class Child {
   size_t logged_ = 0;
   bool cut_noted_ = false;
   double fraction_ = 0;
-  std::string note_, line_, tail_;
+  std::string note_, line_, tail_, log_problem_;
   std::optional<ChildEnd::How> ending_;
   std::optional<ChildEnd> end_;
 };
