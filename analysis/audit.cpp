@@ -463,10 +463,11 @@ std::vector<Finding> audit(const Layout& layout, const std::vector<Run>& runs, c
 }
 
 Json read_later_results(const std::filesystem::path& folder) {
-  std::ifstream in(folder / "passkey_gradient_results.json", std::ios::binary);
-  if (!in) return nullptr;
-  const std::string text{std::istreambuf_iterator<char>(in), {}};
-  return parse_python_json(text, (folder / "passkey_gradient_results.json").string());
+  const std::filesystem::path file = folder / "passkey_gradient_results.json";
+  std::error_code error;
+  if (!std::filesystem::exists(file, error) && !error) return nullptr;
+  constexpr uint64_t kLargest = uint64_t{64} << 20;
+  return parse_python_json(read_text_file(file, kLargest), file.string());
 }
 
 }  // namespace ptq::report

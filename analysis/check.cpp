@@ -2,8 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <fstream>
-#include <iterator>
 #include <map>
 #include <set>
 
@@ -105,9 +103,7 @@ Wanted::Evaluation evaluation_of(const Json& json, const std::string& where) {
 Wanted read_wanted(const std::string& file) {
   Json json;
   if (file.ends_with(".json")) {
-    std::ifstream in(file, std::ios::binary);
-    if (!in) throw environment_error("the file cannot be opened", file);
-    json = Json::parse(std::string{std::istreambuf_iterator<char>(in), {}}, nullptr, false);
+    json = parse_json(read_text_file(file, uint64_t{16} << 20), file);
   } else {
     json = read_toml_file(file);
   }
@@ -156,15 +152,13 @@ std::string difference(const Json& given, const Json& has, const std::string& wh
 struct Found {
   Record record;
   std::string source;
+  fs::path folder;  // of the record
 };
 
 using Key = std::tuple<std::string, std::string, std::string>;
 
 std::string conflict_of(const Wanted& wanted, const Wanted::Method& method,
                         const Wanted::Evaluation& evaluation, const Record& record) {
-  if (record.experiment != wanted.name) {
-    return "belongs to the experiment " + record.experiment;
-  }
   if (wanted.seed.is_number() && wanted.seed.get<double>() != double(record.seed)) {
     return fmt::format("seed {} in the result, {} in the experiment", record.seed,
                        wanted.seed.dump());
@@ -173,7 +167,11 @@ std::string conflict_of(const Wanted& wanted, const Wanted::Method& method,
     return "kind " + record.evaluation.kind + " in the result, " + evaluation.kind +
            " in the experiment";
   }
-  for (size_t p = 0; p < method.parts.size() && p < record.method.parts.size(); ++p) {
+  if (!method.parts.empty() && method.parts.size() != record.method.parts.size()) {
+    return fmt::format("{} parts in the result, {} in the experiment", record.method.parts.size(),
+                       method.parts.size());
+  }
+  for (size_t p = 0; p < method.parts.size(); ++p) {
     const Record::Part& part = record.method.parts[p];
     if (!method.parts[p].first.empty() && method.parts[p].first != part.method) {
       return "method " + part.method + " in the result, " + method.parts[p].first +
@@ -185,72 +183,135 @@ std::string conflict_of(const Wanted& wanted, const Wanted::Method& method,
   return difference(evaluation.given, record.evaluation.settings, "setting");
 }
 
+using Records = std::map<Key, std::vector<Found>>;
+
+std::string names_of(const Record& record) {
+  return record.model.name + " " + record.method.label + " " + record.evaluation.name;
+}
+
+// What is said about a cell of which there are results under its names.
+void check_found(const Wanted& wanted, const Wanted::Method& method,
+                 const Wanted::Evaluation& evaluation, const std::vector<Found>& found,
+                 CellCheck& check) {
+  std::vector<const Found*> done;
+  for (const Found& one : found) {
+    if (one.record.status != "failed") done.push_back(&one);
+  }
+  if (done.empty()) {
+    check.state = State::failed;
+    check.detail = one_line(found[0].record.error->message);
+    return;
+  }
+  const Record& record = done[0]->record;
+  if (done.size() > 1) {
+    check.state = State::conflict;
+    check.detail = fmt::format("{} results: {}, {}", done.size(), done[0]->source, done[1]->source);
+  } else if (check.detail = conflict_of(wanted, method, evaluation, record);
+             !check.detail.empty()) {
+    check.state = State::conflict;
+  } else if (const std::vector<Violation> wrong = violations(record, done[0]->folder);
+             !wrong.empty()) {
+    check.state = State::inconsistent;
+    check.detail = one_line(wrong[0].sentence());
+    if (wrong.size() > 1) check.detail += fmt::format(" (and {} more)", wrong.size() - 1);
+  } else if (record.status == "invalid") {
+    check.state = State::invalid;
+    check.detail = record.warnings.empty() ? "" : one_line(record.warnings[0]);
+  }
+}
+
+// A result of the same settings under other names: a label or an evaluation was renamed, or the
+// experiment was.
+std::string renamed(const Wanted& wanted, const std::string& model, const Wanted::Method& method,
+                    const Wanted::Evaluation& evaluation, const Records& records) {
+  if (method.parts.empty() && method.label.empty()) return {};
+  for (const auto& [key, found] : records) {
+    for (const Found& one : found) {
+      const Record& record = one.record;
+      if (record.status == "failed" || record.model.name != model) continue;
+      const bool same_label = record.method.label == method.label;
+      const bool same_name = record.evaluation.name == evaluation.name;
+      // Without parts (an experiment.json) only the label says which method it is.
+      if (!same_label && (method.parts.empty() || !same_name)) continue;
+      if (!conflict_of(wanted, method, evaluation, record).empty()) continue;
+      if (!same_name && (evaluation.kind.empty() || evaluation.given.empty())) continue;
+      std::string text = "there is a result of these settings as " + names_of(record);
+      if (record.experiment != wanted.name) text += " of the experiment " + record.experiment;
+      return one_line(text + ", " + one.source);
+    }
+  }
+  return {};
+}
+
 }  // namespace
 
 std::vector<CellCheck> check_cells(const fs::path& results, const std::string& experiment) {
   Wanted wanted = read_wanted(experiment);
-  std::map<Key, std::vector<Found>> found;
+  Records own, others;  // of this experiment, of others in the same folder
   std::vector<CellCheck> checks;
-  for (const fs::path& file : record_files(results)) {
-    const std::string source = fs::relative(file, results).string();
+  std::vector<Damaged> damaged;
+  for (const fs::path& file : record_files(results, damaged)) {
+    const std::string source = file.lexically_relative(results).string();
     try {
-      std::ifstream in(file, std::ios::binary);
-      const std::string text{std::istreambuf_iterator<char>(in), {}};
-      Record record = record_from_json(Json::parse(text), source);
-      found[{record.model.name, record.method.label, record.evaluation.name}].push_back(
-          {std::move(record), source});
+      Record record = read_record(file);
+      Records& records = record.experiment == wanted.name ? own : others;
+      records[{record.model.name, record.method.label, record.evaluation.name}].push_back(
+          {std::move(record), source, file.parent_path()});
     } catch (const std::exception& error) {
-      checks.push_back({State::conflict, "", "", "", source + ": " + one_line(error.what())});
+      damaged.push_back({source, one_line(error.what())});
     }
+  }
+  for (const Damaged& file : damaged) {
+    checks.push_back({State::conflict, "", "", "", file.file + ": " + file.reason});
   }
   if (wanted.any_method) {
     std::set<std::string> labels;
-    for (const auto& [key, records] : found) labels.insert(std::get<1>(key));
+    for (const auto& [key, records] : own) labels.insert(std::get<1>(key));
     for (const std::string& label : labels) wanted.methods.push_back({label, {}});
   }
+  std::set<Key> asked;
   for (const std::string& model : wanted.models) {
     for (const Wanted::Method& method : wanted.methods) {
       for (const Wanted::Evaluation& evaluation : wanted.evaluations) {
         CellCheck check{State::ok, model, method.label, evaluation.name, {}};
-        const auto at = found.find({model, method.label, evaluation.name});
-        if (at == found.end()) {
-          check.state = State::missing;
+        const Key key = {model, method.label, evaluation.name};
+        asked.insert(key);
+        if (const auto at = own.find(key); at != own.end()) {
+          check_found(wanted, method, evaluation, at->second, check);
+        } else if (const auto other = others.find(key); other != others.end()) {
+          check.state = State::conflict;
+          check.detail =
+              one_line("belongs to the experiment " + other->second[0].record.experiment);
         } else {
-          std::vector<const Found*> done;
-          for (const Found& one : at->second) {
-            if (one.record.status != "failed") done.push_back(&one);
+          check.state = State::missing;
+          check.detail = renamed(wanted, model, method, evaluation, own);
+          if (check.detail.empty()) {
+            check.detail = renamed(wanted, model, method, evaluation, others);
           }
-          if (done.empty()) {
-            check.state = State::failed;
-            check.detail = one_line(at->second[0].record.error->message);
-          } else if (done.size() > 1) {
-            check.state = State::conflict;
-            check.detail =
-                fmt::format("{} results: {}, {}", done.size(), done[0]->source, done[1]->source);
-          } else if (check.detail = conflict_of(wanted, method, evaluation, done[0]->record);
-                     !check.detail.empty()) {
-            check.state = State::conflict;
-          } else if (done[0]->record.status == "invalid") {
-            check.state = State::invalid;
-            check.detail =
-                done[0]->record.warnings.empty() ? "" : one_line(done[0]->record.warnings[0]);
-          }
-          found.erase(at);
         }
         checks.push_back(std::move(check));
       }
     }
   }
-  for (const auto& [key, records] : found) {
+  for (const auto& [key, records] : own) {
+    if (asked.contains(key)) continue;
     checks.push_back({State::extra, std::get<0>(key), std::get<1>(key), std::get<2>(key), {}});
+  }
+  for (const auto& [key, records] : others) {
+    checks.push_back({State::extra, std::get<0>(key), std::get<1>(key), std::get<2>(key),
+                      one_line("of the experiment " + records[0].record.experiment)});
   }
   return checks;
 }
 
 std::string check_text(const std::vector<CellCheck>& checks) {
-  static const std::map<State, const char*> kWords = {
-      {State::ok, "ok"},           {State::missing, "missing"},   {State::failed, "failed"},
-      {State::invalid, "invalid"}, {State::conflict, "conflict"}, {State::extra, "not asked for"}};
+  static const std::map<State, const char*> kWords = {{State::ok, "ok"},
+                                                      {State::missing, "missing"},
+                                                      {State::failed, "failed"},
+                                                      {State::invalid, "invalid"},
+                                                      {State::inconsistent, "inconsistent"},
+                                                      {State::conflict, "conflict"},
+                                                      {State::extra, "not asked for"}};
   std::map<State, size_t> counts;
   std::string out;
   for (const CellCheck& check : checks) {

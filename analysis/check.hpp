@@ -10,7 +10,8 @@
 namespace ptq::report {
 
 struct CellCheck {
-  enum class State { ok, missing, failed, invalid, conflict, extra };
+  // inconsistent: figures that do not agree with each other or with the samples.
+  enum class State { ok, missing, failed, invalid, inconsistent, conflict, extra };
   State state = State::ok;
   std::string model, method, evaluation;
   std::string detail;

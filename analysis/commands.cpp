@@ -6,8 +6,6 @@
 
 #include <cstdio>
 #include <cstdlib>
-#include <fstream>
-#include <iterator>
 
 #include "arguments.hpp"
 #include "audit.hpp"
@@ -15,14 +13,16 @@
 #include "diff.hpp"
 #include "full_report.hpp"
 #include "pruning.hpp"
-#include "ptq/core/atomic_file.hpp"
+#include "ptq/core/output_file.hpp"
 #include "study_board.hpp"
 
 namespace ptq::report {
 
 void print_text(std::string_view text) {
-  std::fwrite(text.data(), 1, text.size(), stdout);
-  if (std::fflush(stdout) != 0) throw environment_error("standard output cannot be written");
+  const size_t written = std::fwrite(text.data(), 1, text.size(), stdout);
+  if (std::fflush(stdout) != 0 || written != text.size()) {
+    throw environment_error("standard output cannot be written");
+  }
 }
 
 Language language_of(const std::string& word) {
@@ -89,10 +89,60 @@ Screen screen() {
   return screen;
 }
 
-void write_text(const std::string& path, const std::string& text) {
-  std::ofstream file(path, std::ios::binary);
-  file << text << std::flush;
-  if (!file) throw environment_error("the report cannot be written", path);
+void warn_of(const std::vector<Damaged>& damaged) {
+  for (const Damaged& file : damaged) {
+    std::fprintf(stderr, "warning: %s\n", damaged_text(file).c_str());
+  }
+}
+
+// Where the page has no place for them: records that may not be believed, or of which there are
+// two.
+void warn_of_records(const Results& results) {
+  for (const Cell& cell : results.cells) {
+    for (const std::string& warning : cell.warnings) {
+      if (!concerns_the_record(warning)) continue;
+      std::fprintf(stderr, "warning: %s %s %s: %s\n", cell.model.c_str(), cell.method.c_str(),
+                   cell.evaluation.c_str(), warning.c_str());
+    }
+  }
+}
+
+// The invariants of our own records: a record.json, or every record of a folder.
+std::vector<Check> verify_records(const std::filesystem::path& path) {
+  std::vector<Damaged> damaged;
+  std::error_code error;
+  const bool folder = std::filesystem::is_directory(path, error);
+  const std::vector<std::filesystem::path> files =
+      folder ? record_files(path, damaged) : std::vector<std::filesystem::path>{path};
+  std::vector<Check> checks;
+  const auto add = [&](const std::string& name, const std::string& what, const std::string& detail,
+                       Check::Verdict verdict) {
+    checks.push_back({name, what, one_line(detail), verdict});
+  };
+  for (const std::filesystem::path& file : files) {
+    try {
+      const Record record = read_record(file);
+      if (record.status == "failed") continue;
+      const std::string name =
+          one_line(record.model.name + " " + record.method.label + " " + record.evaluation.name);
+      std::filesystem::path beside = file.parent_path();
+      const std::vector<Violation> found = violations(record, beside);
+      for (const Violation& violation : found) {
+        add(name, violation.key, violation.text, Check::Verdict::violated);
+      }
+      if (found.empty()) add(name, "figures and samples agree", "", Check::Verdict::holds);
+      if (record.samples_sha256.empty()) {
+        add(name, "hash of the samples", "the record has none", Check::Verdict::not_applicable);
+      }
+    } catch (const std::exception& problem) {
+      if (!folder) throw;
+      damaged.push_back({file.lexically_relative(path).string(), problem.what()});
+    }
+  }
+  for (const Damaged& file : damaged) {
+    add(one_line(file.file), "readable", file.reason, Check::Verdict::violated);
+  }
+  return checks;
 }
 
 }  // namespace
@@ -107,10 +157,9 @@ int tables_command(const Words& words) {
                                         : Format::terminal;
   // The pages and JSON list damaged records themselves; CSV has no place for them.
   if (results.cells.empty() || format == Format::csv) {
-    for (const Damaged& file : results.damaged) {
-      std::fprintf(stderr, "warning: %s\n", damaged_text(file).c_str());
-    }
+    warn_of(results.damaged);
   }
+  if (format == Format::csv) warn_of_records(results);
   if (results.cells.empty()) {
     throw environment_error("no result record found", folder,
                             "records are RESULTS/<cell>/record.json; run an experiment first: "
@@ -122,28 +171,39 @@ int tables_command(const Words& words) {
     if (out.empty()) {
       print_text(text);
     } else {
-      write_text(out, text);
+      write_output_file(out, text);
     }
     return 0;
   }
   if (out.empty()) print_text(render(results, Format::terminal, screen()));
   const FullReport report = full_report(folder, std::move(results));
   if (!report.plot_problem.empty()) std::fprintf(stderr, "%s\n", report.plot_problem.c_str());
+  for (const BoardStatistics& statistics : report.statistics) {
+    for (const std::string& problem : statistics.problems) {
+      std::fprintf(stderr, "warning: %s\n", problem.c_str());
+    }
+  }
   if (!out.empty()) {
-    write_text(out, html_page(report));
+    write_output_file(out, html_page(report));
     return 0;
   }
-  std::vector<std::string> files;
+  std::vector<std::string> files, problems;
   try {
-    files = write_report(report, folder);
+    files = write_report(report, folder, problems);
   } catch (const Error& error) {
     // The tables above are what was asked for in the first place.
     std::fprintf(stderr, "warning: no report file written: %s\n", error.message().c_str());
     return 0;
   }
+  for (const std::string& problem : problems) {
+    std::fprintf(stderr, "warning: not written: %s\n", problem.c_str());
+  }
+  constexpr size_t kPages = 4;
+  const bool whole = files.size() == kPages;
+  if (files.empty()) return int(ExitCode::environment);
   print_text(fmt::format("\n{}{} (also {})\n", (std::filesystem::path(folder) / "").string(),
                          files[0], fmt::join(files.begin() + 1, files.end(), ", ")));
-  return 0;
+  return whole ? 0 : int(ExitCode::environment);
 }
 
 int run_command(const Words& words) {
@@ -159,7 +219,9 @@ int run_command(const Words& words) {
 int leaderboard_command(const Words& words) {
   const Arguments arguments = parse_arguments(words, {"--lang", "--layout"}, {"--compat"}, {"DIR"});
   const std::filesystem::path folder = arguments.positions[0];
-  const std::vector<Run> runs = read_runs(folder);
+  std::vector<Damaged> damaged;
+  const std::vector<Run> runs = read_runs(folder, damaged);
+  warn_of(damaged);
   if (runs.empty()) {
     throw environment_error("no results found", folder.string(),
                             "a folder of records of ptq-host, or of the study's run files");
@@ -176,9 +238,8 @@ int diff_command(const Words& words) {
   const Arguments arguments = parse_arguments(words, {}, {}, {"folder A", "folder B"});
   const Results a = read_results(arguments.positions[0]), b = read_results(arguments.positions[1]);
   for (const Results* results : {&a, &b}) {
-    for (const Damaged& file : results->damaged) {
-      std::fprintf(stderr, "warning: %s\n", damaged_text(file).c_str());
-    }
+    warn_of(results->damaged);
+    warn_of_records(*results);
   }
   const Difference difference = diff_results(a, b);
   print_text(difference.text);
@@ -201,30 +262,35 @@ int check_command(const Words& words) {
 int pruning_command(const Words& words) {
   const Arguments arguments =
       parse_arguments(words, {"--lang", "--json"}, {"--compat"}, {"FILE.csv or DIR"});
-  const std::vector<PruningModel> models = read_pruning(arguments.positions[0]);
+  std::vector<Damaged> damaged;
+  const std::vector<PruningModel> models = read_pruning(arguments.positions[0], damaged);
+  warn_of(damaged);
   const Language lang = language(arguments);
   print_text(arguments.has("--compat") ? pruning_document(models, lang)
                                        : pruning_page(models, lang));
   if (const std::string file = arguments.value("--json"); !file.empty()) {
-    write_file_atomic(file, json_text(cross_model_comparison(models), 2) + "\n");
+    write_output_file(file, json_text(cross_model_comparison(models), 2) + "\n");
   }
   return 0;
 }
 
 int verify_command(const Words& words) {
-  const Arguments arguments = parse_arguments(words, {}, {}, {"FILE"});
+  const Arguments arguments = parse_arguments(words, {}, {}, {"FILE or RESULTS"});
   const std::string& file = arguments.positions[0];
+  std::error_code error;
   std::vector<Check> checks;
-  if (file.ends_with(".csv")) {
-    checks = verify_pruning_records(read_pruning(file));
+  if (std::filesystem::is_directory(file, error) || file.ends_with(".json")) {
+    checks = verify_records(file);
+  } else if (file.ends_with(".csv")) {
+    std::vector<Damaged> damaged;
+    checks = verify_pruning_records(read_pruning(file, damaged));
   } else {
-    std::ifstream in(file, std::ios::binary);
-    if (!in) throw environment_error("the file cannot be opened", file);
-    checks = verify_pruning_document({std::istreambuf_iterator<char>(in), {}});
+    checks = verify_pruning_document(read_text_file(file, uint64_t{64} << 20));
   }
   if (checks.empty()) {
-    throw environment_error("no pruning analysis found in the file", file,
-                            "a document of `ptq-report pruning --compat`, or a CSV of runs");
+    throw environment_error("nothing to verify in it", file,
+                            "a folder of results, a record.json, a document of `ptq-report pruning "
+                            "--compat`, or a CSV of pruning runs");
   }
   print_text(checks_text(checks));
   for (const Check& check : checks) {

@@ -146,6 +146,11 @@ BoardStatistics statistics_of(const Board& board) {
   for (const Evaluation& evaluation : board.evaluations) {
     const std::vector<const Cell*> cells = ordered(board, evaluation);
     std::vector<Samples> samples = read_all(cells);
+    for (size_t i = 0; i < cells.size(); ++i) {
+      if (samples[i].problem.empty()) continue;
+      statistics.problems.push_back(cells[i]->model + " " + cells[i]->method + " " +
+                                    evaluation.name + ": " + samples[i].problem);
+    }
     const Cell* baseline = board.baseline() ? board.baseline()->cell(evaluation.name) : nullptr;
     const auto base = std::find(cells.begin(), cells.end(), baseline);
     for (size_t i = 0; i < cells.size(); ++i) {

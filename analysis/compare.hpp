@@ -34,6 +34,7 @@ struct BoardStatistics {
   std::map<const Cell*, Comparison> comparisons;
   std::map<const Cell*, int> ranks;  // within its evaluation; shared where a tie cannot be excluded
   std::map<std::string, std::vector<const Cell*>> order;  // by evaluation, from the best
+  std::vector<std::string> problems;  // samples that could not be read, with their cell
 
   const Comparison* of(const Cell* cell) const {
     const auto found = comparisons.find(cell);

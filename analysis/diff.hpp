@@ -12,8 +12,9 @@ struct Difference {
   bool any = false;  // does anything but time differ?
 };
 
-// A is the earlier one. Cells are matched by model, method and evaluation; where both have samples
-// the change is judged on the same samples.
+// A is the earlier one. Cells are matched by experiment, model, method and evaluation, and where an
+// experiment has another name in B by the other three. Every figure is compared but times, memory
+// and speed; where both have samples the change is judged on the same samples.
 Difference diff_results(const Results& a, const Results& b);
 
 }  // namespace ptq::report

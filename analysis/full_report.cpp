@@ -18,7 +18,8 @@ bool holds_pruning(const fs::path& folder, const Results& results) {
   for (const Cell& cell : results.cells) {
     if (cell.track == "pruning" && cell.metrics.contains("acc_mean")) return true;
   }
-  for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
+  std::error_code error;
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder, error)) {
     if (is_pruning_csv(entry.path())) return true;
   }
   return false;
@@ -78,6 +79,8 @@ FullReport full_report(const fs::path& folder, Results results) {
   std::vector<size_t> counts;
   for (size_t b = 0; b < report.boards.size(); ++b) {
     report.statistics.push_back(statistics_of(report.boards[b]));
+    const std::vector<std::string>& problems = report.statistics.back().problems;
+    report.results.notes.insert(report.results.notes.end(), problems.begin(), problems.end());
     const std::string prefix =
         fmt::format("{}-{}", report.boards[b].experiment, report.boards[b].model);
     std::vector<Figure> figures = figures_of(report.boards[b], prefix);
@@ -85,7 +88,17 @@ FullReport full_report(const fs::path& folder, Results results) {
     std::move(figures.begin(), figures.end(), std::back_inserter(all));
   }
   if (holds_pruning(folder, report.results)) {
-    report.pruning = read_pruning(folder);
+    // The records among the damaged files are named already.
+    std::vector<Damaged> damaged;
+    try {
+      report.pruning = read_pruning(folder, damaged);
+    } catch (const Error&) {  // none of them can be read; each is named below
+    }
+    for (const Damaged& file : damaged) {
+      const auto& known = report.results.damaged;
+      const auto same = [&](const Damaged& other) { return other.file == file.file; };
+      if (std::none_of(known.begin(), known.end(), same)) report.results.damaged.push_back(file);
+    }
     std::vector<Figure> figures = pruning_figures(report.pruning);
     std::move(figures.begin(), figures.end(), std::back_inserter(all));
   }
@@ -155,25 +168,41 @@ std::string json_page(const FullReport& report) {
   return json_text(json, 2) + "\n";
 }
 
-std::vector<std::string> write_report(const FullReport& report, const fs::path& folder) {
+std::vector<std::string> write_report(const FullReport& report, const fs::path& folder,
+                                      std::vector<std::string>& problems) {
+  using PageOf = std::string (*)(const FullReport&);
   require_writable_folder(folder);
-  write_file_atomic(folder / "report.html", html_page(report));
-  write_file_atomic(folder / "report.md", markdown_page(report));
-  write_file_atomic(folder / "results.csv", csv_page(report));
-  write_file_atomic(folder / "results.json", json_page(report));
+  // A file that cannot be written costs itself only.
+  const auto write = [&](const std::string& name, const std::string& text) {
+    try {
+      write_file_atomic(folder / name, text);
+      return true;
+    } catch (const Error& error) {
+      problems.push_back(name + ": " + error.message());
+      return false;
+    }
+  };
+  std::vector<std::string> written;
+  for (const auto& [name, page] :
+       std::initializer_list<std::pair<const char*, PageOf>>{{"report.html", html_page},
+                                                             {"report.md", markdown_page},
+                                                             {"results.csv", csv_page},
+                                                             {"results.json", json_page}}) {
+    if (write(name, page(report))) written.push_back(name);
+  }
   const auto write_figures = [&](const std::vector<Figure>& figures) {
     for (const Figure& figure : figures) {
       if (figure.svg.empty()) continue;
-      fs::create_directories(folder / "plots");
-      write_file_atomic(folder / "plots" / (figure.name + ".svg"), figure.svg);
+      std::error_code error;
+      fs::create_directories(folder / "plots", error);  // without it the files below are named
+      write("plots/" + figure.name + ".svg", figure.svg);
       // To draw it again or otherwise: `gnuplot NAME.gp`.
-      write_file_atomic(folder / "plots" / (figure.name + ".gp"),
-                        whole_script(figure, figure.name + ".svg"));
+      write("plots/" + figure.name + ".gp", whole_script(figure, figure.name + ".svg"));
     }
   };
   for (const auto& figures : report.figures) write_figures(figures);
   write_figures(report.pruning_plots);
-  return {"report.html", "report.md", "results.csv", "results.json"};
+  return written;
 }
 
 }  // namespace ptq::report

@@ -33,8 +33,8 @@ std::string csv_page(const FullReport& report);
 std::string json_page(const FullReport& report);
 
 // Writes report.html, report.md, results.csv, results.json and plots/ into the folder. Returns the
-// names of the pages.
-std::vector<std::string> write_report(const FullReport& report,
-                                      const std::filesystem::path& folder);
+// names of the pages that are there; `problems` names each file that could not be written.
+std::vector<std::string> write_report(const FullReport& report, const std::filesystem::path& folder,
+                                      std::vector<std::string>& problems);
 
 }  // namespace ptq::report

@@ -6,6 +6,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstdlib>
@@ -118,7 +119,12 @@ std::string draw(std::vector<Figure>& figures) {
     figures[i].svg = text_of(scratch.path / fmt::format("{}.svg", i));
     if (figures[i].svg.find("</svg>") == std::string::npos) figures[i].svg.clear();
   }
-  if (code == 0) return {};
+  if (code == 0) {
+    const auto lost = std::find_if(figures.begin(), figures.end(),
+                                   [](const Figure& figure) { return figure.svg.empty(); });
+    return lost == figures.end() ? ""
+                                 : "plot " + lost->name + " left out: its picture is not there";
+  }
   // One script with a mistake ends the program: the others are drawn alone.
   std::string problem;
   for (size_t i = 0; i < figures.size(); ++i) {

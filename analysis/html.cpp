@@ -190,8 +190,9 @@ std::string html_of_markdown(const std::string& page) {
 // What a reader must see first: comparisons that are void, then numbers that say nothing.
 std::vector<std::string> by_weight(std::vector<std::string> notes) {
   const auto weight = [](const std::string& note) {
-    const char* order[] = {"NOT COMPARABLE", "cache not read", "exposure 0",  "identical to",
-                           "not exercised",  "failed",         "not smaller", "damaged"};
+    const char* order[] = {"NOT CONSISTENT", "CONFLICT",     "NOT COMPARABLE", "cache not read",
+                           "exposure 0",     "identical to", "not exercised",  "failed",
+                           "not smaller",    "damaged"};
     for (size_t i = 0; i < std::size(order); ++i) {
       if (note.find(order[i]) != note.npos) return i;
     }

@@ -2,6 +2,7 @@
 // a model.
 #include <cstdio>
 #include <exception>
+#include <filesystem>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -26,7 +27,7 @@ usage: ptq-report RESULTS [--format terminal|markdown|csv|json] [--out FILE]
        ptq-report pruning FILE.csv|DIR [--compat] [--lang zh|en] [--json FILE]
        ptq-report diff A B
        ptq-report check RESULTS EXPERIMENT.toml
-       ptq-report verify FILE
+       ptq-report verify FILE|RESULTS
 
   RESULTS    the folder given to ptq-host with --out
   --format   print only, as terminal, markdown to paste, csv (one
@@ -37,11 +38,13 @@ usage: ptq-report RESULTS [--format terminal|markdown|csv|json] [--out FILE]
   --json     also write the companion file of the pruning document
   diff       what changed between two folders of results, cell by cell
   check      which cells of an experiment are missing, failed or in conflict
-  verify     the invariants of a pruning document or of pruning records
+  verify     the invariants of results (figures, samples, hashes), of a record.json, of a pruning
+             document or of pruning records
   --version  print the version
 
-exit codes: 0 ok, 2 wrong use, 3 `check` found a cell missing, failed or in conflict, 4 no record
-found or a file cannot be read or written, 6 `verify` or `diff` found a difference
+exit codes: 0 ok, 2 wrong use, 3 `check` found a cell missing, failed, in conflict or with figures
+that do not agree, 4 no record found or a file cannot be read or written, 6 `verify` found a
+violation or `diff` a difference
 )";
 
 int run(const std::vector<std::string>& words) {
@@ -67,14 +70,23 @@ int run(const std::vector<std::string>& words) {
 int main(int argc, char** argv) {
   const std::vector<std::string> words(argv + 1, argv + argc);
   for (const std::string& word : words) {
-    if (word == "--help" || word == "-h") return std::fputs(kHelp, stdout), 0;
-    if (word == "--version") return std::puts("ptq-report " PTQ_VERSION), 0;
+    if (word == "--help" || word == "-h")
+      return std::fputs(kHelp, stdout), std::fflush(stdout) == 0 ? 0 : 4;
+    if (word == "--version")
+      return std::puts("ptq-report " PTQ_VERSION), std::fflush(stdout) == 0 ? 0 : 4;
   }
   try {
-    return run(words);
+    const int code = run(words);
+    if (std::fflush(stdout) != 0 || std::ferror(stdout)) {
+      throw ptq::environment_error("standard output cannot be written");
+    }
+    return code;
   } catch (const ptq::Error& error) {
     std::fprintf(stderr, "error: %s\n", error.what());
     return static_cast<int>(error.code());
+  } catch (const std::filesystem::filesystem_error& error) {
+    std::fprintf(stderr, "error: %s\n", error.what());
+    return static_cast<int>(ptq::ExitCode::environment);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "error: %s\n", error.what());
     return static_cast<int>(ptq::ExitCode::internal);

@@ -16,8 +16,10 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// The fields of RFC 4180 text, line by line. Quoted fields may hold commas and line ends.
-std::vector<std::vector<std::string>> csv_lines(const std::string& text) {
+// The fields of RFC 4180 text, line by line. Quoted fields may hold commas and line ends. A line
+// without any text, such as the ",,," that spreadsheets leave, is none.
+std::vector<std::vector<std::string>> csv_lines(std::string_view text) {
+  text = without_byte_order_mark(text);
   std::vector<std::vector<std::string>> lines;
   std::vector<std::string> fields(1);
   bool quoted = false, any = false;
@@ -29,6 +31,7 @@ std::vector<std::vector<std::string>> csv_lines(const std::string& text) {
   for (size_t i = 0; i < text.size(); ++i) {
     const char c = text[i];
     if (quoted) {
+      any = true;
       if (c != '"') {
         fields.back() += c;
       } else if (i + 1 < text.size() && text[i + 1] == '"') {
@@ -37,15 +40,14 @@ std::vector<std::vector<std::string>> csv_lines(const std::string& text) {
         quoted = false;
       }
     } else if (c == '"') {
-      quoted = any = true;
+      quoted = true;
     } else if (c == ',') {
       fields.emplace_back();
-      any = true;
     } else if (c == '\n') {
       end_line();
     } else if (c != '\r') {
       fields.back() += c;
-      any = true;
+      any = any || c != ' ';
     }
   }
   end_line();
@@ -91,16 +93,7 @@ std::string model_in_name(const fs::path& file) {
   return stem.substr(0, stem.find('_'));
 }
 
-std::string read_text(const fs::path& file) {
-  constexpr uintmax_t kLargest = 256u << 20;
-  std::error_code error;
-  if (fs::file_size(file, error) > kLargest || error) {
-    throw environment_error("the file cannot be read or is larger than 256 MiB", file.string());
-  }
-  std::ifstream in(file, std::ios::binary);
-  if (!in) throw environment_error("the file cannot be opened", file.string());
-  return {std::istreambuf_iterator<char>(in), {}};
-}
+std::string read_text(const fs::path& file) { return read_text_file(file, uint64_t{256} << 20); }
 
 // Our own records of track "pruning": the columns are members of the metrics.
 void add_record(const Record& record, std::vector<PruningModel>& models) {
@@ -230,6 +223,28 @@ const PruningRun* PruningModel::best() const {
   return best;
 }
 
+namespace {
+
+void find_csv_files(const fs::path& folder, const fs::path& top, std::vector<fs::path>& files,
+                    std::vector<Damaged>& damaged) {
+  std::error_code error;
+  for (fs::directory_iterator at(folder, error); !error && at != fs::directory_iterator();
+       at.increment(error)) {
+    std::error_code ignored;
+    if (at->is_directory(ignored) && !at->is_symlink(ignored)) {
+      find_csv_files(at->path(), top, files, damaged);
+    } else if (is_pruning_csv(at->path())) {
+      files.push_back(at->path());
+    }
+  }
+  if (error) {
+    damaged.push_back(
+        {folder.lexically_relative(top).string(), "the folder cannot be read: " + error.message()});
+  }
+}
+
+}  // namespace
+
 bool is_pruning_csv(const fs::path& file) {
   if (file.extension() != ".csv") return false;
   std::ifstream in(file, std::ios::binary);
@@ -241,26 +256,41 @@ std::vector<PruningModel> parse_pruning_csv(const std::string& text, const std::
   return parse(text, where, model_in_name(where));
 }
 
-std::vector<PruningModel> read_pruning(const fs::path& path) {
-  if (!fs::is_directory(path)) return parse_pruning_csv(read_text(path), path.string());
+std::vector<PruningModel> read_pruning(const fs::path& path, std::vector<Damaged>& damaged) {
+  std::error_code error;
+  if (!fs::is_directory(path, error)) return parse_pruning_csv(read_text(path), path.string());
   std::vector<PruningModel> models;
   std::vector<fs::path> files;
-  for (const fs::directory_entry& entry : fs::recursive_directory_iterator(path)) {
-    if (is_pruning_csv(entry.path())) files.push_back(entry.path());
-  }
+  find_csv_files(path, path, files, damaged);
   std::sort(files.begin(), files.end());
-  for (const fs::path& file : files) {
-    for (PruningModel& model : parse_pruning_csv(read_text(file), file.string())) {
-      auto& runs = model_of(models, model.name).runs;
-      std::move(model.runs.begin(), model.runs.end(), std::back_inserter(runs));
+  const auto costing_itself = [&](const fs::path& file, const auto& read) {
+    try {
+      read();
+    } catch (const std::exception& problem) {
+      damaged.push_back({file.lexically_relative(path).string(), one_line(problem.what())});
     }
+  };
+  for (const fs::path& file : files) {
+    costing_itself(file, [&] {
+      for (PruningModel& model : parse_pruning_csv(read_text(file), file.string())) {
+        auto& runs = model_of(models, model.name).runs;
+        std::move(model.runs.begin(), model.runs.end(), std::back_inserter(runs));
+      }
+    });
   }
-  for (const fs::path& file : record_files(path)) {
-    const Record record = record_from_json(Json::parse(read_text(file)), file.string());
-    if (record.track == "pruning" && record.metrics.contains("acc_mean"))
-      add_record(record, models);
+  for (const fs::path& file : record_files(path, damaged)) {
+    costing_itself(file, [&] {
+      const Record record = read_record(file);
+      if (record.track == "pruning" && record.metrics.contains("acc_mean"))
+        add_record(record, models);
+    });
   }
   if (models.empty()) {
+    std::string reasons;
+    for (const Damaged& file : damaged) reasons += "\n      " + file.file + ": " + file.reason;
+    if (!reasons.empty()) {
+      throw environment_error("none of the pruning records can be read:" + reasons, path.string());
+    }
     throw environment_error("no pruning records found", path.string(),
                             "CSV files with a column `pruning_method`, or records of a pruning "
                             "experiment");

@@ -13,6 +13,7 @@
 
 #include "compat.hpp"
 #include "ptq/results/record.hpp"
+#include "records.hpp"
 
 namespace ptq::report {
 
@@ -43,7 +44,9 @@ struct PruningModel {
 
 // A CSV file with a line of names, columns as in shared/spec/evaluation_d4_fixture_synthetic.csv
 // (more are ignored), or a folder of such files or of our own records.
-std::vector<PruningModel> read_pruning(const std::filesystem::path& path);
+// In a folder a damaged file costs itself only and is named in `damaged`.
+std::vector<PruningModel> read_pruning(const std::filesystem::path& path,
+                                       std::vector<Damaged>& damaged);
 // Is it a CSV file whose first line names the column `pruning_method`?
 bool is_pruning_csv(const std::filesystem::path& file);
 std::vector<PruningModel> parse_pruning_csv(const std::string& text, const std::string& where);

@@ -8,9 +8,7 @@
 #include <cmath>
 #include <cstdint>
 #include <filesystem>
-#include <fstream>
 #include <initializer_list>
-#include <iterator>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -21,6 +19,8 @@
 #include <vector>
 
 #include "ptq/core/error.hpp"
+#include "ptq/core/mapped_file.hpp"
+#include "ptq/results/consistency.hpp"
 #include "ptq/results/record.hpp"
 
 namespace ptq::report {
@@ -54,6 +54,7 @@ struct Cell {
   std::string track, id, source;  // id: of the cell; source: file, relative to the results
   std::filesystem::path folder;   // with samples.jsonl; empty when there is none
   std::string model_path, started;
+  std::string samples_sha256;  // of the file that belongs to the record; empty in older ones
   uint64_t seed = 0;
   std::vector<Record::Part> parts;
   Record::Code code;
@@ -129,6 +130,7 @@ inline Cell to_cell(const Record& record) {
   cell.id = one_line(record.cell);
   cell.model_path = one_line(record.model.path);
   cell.started = one_line(record.started_at);
+  cell.samples_sha256 = one_line(record.samples_sha256);
   cell.seed = record.seed;
   cell.parts = record.method.parts;
   cell.code = record.code;
@@ -155,41 +157,39 @@ inline Cell to_cell(const Record& record) {
   return cell;
 }
 
-inline Cell read_cell(const std::filesystem::path& file) {
-  constexpr uintmax_t kLargest = 64u << 20;  // a record is a few KiB; samples lie beside it
-  if (std::filesystem::file_size(file) > kLargest) {
-    throw environment_error("the file is larger than 64 MiB");
-  }
-  std::ifstream in(file, std::ios::binary);
-  if (!in) throw environment_error("the file cannot be opened");
-  const std::string text{std::istreambuf_iterator<char>(in), {}};
-  return to_cell(record_from_json(Json::parse(text), file.filename().string()));
+// Does a warning of a cell say that its record may not be believed or is one of several? What the
+// run itself warned of does not.
+inline bool concerns_the_record(std::string_view warning) {
+  return warning.starts_with("NOT CONSISTENT") || warning.starts_with("CONFLICT") ||
+         warning.starts_with("a second record");
 }
 
-// The files of all records below `folder`, in a fixed order.
-inline std::vector<std::filesystem::path> record_files(const std::filesystem::path& folder) {
-  namespace fs = std::filesystem;
-  if (!fs::is_directory(folder)) {
-    throw environment_error("there is no such folder", folder.string(),
-                            "name the folder that `ptq-host EXPERIMENT.toml --out DIR` wrote");
-  }
-  std::vector<fs::path> files;
-  for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
-    if (entry.path().filename() == "failed") {
-      for (const fs::directory_entry& failed : fs::directory_iterator(entry.path())) {
-        if (failed.path().extension() == ".json") files.push_back(failed.path());
-      }
-    } else if (!entry.path().filename().string().starts_with(".") &&  // a cell being computed
-               fs::is_regular_file(entry.path() / "record.json")) {
-      files.push_back(entry.path() / "record.json");
+inline Record read_record(const std::filesystem::path& file) {
+  constexpr uint64_t kLargest = uint64_t{64} << 20;  // a few KiB; samples lie beside it
+  const std::string name = file.filename().string();
+  return record_from_json(parse_json(read_text_file(file, kLargest), name), name);
+}
+
+// A cell and what in its record or its samples cannot be true.
+inline Cell read_cell(const std::filesystem::path& file) {
+  const Record record = read_record(file);
+  Cell cell = to_cell(record);
+  if (file.filename() == "record.json") {
+    for (const Violation& violation : violations(record, file.parent_path())) {
+      cell.warnings.push_back(one_line("NOT CONSISTENT: " + violation.sentence()));
     }
   }
-  std::sort(files.begin(), files.end());
-  return files;
+  return cell;
 }
 
+// The files of all records below `folder`, in a fixed order. What cannot be looked into is named in
+// `damaged`; the folder itself must be readable.
+std::vector<std::filesystem::path> record_files(const std::filesystem::path& folder,
+                                                std::vector<Damaged>& damaged);
+
 // Every record below `folder`. A cell that failed first and was finished by a later run counts as
-// finished. A folder of the study's run files gives the cells of those.
+// finished; of two results of one cell the later one counts. A folder of the study's run files
+// gives the cells of those.
 Results read_results(const std::filesystem::path& folder);
 
 }  // namespace ptq::report

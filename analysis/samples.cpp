@@ -100,12 +100,17 @@ void add_sample(const simdjson::dom::object& object, Samples& out) {
 Samples read_samples(const fs::path& file) {
   Samples out;
   std::ifstream in(file, std::ios::binary);
-  if (!in) return out;
+  if (!in) {
+    std::error_code error;
+    if (fs::exists(file, error) || error) out.problem = "samples.jsonl cannot be opened";
+    return out;
+  }
   simdjson::dom::parser parser(kLongestLine);
   std::string line;
   size_t number = 0, damaged = 0, first_damaged = 0;
   while (std::getline(in, line)) {
     ++number;
+    if (number == 1) line = without_byte_order_mark(line);
     if (line.empty()) continue;
     bool good = false;
     if (line.size() < kLongestLine) {
@@ -132,6 +137,7 @@ Samples read_samples(const fs::path& file) {
     out.problem = std::to_string(damaged) + " damaged lines in samples.jsonl, the first is line " +
                   std::to_string(first_damaged);
   }
+  if (in.bad()) out.problem = "samples.jsonl cannot be read to its end";
   return out;
 }
 
@@ -140,8 +146,11 @@ void for_each_sample(const fs::path& file, const std::function<void(const Json&)
   std::string line;
   while (in && std::getline(in, line)) {
     if (line.empty() || line.size() > kLongestLine) continue;
-    const Json sample = Json::parse(line, nullptr, false);
-    if (sample.is_object()) visit(sample);
+    try {
+      const Json sample = parse_json(line, file.string());
+      if (sample.is_object()) visit(sample);
+    } catch (const Error&) {  // read_samples counts the damaged lines
+    }
   }
 }
 

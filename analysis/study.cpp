@@ -205,11 +205,7 @@ Json parse_python_json(std::string_view text, const std::string& where) {
     quoted = text[i] == '"';
     clean += text[i++];
   }
-  try {
-    return Json::parse(clean);
-  } catch (const Json::exception& error) {
-    throw environment_error("the file is not valid JSON: " + one_line(error.what()), where);
-  }
+  return parse_json(clean, where);
 }
 
 Run run_of_records(const std::vector<Record>& records, const std::vector<fs::path>& folders) {
@@ -311,7 +307,8 @@ Run read_run(const fs::path& file) {
 
 std::vector<Run> read_study_runs(const fs::path& folder, std::vector<Damaged>* damaged) {
   std::vector<fs::path> files;
-  for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
+  std::error_code error;
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder, error)) {
     const std::string name = entry.path().filename().string();
     // experiment.json and results.json of ours stand beside records.
     if (entry.path().extension() == ".json" && name.find("__") != name.npos) {
@@ -332,27 +329,28 @@ std::vector<Run> read_study_runs(const fs::path& folder, std::vector<Damaged>* d
   return runs;
 }
 
-std::vector<Run> read_runs(const fs::path& folder) {
-  if (!fs::is_directory(folder)) {
-    throw environment_error("there is no such folder", folder.string(),
-                            "name a folder of results: records of ptq-host or runs of the study");
-  }
+std::vector<Run> read_runs(const fs::path& folder, std::vector<Damaged>& damaged) {
   std::map<std::pair<std::string, std::string>,
            std::pair<std::vector<Record>, std::vector<fs::path>>>
       groups;
-  for (const fs::path& file : record_files(folder)) {
-    const Record record = record_from_json(parse_python_json(read_file(file), file.string()),
-                                           fs::relative(file, folder).string());
-    auto& group = groups[{record.model.name, record.method.label}];
-    group.first.push_back(record);
-    group.second.push_back(file.parent_path());
+  for (const fs::path& file : record_files(folder, damaged)) {
+    const std::string source = file.lexically_relative(folder).string();
+    try {
+      const Record record =
+          record_from_json(parse_python_json(read_file(file), file.string()), source);
+      auto& group = groups[{record.model.name, record.method.label}];
+      group.first.push_back(record);
+      group.second.push_back(file.parent_path());
+    } catch (const Error& error) {
+      damaged.push_back({source, one_line(error.what())});
+    }
   }
   std::vector<Run> runs;
   for (const auto& [key, group] : groups) {
     runs.push_back(run_of_records(group.first, group.second));
     runs.back().file = key.first + " / " + key.second;
   }
-  std::vector<Run> studies = read_study_runs(folder, nullptr);
+  std::vector<Run> studies = read_study_runs(folder, &damaged);
   std::move(studies.begin(), studies.end(), std::back_inserter(runs));
   return runs;
 }

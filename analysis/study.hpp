@@ -47,7 +47,8 @@ std::vector<Run> read_study_runs(const std::filesystem::path& folder,
                                  std::vector<Damaged>* damaged);
 
 // Every run of a folder: the study's *.json, or our records grouped by model and method.
-std::vector<Run> read_runs(const std::filesystem::path& folder);
+// A damaged file is named in `damaged` and costs itself only.
+std::vector<Run> read_runs(const std::filesystem::path& folder, std::vector<Damaged>& damaged);
 
 // The study's runs of a folder, if there are any, as cells, with what was found wrong in them.
 void add_study_cells(const std::filesystem::path& folder, Results& results);

@@ -160,7 +160,8 @@ class Cells {
 
 void add_study_cells(const std::filesystem::path& folder, Results& results) {
   bool any = false;
-  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+  std::error_code error;  // the reader of the records has named it
+  for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
     const std::string name = entry.path().filename().string();
     any = any || (entry.path().extension() == ".json" && name.find("__") != name.npos);
   }
@@ -171,7 +172,13 @@ void add_study_cells(const std::filesystem::path& folder, Results& results) {
   for (const StudyBoard& board : join(layout, runs)) {
     for (Cell& cell : Cells(layout, board).make()) results.cells.push_back(std::move(cell));
   }
-  for (const Finding& finding : audit(layout, runs, read_later_results(folder))) {
+  Json later;
+  try {
+    later = read_later_results(folder);
+  } catch (const Error& problem) {
+    results.damaged.push_back({"passkey_gradient_results.json", one_line(problem.what())});
+  }
+  for (const Finding& finding : audit(layout, runs, later)) {
     results.notes.push_back(
         fmt::format("({}) {}: {}", finding.number, finding.subject, finding.text));
   }

@@ -17,6 +17,7 @@
 #include "limits.hpp"
 #include "machine.hpp"
 #include "ptq/core/error.hpp"
+#include "ptq/core/output_file.hpp"
 #include "ptq/run/engine_loader.hpp"
 #include "ptq/run/experiment.hpp"
 #include "ptq/run/random_model.hpp"
@@ -52,7 +53,7 @@ int run_kernels(const Settings& s) {
   std::vector<KernelRow> rows;
   size_t missing = 0;
   const auto write = [&] {
-    if (!s.json.empty()) write_file_atomic(s.json, kernels_json(name, rows));
+    if (!s.json.empty()) write_output_file(s.json, kernels_json(name, rows));
   };
   try {
     cuda.kernels(index, settings, [&](const KernelRow& row) {

@@ -49,7 +49,7 @@ void Sheet::skipped(const std::string& what, const std::string& why) {
 
 void Sheet::add(const nlohmann::ordered_json& line) {
   json_["lines"].push_back(line);
-  if (!path_.empty()) write_file_atomic(path_, json_.dump(2) + "\n");
+  if (!path_.empty()) write_output_file(path_, json_.dump(2) + "\n");
 }
 
 }  // namespace ptq::bench

@@ -47,7 +47,7 @@ answers() { # answers FOLDER WRONG: the last WRONG of 20 are wrong
     echo "{\"key\": $i, \"depth\": 0.5, \"correct\": $([ "$i" -le $((20 - $2)) ] && echo true || echo false)}"
   done >"$1/samples.jsonl"
 }
-cache() { echo "\"cache\": {\"bytes_per_token\": $1, \"effective_bits\": 3, \"compression_ratio\": 4, \"bytes_encoded\": 9}"; }
+cache() { echo "\"cache\": {\"bytes_per_token\": $1, \"effective_bits\": 4, \"compression_ratio\": 4, \"bytes_encoded\": 9}"; }
 depths() { echo "[{\"depth\": 0.1, \"correct\": $1, \"total\": 10}, {\"depth\": 0.5, \"correct\": 10, \"total\": 10}]"; }
 ppl() { echo "{\"ppl\": $1, \"kl_mean\": $2, \"exposure\": 0.9, \"lengths\": [{\"length\": 512, \"ppl\": $1}, {\"length\": 2048, \"ppl\": $1}], $(cache "$3")}"; }
 results() { # results FOLDER
@@ -177,6 +177,35 @@ says out "VIOLATED"
 run 0 run --compat "$fixtures/run.json"
 cmp -s "$work/out" "$fixtures/run.md" || fail "the page of a run differs"
 
+# Records: the figures of ours are held against each other, and against the samples where a hash says
+# which file that is.
+run 0 verify "$work/s"
+says out "figures and samples agree"
+says out "the record has none"
+edited=$work/s/tiny__kivi-2bit__ppl__0123456789abcdef/record.json
+sed -i 's/"exposure": 0.9/"exposure": 55/' "$edited"
+run 6 verify "$work/s"
+says out "metrics.exposure (is 55, outside 0 to 1)"
+run 6 verify "$edited"
+run 3 check "$work/s" "$work/small.toml"
+says out "inconsistent   tiny kivi-2bit ppl: metrics.exposure is 55"
+run 0 "$work/s"
+says out "NOT CONSISTENT: metrics.exposure is 55"
+grep -q "NOT CONSISTENT: metrics.exposure is 55" "$work/s/report.html" || fail "report.html does not warn"
+run 0 "$work/s" --format csv
+says err "NOT CONSISTENT: metrics.exposure is 55"
+results "$work/h"
+hashed=$work/h/tiny__fp16__passkey__0123456789abcdef
+sum=$(sha256sum "$hashed/samples.jsonl" | cut -d' ' -f1)
+sed -i "s/\"warnings\": \[\]/\"samples_sha256\": \"$sum\", &/" "$hashed/record.json"
+run 0 verify "$hashed/record.json"
+: >"$hashed/samples.jsonl"
+run 6 verify "$hashed/record.json"
+says out "is not the file whose hash stands in the record"
+rm "$hashed/samples.jsonl"
+run 3 check "$work/h" "$work/small.toml"
+says out "samples.jsonl is missing"
+
 # --- damaged and hostile input ------------------------------------------------------------------
 echo '{"meta": ' >"$work/cut.json"
 run 4 run "$work/cut.json"
@@ -187,6 +216,34 @@ run 2 pruning --lang fr "$fixtures/pruning.csv"
 says err "zh or en"
 run 2 run "$fixtures/run.json" --compt
 says err "did you mean"
+# A damaged record or CSV beside a pruning study costs itself only.
+results "$work/p"
+cp "$fixtures/pruning.csv" "$work/p/search.csv"
+mkdir "$work/p/broken"
+echo '{' >"$work/p/broken/record.json"
+printf 'pruning_method,acc_mean\nx,abc\n' >"$work/p/bad.csv"
+run 0 "$work/p"
+says out "broken/record.json: left out"
+[ -s "$work/p/report.html" ] || fail "a damaged record costs the report"
+grep -q "bad.csv: left out" "$work/p/report.html" || fail "a damaged CSV is not named"
+run 0 pruning "$work/p"
+says err "bad.csv: left out"
+{ printf '\357\273\277'; cat "$fixtures/pruning.csv"; } >"$work/bom.csv"
+run 0 pruning "$work/bom.csv"
+{ echo '['; head -c 40000 /dev/zero | tr '\0' 'a' | sed 's/a/a./g'; echo 'a]'; } | tr -d '\n' >"$work/deep.toml"
+run 2 check "$work/r" "$work/deep.toml"
+says err "64 parts"
+# A link is written through, never replaced: what it leads to may be /dev/stdout.
+: >"$work/behind"
+ln -s behind "$work/link.csv"
+run 0 "$work/r" --out "$work/link.csv"
+{ [ -L "$work/link.csv" ] && [ -s "$work/behind" ]; } || fail "a link was replaced by a file"
+mkfifo "$work/pipe"
+cat "$work/pipe" >"$work/piped" &
+run 0 pruning "$fixtures/pruning.csv" --json "$work/pipe"
+wait $!
+{ [ -p "$work/pipe" ] && [ -s "$work/piped" ]; } || fail "a pipe was replaced by a file"
+
 printf '{"window": 0, "nll": \n{"window": 1, "nll": 1.2}\n' >"$work/r/tiny__kivi-2bit__ppl__0123456789abcdef/samples.jsonl"
 echo '{"schema_version": 1' >"$work/r/tiny__fp16__passkey__0123456789abcdef/record.json"
 run 0 "$work/r"

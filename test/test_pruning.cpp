@@ -31,6 +31,13 @@ bool shared(const fs::path& file) {
   return false;
 }
 
+std::vector<PruningModel> models_of(const fs::path& path) {
+  std::vector<Damaged> damaged;
+  std::vector<PruningModel> models = read_pruning(path, damaged);
+  CHECK(damaged.empty());
+  return models;
+}
+
 size_t violations(const std::vector<Check>& checks) {
   size_t count = 0;
   for (const Check& check : checks) count += check.verdict == Check::Verdict::violated;
@@ -46,7 +53,7 @@ std::string replaced(std::string text, const std::string& from, const std::strin
 }  // namespace
 
 TEST_CASE("a grid of our own gives the document of the independent script", "[pruning]") {
-  const auto models = read_pruning(kFixtures / "pruning.csv");
+  const auto models = models_of(kFixtures / "pruning.csv");
   CHECK(pruning_document(models, Language::zh) == text_of(kFixtures / "pruning.txt"));
   CHECK(models[0].runs[5].seq_len == 64);  // from the folder's name
   const std::string english = pruning_document(models, Language::en);
@@ -59,7 +66,7 @@ TEST_CASE("a grid of our own gives the document of the independent script", "[pr
 
 TEST_CASE("the study's whole pruning document, to the byte", "[pruning]") {
   if (!shared("spec/evaluation_d4_fixture_synthetic.csv")) return;
-  const auto models = read_pruning(kShared / "spec/evaluation_d4_fixture_synthetic.csv");
+  const auto models = models_of(kShared / "spec/evaluation_d4_fixture_synthetic.csv");
   CHECK(pruning_document(models, Language::zh) ==
         text_of(kShared / "reference/documents/pruning_analysis.txt"));
 }
@@ -67,7 +74,7 @@ TEST_CASE("the study's whole pruning document, to the byte", "[pruning]") {
 TEST_CASE("the study's real records render their sections to the byte", "[pruning]") {
   const fs::path folder = kShared / "reference/pruning-records";
   if (!shared("reference/pruning-records")) return;
-  const auto models = read_pruning(folder / "records_45x2_llama_mistral.csv");
+  const auto models = models_of(folder / "records_45x2_llama_mistral.csv");
   CHECK(pruning_document(models, Language::zh) ==
         text_of(folder / "expected_45x2_llama_mistral.txt"));
   CHECK(violations(verify_pruning_records(models)) == 0);
@@ -100,9 +107,9 @@ TEST_CASE("the invariants hold for right documents and notice wrong ones", "[pru
   const std::string document = text_of(kFixtures / "pruning.txt");
   CHECK(verify_pruning_document(document).size() > 80);
   CHECK(violations(verify_pruning_document(document)) == 0);
-  CHECK(violations(verify_pruning_records(read_pruning(kFixtures / "pruning.csv"))) == 0);
+  CHECK(violations(verify_pruning_records(models_of(kFixtures / "pruning.csv"))) == 0);
   CHECK(violations(verify_pruning_document(
-            pruning_document(read_pruning(kFixtures / "pruning.csv"), Language::en))) == 0);
+            pruning_document(models_of(kFixtures / "pruning.csv"), Language::en))) == 0);
 
   SECTION("a mean that does not fit the other groupings") {
     CHECK(violations(verify_pruning_document(
@@ -138,6 +145,17 @@ TEST_CASE("the study's own document keeps all invariants", "[pruning]") {
   CHECK(violations(checks) == 0);
 }
 
+TEST_CASE("a pruning file as a spreadsheet writes it", "[pruning]") {
+  const std::string text = text_of(kFixtures / "pruning.csv");
+  const auto runs = [](const std::string& csv) {
+    size_t count = 0;
+    for (const PruningModel& model : parse_pruning_csv(csv, "f.csv")) count += model.runs.size();
+    return count;
+  };
+  CHECK(runs("\xEF\xBB\xBF" + text) == runs(text));
+  CHECK(runs(text + ",,,,,\r\n\r\n , ,\n") == runs(text));  // rows without any text
+}
+
 TEST_CASE("a damaged pruning file is an error with its place", "[pruning]") {
   CHECK_THROWS_WITH(parse_pruning_csv("", "x.csv"), Catch::Contains("the file is empty"));
   CHECK_THROWS_WITH(parse_pruning_csv("model,ppl\na,1\n", "x.csv"),
@@ -151,7 +169,7 @@ TEST_CASE("a damaged pruning file is an error with its place", "[pruning]") {
 }
 
 TEST_CASE("our pruning page says what the study's hides", "[pruning]") {
-  const std::string page = pruning_page(read_pruning(kFixtures / "pruning.csv"), Language::en);
+  const std::string page = pruning_page(models_of(kFixtures / "pruning.csv"), Language::en);
   const auto has = [&](const char* part) { return page.find(part) != page.npos; };
   CHECK(has("2 infinite values"));
   CHECK(has("| grad_norm_ratio | +0.4013 |"));  // over the ten finite pairs, as numpy says

@@ -4,6 +4,8 @@
 #include <fstream>
 #include <string>
 
+#include "../analysis/check.hpp"
+#include "../analysis/diff.hpp"
 #include "../analysis/report.hpp"
 
 namespace {
@@ -281,6 +283,120 @@ TEST_CASE("a damaged record costs itself only", "[report]") {
   for (const char* name : {"cut", "future", "array", "empty"}) {
     CHECK(has(page, std::string("  ") + name + "/record.json: left out"));
   }
+}
+
+TEST_CASE("what cannot be looked into is named, the rest is read", "[report]") {
+  const ResultsFolder folder;
+  add_usual(folder);
+  const std::string intact = folder.render(Format::terminal);
+  fs::create_symlink("loop", folder.path / "loop");
+  fs::create_directory(folder.path / "tiny__kivi__wiki__0123456789abcdef");
+  folder.write("deep/record.json", std::string(1 << 20, '['));
+  const std::string page = folder.render(Format::terminal);
+  CHECK(page.rfind(intact, 0) == 0);
+  CHECK(has(page, "  loop: left out"));
+  CHECK(has(page,
+            "tiny__kivi__wiki__0123456789abcdef: left out, this is no readable record: "
+            "record.json is missing"));
+  CHECK(has(page, "deep/record.json: left out"));
+  CHECK_THROWS_AS(report::read_results(folder.path / "loop"), Error);
+  CHECK_THROWS_AS(report::read_results(folder.path / "nowhere"), Error);
+}
+
+TEST_CASE("of two records of one cell the later counts", "[report]") {
+  const ResultsFolder folder;
+  const auto add = [&](const std::string& name, double ppl, const std::string& started) {
+    Record record = make("kivi", "wiki", "perplexity", perplexity(ppl, 0.1, 0.9, 3.2));
+    record.started_at = started;
+    folder.write(name + "/record.json", json_text(to_json(record)));
+  };
+  add("a", 99, "2020-01-01T00:00:00Z");
+  add("b", 13, "2026-01-01T00:00:00Z");
+  add("c", 98, "2021-01-01T00:00:00Z");
+  auto results = report::read_results(folder.path);
+  REQUIRE(results.cells.size() == 1);
+  CHECK(results.cells[0].source == "b/record.json");
+  const std::string page = folder.render(Format::terminal);
+  CHECK(has(page, "13.000"));
+  CHECK(has(page, "left out: a/record.json"));
+  CHECK(has(page, "left out: c/record.json"));
+  CHECK_FALSE(has(page, "CONFLICT"));
+  add("d", 14, "2026-01-01T00:00:00Z");  // neither is later
+  CHECK(has(folder.render(Format::terminal), "CONFLICT"));
+}
+
+TEST_CASE("a record that contradicts itself is named in the report", "[report]") {
+  const ResultsFolder folder;
+  add_usual(folder);
+  CHECK_FALSE(has(folder.render(Format::terminal), "NOT CONSISTENT"));
+  Json metrics = perplexity(2, 0.1, 0.9, 3.2);
+  metrics["nll"] = 2.5;
+  folder.add(make("kivi", "wiki", "perplexity", metrics));
+  CHECK(has(folder.render(Format::terminal),
+            "kivi, wiki: NOT CONSISTENT: metrics.ppl is 2, but exp(nll) is 12.18"));
+}
+
+TEST_CASE("two folders are compared by experiment and by every figure", "[report]") {
+  const ResultsFolder folder;
+  const auto add = [&](const std::string& side, const std::string& experiment, double ppl,
+                       double exposure, double seconds) {
+    Record record = make("kivi", "wiki", "perplexity", perplexity(ppl, 0.1, exposure, 3.2));
+    record.experiment = experiment;
+    record.metrics["seconds"] = seconds;
+    folder.write(side + "/" + experiment + "/record.json", json_text(to_json(record)));
+  };
+  const auto compare = [&] {
+    return report::diff_results(report::read_results(folder.path / "a"),
+                                report::read_results(folder.path / "b"));
+  };
+  for (const char* side : {"a", "b"}) {
+    add(side, "one", 12, 0.9, side[0]);
+    add(side, "two", 13, 0.9, side[0]);
+  }
+  CHECK_FALSE(compare().any);
+  CHECK(has(compare().text, "2 cells are equal, 0 differ"));
+  add("b", "one", 1.5, 0.9, 1);
+  CHECK(has(compare().text, "one: tiny kivi wiki"));
+  CHECK(has(compare().text, "1 cells are equal, 1 differ"));
+  add("b", "one", 12, 0.8, 1);  // no headline figure
+  CHECK(has(compare().text, "exposure 0.9"));
+  CHECK(has(compare().text, "exposure 0.8"));
+  // The experiment was renamed and nothing else.
+  fs::remove_all(folder.path / "b");
+  add("b", "one", 12, 0.9, 1);
+  add("b", "three", 13, 0.9, 1);
+  CHECK_FALSE(compare().any);
+}
+
+TEST_CASE("a folder of several experiments is checked against one of them", "[report]") {
+  const ResultsFolder folder;
+  const auto add = [&](const std::string& experiment, const std::string& label, int bits) {
+    Record record = make(label, "wiki", "perplexity", perplexity(12, 0.1, 0.9, 3.2));
+    record.experiment = experiment;
+    record.method.parts.push_back({"kivi.so", "00", "kivi", "1", {{"bits", bits}}});
+    folder.write(experiment + label + "/record.json", json_text(to_json(record)));
+  };
+  add("one", "kivi", 2);
+  add("two", "kivi", 4);
+  const auto check = [&](const std::string& label, const std::string& evaluation, int bits) {
+    folder.write("one.toml",
+                 "name = \"one\"\nmodels = [\"models/tiny\"]\n[[methods]]\nlabel = \"" + label +
+                     "\"\nmethod = \"kivi\"\noptions = { bits = " + std::to_string(bits) +
+                     " }\n[[evaluations]]\nkind = \"perplexity\"\nwindow = 2048\nname = \"" +
+                     evaluation + "\"\n");
+    return report::check_text(
+        report::check_cells(folder.path, (folder.path / "one.toml").string()));
+  };
+  CHECK(has(check("kivi", "wiki", 2), "1 ok, 1 not asked for"));
+  CHECK(has(check("kivi", "wiki", 4), "option bits is 2 in the result, 4 in the experiment"));
+  // Names that were changed in the experiment after it ran.
+  CHECK(has(check("other", "wiki", 2),
+            "missing        tiny other wiki: there is a result of these "
+            "settings as tiny kivi wiki"));
+  CHECK(has(check("kivi", "text", 2),
+            "missing        tiny kivi text: there is a result of these "
+            "settings as tiny kivi wiki"));
+  CHECK(has(check("other", "wiki", 8), "missing        tiny other wiki\n"));
 }
 
 TEST_CASE("a cell that failed and was finished later counts as finished", "[report]") {
