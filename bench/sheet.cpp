@@ -4,7 +4,7 @@
 
 #include <cstdio>
 
-#include "ptq/core/atomic_file.hpp"
+#include "ptq/core/output_file.hpp"
 
 namespace ptq::bench {
 namespace {
