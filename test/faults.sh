@@ -17,7 +17,6 @@ command -v cc >/dev/null || { echo "no C compiler"; exit 77; }
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 unset PTQ_PLUGINS
-timeout=$(command -v timeout)
 mkdir "$work/path" && ln -s "$(command -v sh)" "$work/path/sh" # without gnuplot, which takes a second
 size=${PTQ_FAULTS:-some}
 failures=0 tried=0 failed_runs=0 only=
@@ -34,8 +33,8 @@ faulty() {
   shift 3
   head -c 8 /dev/zero >"$work/counter"
   code=0
-  LD_PRELOAD=$work/fault.so FAULT_COUNTER=$work/counter FAULT_KIND=$kind FAULT_AT=$at \
-    FAULT_ERRNO=$number FAULT_ONLY=$only PATH=$work/path "$timeout" 120 "$@" >"$work/out" \
+  timeout 120 env LD_PRELOAD="$work/fault.so" FAULT_COUNTER="$work/counter" FAULT_KIND="$kind" \
+    FAULT_AT="$at" FAULT_ERRNO="$number" FAULT_ONLY="$only" PATH="$work/path" "$@" >"$work/out" \
     2>"$work/err" </dev/null || code=$?
 }
 count() { od -An -td8 "$work/counter" | tr -d ' '; }

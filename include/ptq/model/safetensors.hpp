@@ -617,9 +617,13 @@ class AtomicFile {
   }
 
   void publish() {
-    if (::fsync(fd_) != 0) fail("cannot flush");
-    if (::close(std::exchange(fd_, -1)) != 0) fail("cannot close");
-    if (::rename(temporary_.c_str(), path_.c_str()) != 0) fail("cannot rename");
+    if (uninterrupted([&] { return ::fsync(fd_); }) != 0 && !sync_is_unsupported(errno)) {
+      fail("cannot flush");
+    }
+    if (::close(std::exchange(fd_, -1)) != 0 && errno != EINTR) fail("cannot close");
+    if (uninterrupted([&] { return ::rename(temporary_.c_str(), path_.c_str()); }) != 0) {
+      fail("cannot rename");
+    }
     published_ = true;
     // Makes the new name itself durable.
     sync_path(path_.has_parent_path() ? path_.parent_path() : std::filesystem::path("."));
