@@ -612,7 +612,7 @@ TEST_CASE("kv methods: StreamingLLM sees its sinks and its window, and nothing e
 TEST_CASE("kv methods: the study's methods encode the whole history at every step") {
   const ModelConfig c = shape(1, 1, 8);
   Method m("kivi_seed", {{"residual_length", 4}}, c);
-  Rotary rotary({1.0f, 0.5f, 0.25f, 0.125f}, false);
+  Rotary rotary(Rope{{1.0f, 0.5f, 0.25f, 0.125f}, 1.0f}, false);
   KvRows rows(1, 8, KvSide::keys, 0, m.kv, DType::f32, &rotary);
   const std::vector<float> x = noise(40 * 8, 3);
   std::vector<float> history;  // what the study's code would hold
