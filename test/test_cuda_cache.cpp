@@ -142,7 +142,7 @@ struct Angles {
 void check_reading(const std::string& name, const Fill& fill, int64_t dim, bool hadamard,
                    bool pre_rope) {
   constexpr int64_t first = 5, half = 24, n = 40;
-  Rotary rotary(frequencies(dim), false);
+  Rotary rotary(Rope{frequencies(dim), 1.0f}, false);
   rotary.extend(first + n);
   const Angles angles(dim, first + n);
   cuda::CacheHome home{arena(), queue(), {}, nullptr};
@@ -342,7 +342,7 @@ void check_cache(const std::string& name, TestMethod& method, int64_t dim,
   const int64_t width = kHeads * dim;
   int64_t total = 0;
   for (const int64_t n : pieces) total += n;
-  Rotary rotary(frequencies(dim), false);
+  Rotary rotary(Rope{frequencies(dim), 1.0f}, false);
   const Angles angles(dim, total);
   const OnDevice<int32_t> flags(std::vector<int32_t>(2));
   cuda::CacheHome home{arena(), queue(), {}, flags.data()};
