@@ -28,8 +28,10 @@ struct Folder {
 };
 
 const std::string kWindows =
-    "{\"window\": 0, \"targets\": 100, \"nll\": 1.5, \"nll_reference\": 1.25}\n"
-    "{\"window\": 1, \"targets\": 50, \"nll\": 2.25, \"nll_reference\": 1.75}\n";
+    "{\"window\": 0, \"targets\": 100, \"nll\": 1.5, \"nll_reference\": 1.25, \"kl_mean\": 0.1, "
+    "\"kl_max\": 0.5}\n"
+    "{\"window\": 1, \"targets\": 50, \"nll\": 2.25, \"nll_reference\": 1.75, \"kl_mean\": 0.4, "
+    "\"kl_max\": 0.45}\n";
 
 Json cache() {
   return {{"sequences", 2},
@@ -60,7 +62,7 @@ Record perplexity() {
                {"nll_reference", 1.5},
                {"ppl_reference", std::exp(1.5)},
                {"delta_nll", 0.375},
-               {"kl_mean", 0.1},
+               {"kl_mean", 0.2},
                {"kl_median", 0.05},
                {"kl_p99", 0.4},
                {"kl_max", 0.5},
@@ -182,6 +184,14 @@ TEST_CASE("figures are held against the samples", "[consistency]") {
   edited.metrics["delta_nll"] = 0.275;
   CHECK(all(figure_violations(edited)) == "");
   says(edited, "metrics.nll is 1.775, but that of the samples is 1.875");
+
+  edited = p;
+  edited.metrics["kl_mean"] = 0.16;
+  says(edited, "metrics.kl_mean is 0.16, but the mean of the samples is 0.2");
+  edited = p;
+  edited.metrics["cache"]["sequences"] = 3;
+  says(edited, "metrics.cache.sequences is 3, but there are 2 samples");
+  edited.metrics["nll"] = 1.775;
 
   // A record of a version that kept no hash: the samples may be gone, but not differ.
   Record old = edited;

@@ -243,6 +243,22 @@ class Figures {
   std::string path_;
 };
 
+// Figures of a record that are means of those of its samples.
+struct SampleMean {
+  const char* key;
+  bool by_tokens;  // with the samples' tokens as weights
+};
+inline constexpr std::array<SampleMean, 10> kSampleMeans = {{{"kl_mean", true},
+                                                             {"top1_agreement", true},
+                                                             {"partial", false},
+                                                             {"partial_reference", false},
+                                                             {"answer_nll", false},
+                                                             {"answer_nll_reference", false},
+                                                             {"margin", false},
+                                                             {"margin_reference", false},
+                                                             {"lead", false},
+                                                             {"lead_reference", false}}};
+
 // Sums over the lines of samples.jsonl.
 struct SampleSums {
   int64_t lines = 0, damaged = 0, first_damaged = 0;
@@ -251,6 +267,10 @@ struct SampleSums {
   double loss = 0, reference = 0;          // of the lines' means
   double tokens = 0, weighted_loss = 0;    // with their tokens as weights
   double weighted_reference = 0, ppl = 0;  // ppl: of the lines' perplexities
+  double kl_max = 0;
+  // Of kSampleMeans: the sum, and the lines (or tokens) that it is of.
+  std::array<double, kSampleMeans.size()> sum{}, weight{};
+  std::array<int64_t, kSampleMeans.size()> count{};
 };
 
 inline SampleSums sum_samples(std::string_view text) {
@@ -286,6 +306,17 @@ inline SampleSums sum_samples(std::string_view text) {
       ++sums.references;
       sums.reference += reference;
       sums.weighted_reference += tokens * reference;
+    }
+    double figure = 0;
+    for (size_t i = 0; i < kSampleMeans.size(); ++i) {
+      if (object[kSampleMeans[i].key].get(figure) != simdjson::SUCCESS) continue;
+      const double weight = kSampleMeans[i].by_tokens ? tokens : 1;
+      sums.sum[i] += weight * figure;
+      sums.weight[i] += weight;
+      ++sums.count[i];
+    }
+    if (object["kl_max"].get(figure) == simdjson::SUCCESS) {
+      sums.kl_max = std::max(sums.kl_max, figure);
     }
     if (object["correct"].get(value) == simdjson::SUCCESS) {
       ++sums.answers;
@@ -338,6 +369,26 @@ inline void compare_with_samples(const Record& record, const SampleSums& s,
     if (s.references == s.lines) {
       equal("nll_reference", windows ? s.reference / n : s.weighted_reference / s.tokens,
             "that of the samples");
+    }
+  }
+  for (size_t i = 0; i < kSampleMeans.size(); ++i) {
+    // A margin is not there where the context holds no other value: then it is a mean of the rest.
+    const bool all =
+        s.count[i] == s.lines || std::string_view(kSampleMeans[i].key).starts_with("margin");
+    if (all && s.weight[i] > 0) {
+      equal(kSampleMeans[i].key, s.sum[i] / s.weight[i], "the mean of the samples");
+    }
+    if (i == 0 && all && s.lines > 0) equal("kl_max", s.kl_max, "the largest of the samples");
+  }
+  if (m.contains("cache") && m["cache"].contains("sequences")) {
+    const double sequences = number_at(m["cache"], "sequences").value_or(0);
+    if (!agree(sequences, double(s.lines))) {
+      out.push_back({"metrics.cache.sequences", "is " + shown_number(sequences) +
+                                                    ", but there are " + std::to_string(s.lines) +
+                                                    " samples"});
+    }
+    for (const char* key : {"bytes_per_token", "effective_bits"}) {
+      if (const auto right = number_at(m["cache"], key)) equal(key, *right, "that of the cache");
     }
   }
   if (s.answers == s.lines && s.lines > 0) {
