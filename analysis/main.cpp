@@ -9,6 +9,8 @@
 
 #include "commands.hpp"
 #include "ptq/core/error.hpp"
+#include "ptq/core/one_line.hpp"
+#include "ptq/core/output_file.hpp"
 
 namespace {
 
@@ -77,18 +79,16 @@ int main(int argc, char** argv) {
   }
   try {
     const int code = run(words);
-    if (std::fflush(stdout) != 0 || std::ferror(stdout)) {
-      throw ptq::environment_error("standard output cannot be written");
-    }
+    ptq::end_standard_output();
     return code;
   } catch (const ptq::Error& error) {
-    std::fprintf(stderr, "error: %s\n", error.what());
+    std::fprintf(stderr, "error: %s\n", ptq::one_line_each(error.what()).c_str());
     return static_cast<int>(error.code());
   } catch (const std::filesystem::filesystem_error& error) {
     std::fprintf(stderr, "error: %s\n", error.what());
     return static_cast<int>(ptq::ExitCode::environment);
   } catch (const std::exception& error) {
-    std::fprintf(stderr, "error: %s\n", error.what());
+    std::fprintf(stderr, "error: %s\n", ptq::one_line_each(error.what()).c_str());
     return static_cast<int>(ptq::ExitCode::internal);
   }
 }

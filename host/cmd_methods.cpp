@@ -61,8 +61,8 @@ Json method_json(const MethodInfo& method) {
 }
 
 void print_method(const MethodInfo& method) {
-  fmt::print("{} {}: {}\n", method.name, method.version, method.summary);
-  if (!method.paper.empty()) fmt::print("paper: {}\n", method.paper);
+  fmt::print("{} {}: {}\n", method.name, one_line(method.version), one_line(method.summary));
+  if (!method.paper.empty()) fmt::print("paper: {}\n", one_line(method.paper));
   fmt::print("can: {}   plugin: {}\n", capabilities(method), method.plugin_file);
   if (method.options.empty()) {
     fmt::print("It has no options.\n");
@@ -71,7 +71,8 @@ void print_method(const MethodInfo& method) {
   fmt::print("\n  {:20} {:8} {:14} {:20} {}\n", "option", "type", "default", "values", "");
   for (const OptionSpec& option : method.options) {
     fmt::print("  {:20} {:8} {:14} {:20} {}\n", option.name, option_type_name(option.type),
-               option.default_value.dump(), option_range_text(option), option.help);
+               one_line(option.default_value.dump()), one_line(option_range_text(option)),
+               one_line(option.help));
   }
   fmt::print("\nIn an experiment:\n\n  [[methods]]\n  method = \"{}\"\n", method.name);
   fmt::print("  options = {{ {} = {} }}\n", method.options.front().name,
@@ -82,12 +83,12 @@ void print_table(const std::vector<MethodInfo>& methods) {
   size_t name = 4, version = 7;
   for (const MethodInfo& method : methods) {
     name = std::max(name, method.name.size());
-    version = std::max(version, method.version.size());
+    version = std::max(version, one_line(method.version).size());
   }
   fmt::print("{:{}}  {:{}}  {:10}  {}\n", "name", name, "version", version, "can", "summary");
   for (const MethodInfo& method : methods) {
-    fmt::print("{:{}}  {:{}}  {:10}  {}\n", method.name, name, method.version, version,
-               capabilities(method), method.summary);
+    fmt::print("{:{}}  {:{}}  {:10}  {}\n", method.name, name, one_line(method.version), version,
+               capabilities(method), one_line(method.summary));
   }
 }
 

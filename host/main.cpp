@@ -12,6 +12,8 @@
 
 #include "commands.hpp"
 #include "ptq/core/error.hpp"
+#include "ptq/core/one_line.hpp"
+#include "ptq/core/output_file.hpp"
 #include "ptq/core/suggest.hpp"
 #include "ptq/engine/cpu/blas_memory.hpp"
 #include "ptq/plugin.h"
@@ -108,12 +110,10 @@ int main(int argc, char** argv) {
   ::signal(SIGCHLD, SIG_DFL);  // who started us may ignore it; the ends of children must be told
   try {
     const int code = dispatch({argv + 1, argv + argc});
-    if (std::fflush(stdout) != 0 || std::ferror(stdout)) {
-      throw environment_error("the standard output cannot be written");
-    }
+    end_standard_output();
     return code;
   } catch (const Error& error) {
-    std::fprintf(stderr, "error: %s\n", error.what());
+    std::fprintf(stderr, "error: %s\n", one_line_each(error.what()).c_str());
     return int(error.code());
   } catch (const std::bad_alloc&) {
     std::fputs("error: out of memory\n", stderr);
@@ -125,7 +125,7 @@ int main(int argc, char** argv) {
     std::fprintf(stderr,
                  "error: %s\n  hint: this is a bug of ptq; please report it with the output of "
                  "`ptq-host doctor`\n",
-                 error.what());
+                 one_line_each(error.what()).c_str());
     return int(ExitCode::internal);
   }
 }

@@ -1,6 +1,9 @@
-// A file that a user names for output.
+// What a user is given: a file of his choice, and the standard output.
 #pragma once
 
+#include <poll.h>
+
+#include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <string>
@@ -23,6 +26,15 @@ inline void write_output_file(const std::filesystem::path& path, std::string_vie
   std::ofstream file(path, std::ios::binary);
   file << text << std::flush;
   if (!file) throw environment_error("the file cannot be written", path.string());
+}
+
+// At the end of a program: has all that was printed been written? A reader that closed its pipe has
+// seen enough.
+inline void end_standard_output() {
+  if (std::fflush(stdout) == 0 && !std::ferror(stdout)) return;
+  pollfd out{1, POLLOUT, 0};
+  const bool reader_is_gone = ::poll(&out, 1, 0) > 0 && (out.revents & POLLERR) != 0;
+  if (!reader_is_gone) throw environment_error("the standard output cannot be written");
 }
 
 }  // namespace ptq

@@ -13,6 +13,8 @@
 #include <string>
 #include <vector>
 
+#include "ptq/core/one_line.hpp"
+
 namespace ptq {
 
 // "3 s", "1 min 20 s", "2 h 5 min".
@@ -77,7 +79,7 @@ class ProgressLine {
     winsize size{};
     size_t columns = 80;
     if (::ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) columns = size.ws_col;
-    std::fprintf(stderr, "\r\x1b[K%s", text.substr(0, columns - 1).c_str());
+    std::fprintf(stderr, "\r\x1b[K%s", one_line(text).substr(0, columns - 1).c_str());
     std::fflush(stderr);
     shown_ = true;
   }
@@ -86,7 +88,7 @@ class ProgressLine {
   void say(const std::string& text, bool important = false) {
     if (quiet_ && !important) return;
     clear();
-    std::fprintf(stderr, "%s\n", text.c_str());
+    std::fprintf(stderr, "%s\n", one_line_each(text).c_str());
     std::fflush(stderr);
   }
 
