@@ -154,7 +154,7 @@ class EncodedRows final : public RowSource, public RowSink {
   }
 
   int64_t rows() const { return rows_; }
-  bool is_dense() const { return std::holds_alternative<Dense>(store_); }
+  bool is_dense() const { return std::holds_alternative<Dense>(store_) && !outliers_; }
   uint64_t bytes() const {
     return sum([](const auto& s) { return s.bytes(); }) + (outliers_ ? outliers_->bytes() : 0);
   }

@@ -104,7 +104,7 @@ struct CacheBytes {
   uint64_t reserved = 0;          // allocated beyond the three above (growth room)
   int64_t tokens = 0;             // rows per layer and side
   int64_t scalars = 0;            // numbers cached: tokens * layers * 2 * kv_heads * head_dim
-  bool encoded_is_dense = false;  // the "encoding" stores 16-bit numbers (FP16)
+  bool encoded_is_dense = false;  // every encoded row is the 16-bit row itself (FP16)
 
   uint64_t total() const { return encoded + window + sink; }
   double bytes_per_token() const { return tokens ? double(total()) / double(tokens) : 0.0; }

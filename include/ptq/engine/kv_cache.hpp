@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "ptq/core/dtype.hpp"
 #include "ptq/core/error.hpp"
 #include "ptq/encoding/dense.hpp"
 #include "ptq/encoding/hadamard.hpp"
@@ -95,6 +96,7 @@ class KvRows final : public RowSource {
     if (!encoded_.filled())
       throw Error(ExitCode::cells_failed, "the method returned without an encoding", where_,
                   "call one function that fills it for every block");
+    verbatim_ = verbatim_ && encoded_.is_dense() && holds(first, n, x);
   }
 
   // Frees the dense rows that have an encoding, or are evicted.
@@ -119,16 +121,28 @@ class KvRows final : public RowSource {
   }
 
   void add_bytes(CacheBytes& sum) const {
+    if (encoded_.bytes() > 0)
+      sum.encoded_is_dense = verbatim_ && (sum.encoded_is_dense || sum.encoded == 0);
     sum.encoded += encoded_.bytes();
     sum.window += tail_.bytes();
     sum.sink += sinks_.bytes();
     sum.reserved += encoded_.allocated() + tail_.allocated() + sinks_.allocated() -
                     encoded_.bytes() - tail_.bytes() - sinks_.bytes();
     sum.scalars += length_ * heads_ * dim_;
-    if (encoded_.is_dense()) sum.encoded_is_dense = true;
   }
 
  private:
+  // Are the rows from `first` on those of x [kv_heads, n, head_dim], at most rounded to float16?
+  bool holds(int64_t first, int64_t n, const std::vector<float>& x) const {
+    std::vector<float> row(static_cast<size_t>(dim_));
+    for (int64_t i = 0; i < heads_ * n; ++i) {
+      encoded_.decode(i / n, first + i % n, first + i % n + 1, row.data(), dim_);
+      const float* from = x.data() + i * dim_;
+      for (size_t c = 0; c < row.size(); ++c)
+        if (row[c] != from[c] && row[c] != f16_to_float(float_to_f16(from[c]))) return false;
+    }
+    return true;
+  }
   EncodedRows empty(int64_t block) const {
     return EncodedRows(heads_, dim_, block, policy_.sink, where_, rotary_, policy_.hadamard);
   }
@@ -152,6 +166,7 @@ class KvRows final : public RowSource {
   DenseRows tail_;       // positions [tail_begin_, length)
   EncodedRows encoded_;  // positions [sink, sink + encoded_.rows())
   int64_t tail_begin_ = 0, length_ = 0;
+  bool verbatim_ = true;  // what is encoded is the dense rows themselves
 };
 
 // Keys and values of one layer.

@@ -16,6 +16,7 @@
 
 #include "ptq/core/error.hpp"
 #include "ptq/core/mapped_file.hpp"
+#include "ptq/core/one_line.hpp"
 
 namespace ptq {
 
@@ -66,6 +67,23 @@ inline Json parse_json(std::string_view text, const std::string& where) {
   }
 }
 
+// Is a result one of full precision, told from what the host stored: plain weights, and a cache of
+// 16-bit rows as the model made them? What a plugin says of itself does not count.
+inline bool is_full_precision(const Json& metrics) {
+  const auto number = [&](const char* part, const char* key, double otherwise) {
+    const auto object = metrics.find(part);
+    if (object == metrics.end() || !object->is_object()) return otherwise;
+    const auto value = object->find(key);
+    return value != object->end() && value->is_number() ? value->get<double>() : otherwise;
+  };
+  if (number("weights", "encoded_scalars", 0) > 0 || number("weights", "encoded_bits", 0) > 0)
+    return false;
+  if (number("cache", "effective_bits", 16) < 16) return false;
+  if (number("cache", "bytes_encoded", 0) == 0) return true;
+  const Json dense = metrics["cache"].value("encoded_is_dense", Json(false));
+  return dense.is_boolean() && dense.get<bool>();
+}
+
 struct Record {
   static constexpr int64_t kSchemaVersion = 1;
 
@@ -80,7 +98,9 @@ struct Record {
   };
   struct Method {
     std::string label;
-    bool lossless = false;  // the full-precision baseline and exact encodings
+    // Full precision: while a cell is planned what its plugins say, in a result what the host saw
+    // (is_full_precision).
+    bool lossless = false;
     std::vector<Part> parts;
   };
   struct Evaluation {
@@ -340,13 +360,9 @@ namespace record_detail {
 // Text inside a Markdown table cell or line: no cell breaks, no line breaks, no markup.
 inline std::string markdown(std::string_view text) {
   std::string out;
-  for (const char c : text) {
-    if (c == '\n' || c == '\r') {
-      out += ' ';
-    } else {
-      if (std::string_view("|`*_<>[]\\").find(c) != std::string_view::npos) out += '\\';
-      out += c;
-    }
+  for (const char c : one_line(text)) {
+    if (std::string_view("|`*_<>[]\\").find(c) != std::string_view::npos) out += '\\';
+    out += c;
   }
   return out;
 }
@@ -426,7 +442,7 @@ inline std::string result_markdown(const Record& record) {
     if (!record.error->log_tail.empty()) {
       // Indented, so that the log cannot end the block.
       page += "\nLast lines of the log:\n\n    ";
-      for (const char c : record.error->log_tail)
+      for (const char c : one_line_each(record.error->log_tail))
         page += c == '\n' ? std::string("\n    ") : std::string(1, c);
       page += "\n";
     }

@@ -232,6 +232,32 @@ inline Json weights_json(const WeightBytes& bytes) {
   return json;
 }
 
+// Hands the layers on to the method and notes what it did with them.
+class WeightsWitness : public WeightMethod {
+ public:
+  explicit WeightsWitness(WeightMethod& method) : method_(method) {}
+  void encode(int layer, const std::string& name, const std::string& kind, const float* w,
+              int64_t rows, int64_t columns, RowSink& out) override {
+    method_.encode(layer, name, kind, w, rows, columns, out);
+    if (out.filled()) {
+      ++encoded_;
+    } else {
+      plain_.push_back(name);
+    }
+  }
+  // Nothing where no layer was encoded.
+  void write(Json& weights) const {
+    if (encoded_ == 0) return;
+    weights["layers_encoded"] = encoded_;
+    weights["layers_plain"] = plain_;
+  }
+
+ private:
+  WeightMethod& method_;
+  int64_t encoded_ = 0;
+  std::vector<std::string> plain_;  // linear layers that stay as they are
+};
+
 struct Evaluate {
   eval::Subject& subject;
   const std::string& data_file;
@@ -314,31 +340,47 @@ inline void run_cell(const CellJob& job,
 
   const Stopwatch quantizing;
   const double encode_share = methods.weights != nullptr ? 0.2 : 0.0;
+  Json layers = Json::object();
   if (methods.weights != nullptr) {
-    engine->encode_weights(*methods.weights, [&](int done, int total) {
+    cell_detail::WeightsWitness witness(*methods.weights);
+    engine->encode_weights(witness, [&](int done, int total) {
       progress(calibrate_share + encode_share * done / std::max(total, 1), "encoding weights");
     });
+    witness.write(layers);
   }
   const double quantize_seconds = quantizing.seconds();
 
   const Stopwatch evaluating;
   const double begin = calibrate_share + encode_share;
   progress(begin, "evaluating");
-  Engine* reference = second ? second.get() : engine.get();
-  eval::Subject subject{*engine, methods.kv, record.method.lossless ? nullptr : reference,
-                        tokenizer};
   const eval::Progress eval_progress = [&](double fraction, const std::string& note) {
     progress(begin + (1 - begin) * fraction, note);
   };
   const EvaluationSettings settings =
       settings_from_json(record.evaluation.kind, record.evaluation.settings);
-  const eval::Outcome outcome =
-      std::visit(cell_detail::Evaluate{subject, job.data_file, eval_progress}, settings);
+  const auto evaluate = [&](Engine* reference) {
+    eval::Subject subject{*engine, methods.kv, reference, tokenizer};
+    eval::Outcome outcome =
+        std::visit(cell_detail::Evaluate{subject, job.data_file, eval_progress}, settings);
+    outcome.metrics["weights"] = cell_detail::weights_json(engine->weight_bytes());
+    outcome.metrics["weights"].update(layers);
+    return outcome;
+  };
+  // What calls itself full precision needs no reference, unless it turns out to be none.
+  const bool says_lossless = record.method.lossless;
+  eval::Outcome outcome = evaluate(says_lossless ? nullptr : second ? second.get() : engine.get());
+  if (says_lossless && !is_full_precision(outcome.metrics)) {
+    record.method.lossless = false;
+    record.warnings.push_back(
+        "not full precision: the method calls itself lossless, but what is stored of its weights "
+        "or cache is not what the model made");
+    if (methods.weights != nullptr) second = open();
+    outcome = evaluate(second ? second.get() : engine.get());
+  }
   const double eval_seconds = evaluating.seconds();
 
   record.metrics = outcome.metrics;
   if (calibrates) record.metrics["calibration"] = calibration;
-  record.metrics["weights"] = cell_detail::weights_json(engine->weight_bytes());
   uint64_t scratch = 0, bookkeeping = 0;  // of the plugins
   for (const auto& instance : methods.instances) {
     scratch += instance->peak_scratch();

@@ -162,7 +162,7 @@ class EncodedRows final : public RowSink {
     return v;
   }
 
-  bool is_dense() const { return stored_ == Stored::dense; }
+  bool is_dense() const { return stored_ == Stored::dense && !outliers_; }
   uint64_t bytes() const { return row_data_bytes() + (outliers_ ? outliers_->bytes() : 0); }
   uint64_t allocated() const {
     return uint64_t(codes_.size() + 2 * scales_.size() + zeros_.size()) +

@@ -148,13 +148,14 @@ class KvRows {
   }
 
   void add_bytes(CacheBytes& sum) const {
+    if (encoded_.bytes() > 0)
+      sum.encoded_is_dense = encoded_.is_dense() && (sum.encoded_is_dense || sum.encoded == 0);
     sum.encoded += encoded_.bytes();
     sum.window += tail_.bytes();
     sum.sink += sinks_.bytes();
     sum.reserved += encoded_.allocated() + tail_.allocated() + sinks_.allocated() -
                     encoded_.bytes() - tail_.bytes() - sinks_.bytes();
     sum.scalars += length_ * heads_ * dim_;
-    if (encoded_.is_dense()) sum.encoded_is_dense = true;
   }
   int64_t length() const { return length_; }
 
