@@ -13,16 +13,15 @@
 #include "diff.hpp"
 #include "full_report.hpp"
 #include "pruning.hpp"
+#include "ptq/core/one_line.hpp"
 #include "ptq/core/output_file.hpp"
 #include "study_board.hpp"
 
 namespace ptq::report {
 
 void print_text(std::string_view text) {
-  const size_t written = std::fwrite(text.data(), 1, text.size(), stdout);
-  if (std::fflush(stdout) != 0 || written != text.size()) {
-    throw environment_error("standard output cannot be written");
-  }
+  std::fwrite(text.data(), 1, text.size(), stdout);
+  end_standard_output();
 }
 
 Language language_of(const std::string& word) {
@@ -175,7 +174,7 @@ int tables_command(const Words& words) {
     }
     return 0;
   }
-  if (out.empty()) print_text(render(results, Format::terminal, screen()));
+  const std::string tables = out.empty() ? render(results, Format::terminal, screen()) : "";
   const FullReport report = full_report(folder, std::move(results));
   if (!report.plot_problem.empty()) std::fprintf(stderr, "%s\n", report.plot_problem.c_str());
   for (const BoardStatistics& statistics : report.statistics) {
@@ -187,11 +186,13 @@ int tables_command(const Words& words) {
     write_output_file(out, html_page(report));
     return 0;
   }
+  // The files first: a reader of the tables may go away in the middle of them.
   std::vector<std::string> files, problems;
   try {
     files = write_report(report, folder, problems);
   } catch (const Error& error) {
-    // The tables above are what was asked for in the first place.
+    // The tables are what was asked for in the first place.
+    print_text(tables);
     std::fprintf(stderr, "warning: no report file written: %s\n", error.message().c_str());
     return 0;
   }
@@ -200,6 +201,7 @@ int tables_command(const Words& words) {
   }
   constexpr size_t kPages = 4;
   const bool whole = files.size() == kPages;
+  print_text(tables);
   if (files.empty()) return int(ExitCode::environment);
   print_text(fmt::format("\n{}{} (also {})\n", (std::filesystem::path(folder) / "").string(),
                          files[0], fmt::join(files.begin() + 1, files.end(), ", ")));
@@ -212,7 +214,7 @@ int run_command(const Words& words) {
   const Language lang = language(arguments);
   std::string page = run_page(run, lang);
   if (!arguments.has("--compat")) page += run_details(run, lang);
-  print_text(page);
+  print_text(one_line_each(page));
   return 0;
 }
 

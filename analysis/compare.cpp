@@ -154,20 +154,23 @@ BoardStatistics statistics_of(const Board& board) {
     const Cell* baseline = board.baseline() ? board.baseline()->cell(evaluation.name) : nullptr;
     const auto base = std::find(cells.begin(), cells.end(), baseline);
     for (size_t i = 0; i < cells.size(); ++i) {
-      if (cells[i] == baseline || cells[i]->lossless) continue;
+      // In lock step with a method ran full precision, which is not what a lossy baseline is.
+      const bool against_full =
+          !board.baseline() ? board.baseline_name.empty() : board.baseline()->lossless;
+      if (cells[i] == baseline || (cells[i]->lossless && against_full)) continue;
       const bool answers = counts_answers(*cells[i]);
       Comparison comparison;
       if (base != cells.end()) {
         comparison = compare(samples[i], samples[size_t(base - cells.begin())], answers);
       }
-      if (comparison.n == 0) comparison = compare_in_lock_step(samples[i], answers);
+      if (comparison.n == 0 && against_full) comparison = compare_in_lock_step(samples[i], answers);
       comparison.problem = samples[i].problem;
       if (comparison.n == 0 && comparison.problem.empty()) continue;
       Comparison& kept = statistics.comparisons[cells[i]] = comparison;
       if (kept.n > 0) tested.push_back(&kept);
     }
-    // A row shares the rank of its better neighbour unless the interval of their difference
-    // excludes 0.
+    // A row shares the rank of the best of a group unless the interval of their difference excludes
+    // 0. Neighbours are not chained: small steps would lead from the best to the worst.
     const std::vector<int> ranks = shared_ranks(cells.size(), [&](size_t better, size_t worse) {
       if (*headline(cells[better]) == *headline(cells[worse])) return true;
       const Comparison c = compare(samples[worse], samples[better], counts_answers(*cells[worse]));

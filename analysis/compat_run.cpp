@@ -7,8 +7,8 @@ namespace ptq::report {
 namespace {
 
 struct Words {
-  const char *title, *warning, *run, *time, *script, *command, *data, *calibration, *samples,
-      *length, *ppl_data, *tasks, *parameters, *method, *track, *ppl, *ppl_head, *results,
+  const char *title, *warning, *run, *time, *script, *command, *again, *data, *calibration,
+      *samples, *length, *ppl_data, *tasks, *parameters, *method, *track, *ppl, *ppl_head, *results,
       *results_head, *average, *system, *vram, *seconds, *unit, *environment, *when, *host, *dirty,
       *packages;
 };
@@ -19,6 +19,7 @@ constexpr Words kChinese = {"实验结果",
                             "运行时间",
                             "脚本",
                             "完整 CLI 参数",
+                            "重新计算",
                             "数据集",
                             "校准数据集",
                             "校准样本数",
@@ -48,6 +49,7 @@ constexpr Words kEnglish = {"Result",
                             "Time of the run",
                             "Script",
                             "Full command line",
+                            "Compute it again",
                             "Data sets",
                             "Calibration data set",
                             "Calibration samples",
@@ -144,10 +146,20 @@ class Page {
     heading(w_.run);
     item(w_.time, or_na(meta, "timestamp"));
     item(w_.script, "`" + or_na(meta, "script") + "`");
-    line("- **" + std::string(w_.command) + "**:");
-    line("  ```");
-    line("  " + or_na(meta, "cli_args"));
-    line("  ```");
+    // A record does not hold the command that was typed; it holds all that makes one.
+    if (const Json& again = member(meta, "compute_again"); again.is_string()) {
+      line();
+      line(std::string(w_.again) + ":");
+      line();
+      line("```sh");
+      out_ += again.get<std::string>();
+      line("```");
+    } else {
+      line("- **" + std::string(w_.command) + "**:");
+      line("  ```");
+      line("  " + or_na(meta, "cli_args"));
+      line("  ```");
+    }
     line();
   }
 

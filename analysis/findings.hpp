@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <optional>
 #include <set>
 #include <string>
@@ -54,6 +55,75 @@ inline std::optional<double> samples_of(const Cell& cell) {
   return {};
 }
 
+// Whether full precision answers fewer than 90 % over those entries of a list of the metrics
+// (`cells`, `tasks`) that `wanted` says yes to: such figures say nothing about a method. Entries
+// without `baseline_fails` are no answer rows.
+template <class Wanted>
+bool baseline_fails(const Cell& cell, const char* list, Wanted wanted) {
+  const auto found = cell.metrics.find(list);
+  if (found == cell.metrics.end() || !found->is_array()) return false;
+  double right = 0, all = 0;
+  for (const Json& entry : *found) {
+    if (!entry.is_object() || !entry.contains("baseline_fails") || !wanted(entry)) continue;
+    const auto number = [&](const char* key) {
+      const Json value = entry.value(key, Json());
+      return value.is_number() ? std::optional(value.get<double>()) : std::nullopt;
+    };
+    const auto total = number("total"), own = number("accuracy"),
+               share = entry.contains("accuracy_reference") ? number("accuracy_reference") : own;
+    if (!total || !share) continue;
+    right += *share * *total;
+    all += *total;
+  }
+  return all > 0 && right < 0.9 * all;
+}
+
+// The same of a whole cell.
+inline bool baseline_fails(const Cell& cell) {
+  const Json fails = cell.metrics.value("baseline_fails", Json());
+  return cell.ok() && fails.is_boolean() && fails.get<bool>();
+}
+
+// Marks a figure that full precision itself fails at; pages write it in grey.
+constexpr const char* kFailsMark = " °";
+
+// The share of what attention read that was encoded; nothing where it does not apply: without a
+// cache part no row is encoded, which is no shortcoming.
+inline std::optional<double> exposure_of(const Cell& cell) {
+  const auto exposure = cell.number({"exposure"});
+  if (!exposure || *exposure > 0) return exposure;
+  const bool cache = cell.changes_cache() || warned(cell, "exposure 0");
+  return cache ? exposure : std::nullopt;
+}
+
+inline std::string exposure_text(const Cell& cell) {
+  const auto exposure = exposure_of(cell);
+  return exposure ? fmt::format("{:.2f}", *exposure) : "-";
+}
+
+// "self_attn.k_proj of 4 layers, lm_head": what a weight method left as it is.
+inline std::string plain_layers(const Json& names) {
+  std::vector<std::pair<std::string, size_t>> kinds;
+  for (const Json& name : names) {
+    if (!name.is_string()) continue;
+    std::string kind = one_line(name.get<std::string>());
+    if (const size_t layers = kind.find("layers."); layers != kind.npos)
+      kind = kind.substr(std::min(kind.size(), kind.find('.', layers + 7) + 1));
+    const auto known =
+        std::find_if(kinds.begin(), kinds.end(), [&](const auto& k) { return k.first == kind; });
+    if (known == kinds.end()) {
+      kinds.emplace_back(kind, 1);
+    } else {
+      ++known->second;
+    }
+  }
+  std::string out;
+  for (const auto& [kind, count] : kinds)
+    out += (out.empty() ? "" : ", ") + kind +
+           (count > 1 ? fmt::format(" of {} layers", count) : std::string());
+  return out.empty() ? "none" : out;
+}
+
 inline void note_cell(const Cell& cell, const Row* baseline, std::vector<std::string>& notes) {
   const std::string who = cell.method + ", " + cell.evaluation + ": ";
   if (!cell.ok()) {
@@ -71,14 +141,87 @@ inline void note_cell(const Cell& cell, const Row* baseline, std::vector<std::st
     note("exposure 0", ": no encoded row was read, so this number says nothing about the method");
   }
   const Cell* reference = baseline ? baseline->cell(cell.evaluation) : nullptr;
-  if (!cell.lossless && reference && identical(cell, *reference)) {
+  if (!cell.lossless && reference && reference->lossless && identical(cell, *reference)) {
     note("identical to", " " + reference->method + ": method not exercised");
   }
   const auto ratio = cell.number({"cache", "compression_ratio"}).value_or(1);
   if (ratio < 1.0 && !cell.lossless) {
     note("not smaller than FP16", fmt::format(": the cache takes {:.2f}x as much", 1 / ratio));
   }
+  if (const auto value = headline(&cell); value && std::isinf(*value)) {
+    notes.push_back(who +
+                    fmt::format("perplexity too large: the loss is {:.1f} nats per token, whose "
+                                "exponential is beyond 1e308",
+                                cell.number({"nll"}).value_or(0)));
+  }
+  const Json weights = cell.metrics.value("weights", Json());
+  if (weights.is_object() && weights.value("layers_plain", Json()).is_array()) {
+    notes.push_back(who + fmt::format("weights: {} linear layers are encoded; as they are stay "
+                                      "embeddings, norms and these linear layers: {}",
+                                      weights.value("layers_encoded", Json(0)).dump(),
+                                      plain_layers(weights["layers_plain"])));
+  }
   for (const std::string& warning : cell.warnings) notes.push_back(who + warning);
+}
+
+// With which code and on which machine the rows were computed, in one line each; empty where the
+// records do not say. More than one line: not everything is from one run.
+inline std::vector<std::string> provenance_of(const Board& board) {
+  std::vector<std::pair<std::string, std::vector<std::string>>> groups;
+  for (const Row& row : board.rows) {
+    for (const Evaluation& evaluation : board.evaluations) {
+      const Cell* cell = row.cell(evaluation.name);
+      if (!cell || cell->status == "failed") continue;
+      std::vector<std::string> parts;
+      const auto add = [&](const std::string& before, const std::string& text) {
+        if (!text.empty()) parts.push_back(before + one_line(text));
+      };
+      const auto fact = [&](const char* key) {
+        const Json value = cell->environment.value(key, Json());
+        return value.is_string() ? value.get<std::string>() : std::string();
+      };
+      add("ptq ", cell->code.version);
+      add("commit ", cell->code.git);
+      add("", fact("cpu"));
+      add("", fact("gpu"));
+      add("", fact("device"));
+      if (parts.empty()) continue;
+      const std::string text = fmt::format("{}", fmt::join(parts, ", "));
+      auto group = std::find_if(groups.begin(), groups.end(),
+                                [&](const auto& known) { return known.first == text; });
+      if (group == groups.end()) group = groups.insert(groups.end(), {text, {}});
+      auto& methods = group->second;
+      if (std::find(methods.begin(), methods.end(), row.method) == methods.end())
+        methods.push_back(row.method);
+    }
+  }
+  std::vector<std::string> lines;
+  for (const auto& [text, methods] : groups)
+    lines.push_back("computed with " + text +
+                    (groups.size() > 1 ? fmt::format(": {}", fmt::join(methods, ", ")) : ""));
+  return lines;
+}
+
+// What the experiment no longer asks for.
+inline void note_unasked(const Board& board, std::vector<std::string>& notes) {
+  for (const Cell* cell : board.outdated)
+    notes.push_back(cell->method + ", " + cell->evaluation +
+                    ": NOT COMPARABLE: computed with other settings, another version or on another "
+                    "device than the experiment asks for now");
+  for (const Row& row : board.rows)
+    if (!row.asked)
+      notes.push_back(row.method +
+                      ": not asked for: the experiment no longer has this method or "
+                      "model");
+  for (const Evaluation& evaluation : board.evaluations)
+    if (!evaluation.asked)
+      notes.push_back(evaluation.name +
+                      ": not asked for: the experiment no longer has this "
+                      "evaluation");
+  for (const Cell* cell : board.left_out)
+    notes.push_back(cell->method + ", " + cell->evaluation +
+                    ": left out: it failed once and the experiment no longer asks for it (" +
+                    cell->source + ")");
 }
 
 // The same sentence about several cells is read once: "kivi, ppl (and 3 more cells): ...".
@@ -119,7 +262,28 @@ inline std::vector<std::string> all_notes_of(const Board& board) {
     }
   }
   if (!board.baseline()) {
-    notes.push_back("no full-precision baseline among these records: no differences are shown");
+    notes.push_back(board.baseline_name.empty()
+                        ? "no full-precision baseline among these records: no differences are shown"
+                        : "the experiment's baseline `" + board.baseline_name +
+                              "` is not among these records: no differences are shown");
+  }
+  note_unasked(board, notes);
+  if (const size_t sources = provenance_of(board).size(); sources > 1) {
+    notes.push_back(fmt::format(
+        "NOT COMPARABLE: times, and figures that the code or the device decides: the rows come "
+        "from {} versions, commits, machines or devices, listed below the table",
+        sources));
+  }
+  const bool fails = std::any_of(board.rows.begin(), board.rows.end(), [](const Row& row) {
+    return std::any_of(row.cells.begin(), row.cells.end(), [](const auto& entry) {
+      return entry.second->metrics.contains("cells_baseline_fails") &&
+             entry.second->number({"cells_baseline_fails"}).value_or(0) > 0;
+    });
+  });
+  if (fails) {
+    notes.push_back(
+        "°: full precision itself answers fewer than 90 % there, so the figure says nothing about "
+        "a method");
   }
   std::set<std::string> fingerprints;
   for (const Row& row : board.rows) {
@@ -208,8 +372,9 @@ inline std::string sentence_of(const Board& board, const Row& row) {
           (correct && total ? fmt::format("{:.0f}/{:.0f}", *correct, *total) : share_text(*value)));
     } else {
       const std::string name = short_name(evaluation);
+      const std::string change = base ? change_text(*value, *base) : std::string();
       parts.push_back((cell->kind == "generation" ? "generation PPL " : "PPL ") +
-                      (base ? change_text(*value, *base) : perplexity_text(*value)) +
+                      (change.empty() ? perplexity_text(*value) : change) +
                       (name.empty() ? "" : " (" + name + ")"));
     }
   }
@@ -232,7 +397,7 @@ inline std::string sentence_of(const Board& board, const Row& row) {
 inline std::vector<std::string> sentences_of(const Board& board) {
   std::vector<std::string> sentences;
   for (const Row& row : board.rows) {
-    if (row.lossless) continue;
+    if (&row == board.baseline() || (row.lossless && !board.baseline())) continue;
     if (std::string sentence = sentence_of(board, row); !sentence.empty()) {
       sentences.push_back(std::move(sentence));
     }

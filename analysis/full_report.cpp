@@ -74,7 +74,8 @@ FullReport full_report(const fs::path& folder, Results results) {
     report.name = fs::absolute(folder).lexically_normal().parent_path().filename().string();
   }
   report.results = std::move(results);
-  report.boards = make_boards(report.results.cells);
+  report.boards = make_boards(report.results.cells, report.results.asked);
+  const SeriesStyles styles(report.boards);
   std::vector<Figure> all;
   std::vector<size_t> counts;
   for (size_t b = 0; b < report.boards.size(); ++b) {
@@ -83,7 +84,7 @@ FullReport full_report(const fs::path& folder, Results results) {
     report.results.notes.insert(report.results.notes.end(), problems.begin(), problems.end());
     const std::string prefix =
         fmt::format("{}-{}", report.boards[b].experiment, report.boards[b].model);
-    std::vector<Figure> figures = figures_of(report.boards[b], prefix);
+    std::vector<Figure> figures = figures_of(report.boards[b], prefix, styles);
     counts.push_back(figures.size());
     std::move(figures.begin(), figures.end(), std::back_inserter(all));
   }
@@ -102,6 +103,7 @@ FullReport full_report(const fs::path& folder, Results results) {
     std::vector<Figure> figures = pruning_figures(report.pruning);
     std::move(figures.begin(), figures.end(), std::back_inserter(all));
   }
+  name_apart(all);
   report.plot_problem = draw(all);
   auto next = all.begin();
   for (const size_t count : counts) {
@@ -118,8 +120,9 @@ std::string markdown_page(const FullReport& report) {
   for (size_t b = 0; b < report.boards.size(); ++b) {
     const Table table = statistics_table(report.boards[b], report.statistics[b]);
     if (!table.rows.empty()) {
-      out += "\n### " + markdown_text(title_of(report.boards[b])) +
-             ": against full precision, on the same samples\n\n" + to_markdown(table);
+      out += "\n### " + markdown_text(title_of(report.boards[b])) + ": against " +
+             markdown_text(report.boards[b].reference()) + ", on the same samples\n\n" +
+             to_markdown(table);
     }
     for (const Figure& figure : report.figures[b]) {
       if (!figure.svg.empty()) {
@@ -140,7 +143,7 @@ std::string csv_page(const FullReport& report) {
       add_comparison_lines(comparison, csv_prefix(*cell), out);
     }
   }
-  return out;
+  return with_byte_order_mark(out);
 }
 
 std::string json_page(const FullReport& report) {
@@ -155,6 +158,7 @@ std::string json_page(const FullReport& report) {
                       {"model", cell->model},
                       {"method", cell->method},
                       {"evaluation", evaluation},
+                      {"against", report.boards[b].reference()},
                       {"rank", report.statistics[b].rank(cell)}};
         entry.update(comparison_json(*comparison));
         json["comparisons"].push_back(std::move(entry));

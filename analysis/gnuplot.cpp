@@ -8,11 +8,13 @@
 
 #include <algorithm>
 #include <array>
+#include <cctype>
 #include <cerrno>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <set>
 
 extern char** environ;
 
@@ -21,12 +23,18 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// A folder that is gone afterwards.
+// A folder that is gone afterwards: in $TMPDIR, or in /tmp where that is no folder here.
 struct Scratch {
   fs::path path;
   Scratch() {
-    std::string name = (fs::temp_directory_path() / "ptq-plots-XXXXXX").string();
-    if (const char* made = ::mkdtemp(name.data())) path = made;
+    const char* wanted = std::getenv("TMPDIR");
+    for (const fs::path& parent : {fs::path(wanted ? wanted : "/tmp"), fs::path("/tmp")}) {
+      std::string name = (parent / "ptq-plots-XXXXXX").string();
+      const char* made = ::mkdtemp(name.data());
+      if (!made) continue;
+      path = made;
+      return;
+    }
   }
   ~Scratch() {
     std::error_code ignored;
@@ -34,10 +42,11 @@ struct Scratch {
   }
 };
 
-// Runs gnuplot on a file; what it says goes to `log`. -1: it cannot be started.
+// Runs gnuplot on a file, without the user's or the system's start files; what it says goes to
+// `log`. -1: it cannot be started.
 int run_gnuplot(const std::string& script, const std::string& log) {
-  std::string words[] = {"gnuplot", script};
-  char* argv[] = {words[0].data(), words[1].data(), nullptr};
+  std::string words[] = {"gnuplot", "-d", script};
+  char* argv[] = {words[0].data(), words[1].data(), words[2].data(), nullptr};
   posix_spawn_file_actions_t actions;
   posix_spawn_file_actions_init(&actions);
   posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
@@ -74,14 +83,37 @@ std::string script_text(const std::string& text) {
   return out + "'";
 }
 
-std::string series_style(size_t index) {
+std::string series_colour(size_t index) {
   static constexpr std::array<const char*, 8> kColours = {
       "#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F"};
+  return fmt::format("lc rgb '{}'", kColours[index % kColours.size()]);
+}
+
+std::string series_style(size_t index, size_t dash) {
   static constexpr std::array<int, 8> kSymbols = {7, 5, 9, 13, 11, 4, 6, 8};
   // A colour that comes again has another symbol.
-  const size_t symbol = index + 3 * (index / kColours.size());
-  return fmt::format("lc rgb '{}' pt {} ps 0.9 dt {} lw 2", kColours[index % kColours.size()],
-                     kSymbols[symbol % kSymbols.size()], index % 5 + 1);
+  const size_t symbol = index + 3 * (index / kSymbols.size());
+  return fmt::format("{} pt {} ps 0.9 dt {} lw 2", series_colour(index),
+                     kSymbols[symbol % kSymbols.size()], dash % 5 + 1);
+}
+
+void name_apart(std::vector<Figure>& figures) {
+  constexpr size_t kLongest = 180;  // file systems take 255 bytes, the ending and a number included
+  std::set<std::string> taken;
+  for (Figure& figure : figures) {
+    std::string plain, lower;
+    for (const char c : figure.name) {
+      const bool letter = std::isalnum(static_cast<unsigned char>(c)) || c == '-';
+      if (letter || plain.empty() || plain.back() != '-') plain += letter ? c : '-';
+    }
+    plain.resize(std::min(plain.size(), kLongest));
+    for (size_t number = 1;; ++number) {
+      figure.name = number == 1 ? plain : plain + "-" + std::to_string(number);
+      lower.clear();
+      for (const char c : figure.name) lower += char(std::tolower(static_cast<unsigned char>(c)));
+      if (taken.insert(lower).second) break;
+    }
+  }
 }
 
 std::string whole_script(const Figure& figure, const std::string& file) {
@@ -101,7 +133,8 @@ std::string whole_script(const Figure& figure, const std::string& file) {
 std::string draw(std::vector<Figure>& figures) {
   if (figures.empty()) return {};
   const Scratch scratch;
-  if (scratch.path.empty()) return "plots left out: no temporary folder can be made";
+  if (scratch.path.empty())
+    return "plots left out: no temporary folder can be made in $TMPDIR or /tmp";
   const fs::path script = scratch.path / "all.gp", log = scratch.path / "log";
   {
     std::ofstream out(script, std::ios::binary);

@@ -7,7 +7,7 @@
 namespace ptq::report {
 
 struct Figure {
-  std::string name;     // of its file: letters, digits, dashes
+  std::string name;     // of its file: letters, digits, dashes, once in a report (name_apart)
   std::string title;    // one line
   std::string caption;  // what to see and how it was computed
   std::string script;   // gnuplot commands, data included
@@ -18,8 +18,13 @@ struct Figure {
 std::string script_text(const std::string& text);
 
 // The series' colour and symbol: Okabe and Ito's colours, told apart in print by symbols and
-// dashes.
-std::string series_style(size_t index);
+// dashes. kStyles of them differ.
+constexpr size_t kStyles = 64;
+std::string series_colour(size_t index);
+std::string series_style(size_t index, size_t dash);
+
+// Gives every figure a file name of its own, also where letters differ in case only.
+void name_apart(std::vector<Figure>& figures);
 
 // The whole script of a figure, writing to `file`.
 std::string whole_script(const Figure& figure, const std::string& file);

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cctype>
+#include <cmath>
+#include <cstdio>
 #include <map>
 #include <sstream>
 
@@ -59,8 +61,19 @@ std::string base64(std::string_view bytes) {
   return out;
 }
 
-// The first number of a cell's text, to sort by: "2,048" is 2048, "19/20 (95 %)" is 19.
+// The number of a cell's text, to sort by: "2,048" is 2048, "19/20 (95 %)" the share 0.95, "2 min
+// 05 s" 125 and "<0.001" smaller than 0.001.
 std::optional<double> sort_key(const std::string& text) {
+  double a = 0, b = 0;
+  int used = 0;
+  if (std::sscanf(text.c_str(), "%lf min %lf s%n", &a, &b, &used) == 2 && used > 0)
+    return 60 * a + b;
+  if (std::sscanf(text.c_str(), "%lf/%lf", &a, &b) == 2 && b > 0) return a / b;
+  if (text.starts_with("> 1e308")) return HUGE_VAL;
+  if (text.starts_with("<")) {
+    const auto bound = sort_key(text.substr(1));
+    return bound ? std::optional(0.99 * *bound) : std::nullopt;
+  }
   std::string digits;
   for (const char c : text) {
     if (c == ',' && !digits.empty()) continue;
@@ -77,6 +90,9 @@ std::optional<double> sort_key(const std::string& text) {
   if (digits.empty() || end == digits.c_str()) return {};
   return value;
 }
+
+// As JavaScript writes numbers.
+std::string key_text(double key) { return std::isinf(key) ? "Infinity" : fmt::format("{}", key); }
 
 bool is_bad(const std::string& text) {
   return text == "failed" || text == "not exercised" || text == "invalid" || text == "worse";
@@ -95,10 +111,16 @@ std::string table_cell(const std::string& text) {
   const auto key = sort_key(text);
   const bool words = !key && text.size() > 1;
   return "<td" +
-         (is_bad(text) ? std::string(" class=\"left bad\"")
-          : words      ? " class=\"left\""
-                       : "") +
-         (key ? fmt::format(" data-v=\"{}\"", *key) : std::string()) + ">" + html(text) + "</td>";
+         (is_bad(text)                 ? std::string(" class=\"left bad\"")
+          : text.ends_with(kFailsMark) ? " class=\"void\""
+          : words                      ? " class=\"left\""
+                                       : "") +
+         (key ? " data-v=\"" + key_text(*key) + "\"" : std::string()) + ">" + html(text) + "</td>";
+}
+
+// A name: sorted as text, also where it begins with a digit.
+std::string name_cell(const std::string& text) {
+  return "<td class=\"left\">" + html(text) + "</td>";
 }
 
 std::string html_table(const Table& table, const std::string& id, bool filter) {
@@ -112,8 +134,10 @@ std::string html_table(const Table& table, const std::string& id, bool filter) {
   out += "<div class=\"scroll" + std::string(table.rows.size() > 25 ? " tall" : "") +
          "\"><table class=\"sortable\" id=\"" + id + "\">\n" + table_head(table.head) + "<tbody>\n";
   for (const auto& row : table.rows) {
-    out += row[0].ends_with(" (baseline)") ? "<tr class=\"baseline\">" : "<tr>";
-    for (const std::string& text : row) out += table_cell(text);
+    out += row[0].ends_with(" (baseline)")                               ? "<tr class=\"baseline\">"
+           : row[0].ends_with(kFailsMark) || row[0].ends_with(kNotAsked) ? "<tr class=\"void\">"
+                                                                         : "<tr>";
+    for (size_t c = 0; c < row.size(); ++c) out += c ? table_cell(row[c]) : name_cell(row[c]);
     out += "</tr>\n";
   }
   return out + "</tbody></table></div>\n";
@@ -239,7 +263,11 @@ class HtmlPage {
     size_t ok = 0, failed = 0, invalid = 0;
     std::set<std::string> models, methods, evaluations;
     std::string first, last;
+    std::set<const Cell*> left_out;
+    for (const Board& board : r_.boards)
+      left_out.insert(board.left_out.begin(), board.left_out.end());
     for (const Cell& cell : r_.results.cells) {
+      if (left_out.contains(&cell)) continue;
       ok += cell.status == "ok";
       failed += cell.status == "failed";
       invalid += cell.status == "invalid";
@@ -249,11 +277,11 @@ class HtmlPage {
       if (first.empty() || cell.started < first) first = cell.started;
       last = std::max(last, cell.started);
     }
-    out_ +=
-        "<h1>" + html(r_.name) + "</h1>\n<p class=\"soft\">" +
-        html(first.substr(0, 10) +
-             (last.substr(0, 10) == first.substr(0, 10) ? "" : " to " + last.substr(0, 10))) +
-        ". Differences are against full precision on the same samples.</p>\n<ul class=\"facts\">";
+    out_ += "<h1>" + html(r_.name) + "</h1>\n<p class=\"soft\">" +
+            html(first.substr(0, 10) +
+                 (last.substr(0, 10) == first.substr(0, 10) ? "" : " to " + last.substr(0, 10))) +
+            ". Differences are against the baseline of each table, on the same samples.</p>\n<ul "
+            "class=\"facts\">";
     fact(ok, ok == 1 ? "cell measured" : "cells measured");
     if (failed) fact(failed, "failed", true);
     if (invalid) fact(invalid, "not exercised", true);
@@ -288,24 +316,28 @@ class HtmlPage {
     const Board& board = r_.boards[b];
     out_ += fmt::format("<h2 id=\"board-{}\">{}</h2>\n", b, html(title_of(board)));
     out_ += html_table(leaderboard(board), fmt::format("table-{}", b), true);
+    for (const std::string& line : provenance_of(board))
+      out_ += "<p class=\"soft\">" + html(line) + "</p>\n";
     out_ += html_figures(r_.figures[b]);
     const Table statistics = statistics_table(board, r_.statistics[b]);
     if (!statistics.rows.empty()) {
       out_ +=
-          "<h3>Against full precision, on the same samples</h3>\n<p class=\"soft\">Perplexities: "
+          "<h3>Against " + html(board.reference()) +
+          ", on the same samples</h3>\n<p class=\"soft\">Perplexities: "
           "ratio, from the paired differences of the loss; shares: points. 95 % by paired "
           "bootstrap (10,000 resamples). p: McNemar exact / mid for answers, paired t for losses; "
-          "Holm corrects for all rows of this table. Ranks are shared where the data cannot "
-          "separate neighbours.</p>\n" +
+          "Holm corrects for all rows of this table. A rank is shared with the best that "
+          "the data cannot separate from it.</p>\n" +
           html_table(statistics, fmt::format("statistics-{}", b), true);
     }
-    for (const Evaluation& evaluation : board.evaluations) {
+    for (size_t e = 0; e < board.evaluations.size(); ++e) {
+      const Evaluation& evaluation = board.evaluations[e];
       const auto part = [&](const char* title, const char* says, const char* id,
                             const Table& table) {
         if (table.rows.empty()) return;
         out_ += "<h3>" + html(std::string(title) + ", " + evaluation.name) +
                 "</h3>\n<p class=\"soft\">" + says + "</p>\n" +
-                html_table(table, fmt::format("{}-{}-{}", id, b, html_id(evaluation.name)), false);
+                html_table(table, fmt::format("{}-{}-{}", id, b, e), false);
       };
       part("Answers by depth of the key", "With 95 % intervals (Clopper-Pearson).", "depth",
            depth_table(board, evaluation.name, true));
@@ -317,12 +349,6 @@ class HtmlPage {
     }
     const std::vector<std::string> notes = by_weight(notes_of(board));
     if (!notes.empty()) out_ += "<h3>Notes</h3>\n" + html_list(notes, 200);
-  }
-
-  static std::string html_id(const std::string& text) {
-    std::string out;
-    for (const char c : text) out += std::isalnum(static_cast<unsigned char>(c)) ? c : '-';
-    return out;
   }
 
   void pruning() {
@@ -358,14 +384,17 @@ class HtmlPage {
   void add_cell(size_t b, const Row& row, const Cell& cell) {
     const Board& board = r_.boards[b];
     const Comparison* comparison = r_.statistics[b].of(&cell);
-    const auto exposure = cell.number({"exposure"});
-    out_ += "<tr>" + table_cell(cell.method + (cell.joined.empty() ? "" : " †")) +
-            "<td class=\"left\">" + html(cell.model) + "</td><td class=\"left\">" +
-            html(cell.evaluation) + "</td>" + table_cell(cell.ok() ? "ok" : status_text(cell)) +
+    const bool outdated =
+        std::find(board.outdated.begin(), board.outdated.end(), &cell) != board.outdated.end();
+    const bool grey = baseline_fails(cell) || outdated || !row.asked;
+    out_ += std::string(grey ? "<tr class=\"void\">" : "<tr>") +
+            name_cell(cell.method + (cell.joined.empty() ? "" : " †") +
+                      (row.asked ? outdated ? " (other settings or version)" : "" : kNotAsked)) +
+            name_cell(cell.model) + name_cell(cell.evaluation) +
+            table_cell(cell.ok() ? "ok" : status_text(cell)) +
             table_cell(cell.ok() ? headline_text(board, row, cell) : "-") +
             table_cell(comparison ? difference_text(*comparison) : "-") +
-            table_cell(exposure ? fmt::format("{:.2f}", *exposure) : "-") +
-            table_cell(seconds_text(cell.seconds)) +
+            table_cell(exposure_text(cell)) + table_cell(seconds_text(own_seconds(cell))) +
             fmt::format(
                 "<td><button class=\"more\" aria-expanded=\"false\" data-cell=\"{}\">details"
                 "</button></td></tr>\n",
@@ -392,10 +421,14 @@ class HtmlPage {
     }
     out["Method"] = std::move(method);
     if (!cell.settings.empty()) out["Evaluation"] = cell.settings;
-    Json where = {{"file", cell.source},      {"cell", cell.id},
-                  {"model", cell.model_path}, {"fingerprint", cell.fingerprint},
-                  {"seed", cell.seed},        {"started", cell.started},
-                  {"seconds", cell.seconds},  {"ptq", cell.code.version},
+    Json where = {{"file", cell.source},
+                  {"cell", cell.id},
+                  {"model", cell.model_path},
+                  {"fingerprint", cell.fingerprint},
+                  {"seed", cell.seed},
+                  {"started", cell.started},
+                  {"seconds of the whole cell", cell.seconds},
+                  {"ptq", cell.code.version},
                   {"commit", cell.code.git}};
     for (const auto& [key, value] : cell.environment.items()) where[key] = value;
     out["Where and when"] = std::move(where);

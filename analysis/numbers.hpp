@@ -12,15 +12,23 @@
 namespace ptq::report {
 
 inline std::string perplexity_text(double ppl) {
+  if (!std::isfinite(ppl)) return "> 1e308";
   if (ppl < 100) return fmt::format("{:.3f}", ppl);
   return ppl < 1e5 ? fmt::format("{:.1f}", ppl) : fmt::format("{:.2e}", ppl);
 }
 
-// "+3.1 %": the relative difference to the baseline.
+// "+3.1 %": the relative difference to the baseline; empty where there is no number for it.
 inline std::string change_text(double value, double baseline) {
-  const double percent = 100.0 * (value / baseline - 1.0);
-  return std::abs(percent) < 1e4 ? fmt::format("{:+.1f} %", percent)
-                                 : fmt::format("{:.0f}x", value / baseline);
+  const double ratio = value / baseline, percent = 100.0 * (ratio - 1.0);
+  if (!std::isfinite(ratio)) return {};
+  if (std::abs(percent) < 1e4) return fmt::format("{:+.1f} %", percent);
+  return ratio < 1e6 ? fmt::format("{:.0f}x", ratio) : fmt::format("{:.1e}x", ratio);
+}
+
+// "+3.10" with a sign, and few digits however large it is.
+inline std::string signed_text(double value) {
+  if (!std::isfinite(value)) return value > 0 ? "> +1e308" : "< -1e308";
+  return std::abs(value) < 1e6 ? fmt::format("{:+.2f}", value) : fmt::format("{:+.2e}", value);
 }
 
 inline std::string divergence_text(double nats) {

@@ -11,6 +11,7 @@
 
 #include "gnuplot.hpp"
 #include "leaderboard.hpp"
+#include "plots.hpp"
 
 namespace ptq::report {
 
@@ -70,8 +71,27 @@ inline std::string spread_note(size_t rows, size_t most) {
                       : fmt::format(" {} of {} rows, evenly spread over the board.", most, rows);
 }
 
+// The methods of a row, as the plugins call them: "kivi", "rtn + kivi".
+inline std::string methods_of(const Row& row) {
+  std::string names;
+  for (const auto& [evaluation, cell] : row.cells) {
+    for (const Record::Part& part : cell->parts)
+      names += (names.empty() ? "" : " + ") + one_line(part.method);
+    if (!names.empty()) return names;
+  }
+  return row.method;
+}
+
+// Where there are more rows than symbols, figures of points show one symbol per method.
+inline bool grouped(const Board& board) { return board.rows.size() > kMostSeries; }
+
+// What is drawn where no row of full precision is: the reference that ran beside the methods.
+constexpr const char* kFullPrecision = "full precision";
+
 // One point per row: quality against bytes, and change against divergence (plots_points.cpp).
-std::vector<Figure> bytes_figures(const Board& board, const std::string& prefix);
-std::vector<Figure> divergence_figures(const Board& board, const std::string& prefix);
+std::vector<Figure> bytes_figures(const Board& board, const std::string& prefix,
+                                  const SeriesStyles& styles);
+std::vector<Figure> divergence_figures(const Board& board, const std::string& prefix,
+                                       const SeriesStyles& styles);
 
 }  // namespace ptq::report

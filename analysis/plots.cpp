@@ -40,7 +40,16 @@ std::pair<std::vector<Point>, std::vector<Point>> curve_of(const Cell& cell) {
   return out;
 }
 
-std::vector<Figure> curves(const Board& board, const std::string& prefix) {
+// Whether a row of full precision has a curve of its own.
+bool has_full_precision(const Board& board, const Evaluation& evaluation) {
+  return std::any_of(board.rows.begin(), board.rows.end(), [&](const Row& row) {
+    const Cell* cell = row.cell(evaluation.name);
+    return row.lossless && cell && cell->ok() && curve_of(*cell).first.size() > 1;
+  });
+}
+
+std::vector<Figure> curves(const Board& board, const std::string& prefix,
+                           const SeriesStyles& styles) {
   std::vector<Figure> figures;
   for (const Evaluation& evaluation : board.evaluations) {
     if (evaluation.is_share()) continue;
@@ -50,9 +59,9 @@ std::vector<Figure> curves(const Board& board, const std::string& prefix) {
       if (!cell || !cell->ok()) continue;
       auto [own, reference] = curve_of(*cell);
       if (own.size() < 2) continue;
-      // Without a baseline row, full precision is what ran beside the first method.
-      if (found.empty() && !row.lossless && reference.size() > 1) {
-        found.push_back({"full precision", reference});
+      // Without a row of its own, full precision is what ran beside the first method.
+      if (found.empty() && reference.size() > 1 && !has_full_precision(board, evaluation)) {
+        found.push_back({kFullPrecision, reference});
       }
       found.push_back({row.method, own});
     }
@@ -70,7 +79,7 @@ std::vector<Figure> curves(const Board& board, const std::string& prefix) {
       }
       script += "EOD\n";
       plot += fmt::format("{}$c{} using 1:2 with linespoints {} title {}", i ? ", " : "plot ", i,
-                          series_style(i), script_text(all[i].label));
+                          styles.of(all[i].label), script_text(all[i].label));
     }
     const bool quarters = evaluation.kind == "generation";
     script += log_scale("y", ys) + (quarters ? std::string() : log_scale("x", xs));
@@ -124,7 +133,8 @@ std::vector<HeatCell> heat_of(const Cell& cell) {
 }
 
 // One panel per method, all with one scale.
-std::vector<Figure> heat_maps(const Board& board, const std::string& prefix) {
+std::vector<Figure> heat_maps(const Board& board, const std::string& prefix,
+                              const SeriesStyles& /*styles*/) {
   std::vector<Figure> figures;
   for (const Evaluation& evaluation : board.evaluations) {
     std::vector<std::pair<std::string, std::vector<HeatCell>>> found;
@@ -223,7 +233,8 @@ std::optional<std::pair<double, Interval>> share_with_interval(const Cell& cell)
   return {{*share, {*share, *share}}};
 }
 
-std::vector<Figure> bars(const Board& board, const std::string& prefix) {
+std::vector<Figure> bars(const Board& board, const std::string& prefix,
+                         const SeriesStyles& styles) {
   std::vector<const Evaluation*> tasks;
   for (const Evaluation& evaluation : board.evaluations) {
     if (evaluation.is_share() && tasks.size() < 12) tasks.push_back(&evaluation);
@@ -258,8 +269,8 @@ std::vector<Figure> bars(const Board& board, const std::string& prefix) {
         "{}$b{} using 1:2:({}) with boxes fs solid {} border lc rgb '#444444' {} title {}, $b{} "
         "using "
         "1:3:(0):($4-$3) with vectors nohead dt 1 lw 2 lc rgb '#222222' notitle",
-        series ? ", " : "plot ", series, width * 0.92, series % 2 ? 0.55 : 0.85,
-        series_style(series + 1).substr(0, 16), script_text(row->method), series);
+        series ? ", " : "plot ", series, width * 0.92, styles.light(row->method) ? 0.55 : 0.85,
+        styles.colour(row->method), script_text(row->method), series);
     ++series;
   }
   std::string tics;
@@ -281,7 +292,8 @@ std::vector<Figure> bars(const Board& board, const std::string& prefix) {
 
 // --- errors by layer -----------------------------------------------------------------------------
 
-std::vector<Figure> layers(const Board& board, const std::string& prefix) {
+std::vector<Figure> layers(const Board& board, const std::string& prefix,
+                           const SeriesStyles& styles) {
   std::string script, plot;
   size_t series = 0;
   std::vector<double> ys;
@@ -291,6 +303,7 @@ std::vector<Figure> layers(const Board& board, const std::string& prefix) {
       if (!found && !array_of(*cell, "layers").empty()) found = &array_of(*cell, "layers");
     }
     if (!found || series >= kMostSeries) continue;
+    size_t curve = 0;  // of the row
     for (const char* key : {"error", "error_keys", "error_values"}) {
       std::string data;
       for (const Json& layer : *found) {
@@ -305,7 +318,7 @@ std::vector<Figure> layers(const Board& board, const std::string& prefix) {
                                                                                  : ", values");
       script += fmt::format("$l{} << EOD\n{}EOD\n", series, data);
       plot += fmt::format("{}$l{} using 1:2 with linespoints {} title {}", series ? ", " : "plot ",
-                          series, series_style(series), script_text(label));
+                          series, styles.of(row.method, curve++), script_text(label));
       ++series;
     }
   }
@@ -320,16 +333,41 @@ std::vector<Figure> layers(const Board& board, const std::string& prefix) {
 
 }  // namespace
 
-std::vector<Figure> figures_of(const Board& board, const std::string& prefix) {
+SeriesStyles::SeriesStyles(const std::vector<Board>& boards) {
+  for (const Board& board : boards)
+    for (const Row& row : board.rows)
+      if (grouped(board)) add(methods_of(row));
+  for (const Board& board : boards)
+    for (const Row& row : board.rows) add(row.method);
+  add(kFullPrecision);
+}
+
+void SeriesStyles::add(const std::string& name) {
+  if (std::find(names_.begin(), names_.end(), name) == names_.end()) names_.push_back(name);
+}
+
+size_t SeriesStyles::index(const std::string& name) const {
+  return size_t(std::find(names_.begin(), names_.end(), name) - names_.begin()) % kStyles;
+}
+
+std::string SeriesStyles::of(const std::string& name, size_t dash) const {
+  return series_style(index(name), index(name) + dash);
+}
+
+std::string SeriesStyles::colour(const std::string& name) const {
+  return series_colour(index(name));
+}
+
+bool SeriesStyles::light(const std::string& name) const { return index(name) / 8 % 2 == 1; }
+
+std::vector<Figure> figures_of(const Board& board, const std::string& prefix,
+                               const SeriesStyles& styles) {
   std::vector<Figure> all;
   for (auto* make : {bytes_figures, curves, heat_maps, bars, layers, divergence_figures}) {
-    for (Figure& figure : make(board, prefix)) {
-      for (char& c : figure.name) {
-        if (!std::isalnum(static_cast<unsigned char>(c)) && c != '-') c = '-';
-      }
-      all.push_back(std::move(figure));
-    }
+    std::vector<Figure> figures = make(board, prefix, styles);
+    std::move(figures.begin(), figures.end(), std::back_inserter(all));
   }
+  name_apart(all);
   return all;
 }
 

@@ -20,8 +20,25 @@
 
 namespace ptq::report {
 
+// What a colour and a symbol stand for, the same in all figures of a report: each row's label, and
+// the methods that share a symbol where a board has too many rows.
+class SeriesStyles {
+ public:
+  explicit SeriesStyles(const std::vector<Board>& boards);
+  // A gnuplot style; dash: another kind of line for a second curve of one method.
+  std::string of(const std::string& name, size_t dash = 0) const;
+  std::string colour(const std::string& name) const;
+  bool light(const std::string& name) const;  // the colour comes a second time
+
+ private:
+  void add(const std::string& name);
+  size_t index(const std::string& name) const;
+  std::vector<std::string> names_;
+};
+
 // Figures of one board; `prefix` begins their names.
-std::vector<Figure> figures_of(const Board& board, const std::string& prefix);
+std::vector<Figure> figures_of(const Board& board, const std::string& prefix,
+                               const SeriesStyles& styles);
 
 // Scatter and matrix of correlations of a pruning study.
 std::vector<Figure> pruning_figures(const std::vector<PruningModel>& models);

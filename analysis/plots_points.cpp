@@ -24,19 +24,6 @@ std::string few_tics(const char* axis, const std::vector<double>& values) {
   return fmt::format("set {}tics {}\n", axis, step);
 }
 
-// The methods of a row, as the plugins call them: "kivi", "rtn + kivi".
-std::string methods_of(const Row& row) {
-  std::string names;
-  for (const auto& [evaluation, cell] : row.cells) {
-    for (const Record::Part& part : cell->parts)
-      names += (names.empty() ? "" : " + ") + one_line(part.method);
-    if (!names.empty()) return names;
-  }
-  return row.method;
-}
-
-bool grouped(const Board& board) { return board.rows.size() > kMostSeries; }
-
 // Points that share a colour, a symbol and a name.
 struct Series {
   std::string name;
@@ -53,12 +40,14 @@ Series& series_of(std::vector<Series>& all, const Board& board, const Row& row) 
 }
 
 // Data blocks and the parts of a plot command. Series beyond the symbols are grey and nameless.
-void add_series(const std::vector<Series>& all, std::string& script, std::string& plot) {
+void add_series(const std::vector<Series>& all, const SeriesStyles& styles, std::string& script,
+                std::string& plot) {
   for (size_t i = 0; i < all.size(); ++i) {
     script += fmt::format("$p{} << EOD\n", i);
     for (const Point& point : all[i].points) script += fmt::format("{} {}\n", point.x, point.y);
     script += "EOD\n";
-    const std::string style = i < kMostSeries ? series_style(i) : "pt 7 ps 0.5 lc rgb '#BBBBBB'";
+    const std::string style =
+        i < kMostSeries ? styles.of(all[i].name) : "pt 7 ps 0.5 lc rgb '#BBBBBB'";
     const std::string title = i < kMostSeries    ? "title " + script_text(all[i].name)
                               : i == kMostSeries ? "title 'others'"
                                                  : "notitle";
@@ -90,7 +79,8 @@ bool differs(const Board& board, const Evaluation& evaluation, bool cache) {
 
 // One evaluation against bytes; nothing where fewer than two rows have both.
 std::optional<Figure> against_bytes(const Board& board, const std::string& prefix,
-                                    const Evaluation& evaluation, bool cache) {
+                                    const SeriesStyles& styles, const Evaluation& evaluation,
+                                    bool cache) {
   std::vector<Series> series;
   std::vector<Point> sorted;
   std::vector<double> xs, ys;
@@ -98,7 +88,7 @@ std::optional<Figure> against_bytes(const Board& board, const std::string& prefi
     const Cell* cell = row.cell(evaluation.name);
     const auto value = headline(cell);
     const auto bytes = cell ? bytes_of(*cell, cache) : std::nullopt;
-    if (!value || !bytes || !(*bytes > 0)) continue;
+    if (!value || !std::isfinite(*value) || !bytes || !(*bytes > 0)) continue;
     const Point point{*bytes, *value, row.method};
     series_of(series, board, row).points.push_back(point);
     sorted.push_back(point);
@@ -127,7 +117,7 @@ std::optional<Figure> against_bytes(const Board& board, const std::string& prefi
   for (const Point& point : front) script += fmt::format("{} {}\n", point.x, point.y);
   script += "EOD\n";
   std::string plot = "plot $front using 1:2 with steps lc rgb '#999999' lw 2 title 'Pareto front'";
-  add_series(series, script, plot);
+  add_series(series, styles, script, plot);
   std::string names;
   for (const Point& point : front) names += (names.empty() ? " On it: " : ", ") + point.label;
   return Figure{
@@ -144,7 +134,8 @@ std::optional<Figure> against_bytes(const Board& board, const std::string& prefi
 }  // namespace
 
 // The first perplexity that differs in bytes, and every passkey and retrieval evaluation that does.
-std::vector<Figure> bytes_figures(const Board& board, const std::string& prefix) {
+std::vector<Figure> bytes_figures(const Board& board, const std::string& prefix,
+                                  const SeriesStyles& styles) {
   std::vector<Figure> figures;
   bool perplexity = false;
   for (const Evaluation& evaluation : board.evaluations) {
@@ -152,7 +143,7 @@ std::vector<Figure> bytes_figures(const Board& board, const std::string& prefix)
     if (!answers && (evaluation.is_share() || perplexity)) continue;
     for (const bool cache : {true, false}) {
       if (!differs(board, evaluation, cache)) continue;
-      if (auto figure = against_bytes(board, prefix, evaluation, cache)) {
+      if (auto figure = against_bytes(board, prefix, styles, evaluation, cache)) {
         figures.push_back(std::move(*figure));
         perplexity |= !answers;
         break;
@@ -164,7 +155,8 @@ std::vector<Figure> bytes_figures(const Board& board, const std::string& prefix)
 
 // --- change against divergence -------------------------------------------------------------------
 
-std::vector<Figure> divergence_figures(const Board& board, const std::string& prefix) {
+std::vector<Figure> divergence_figures(const Board& board, const std::string& prefix,
+                                       const SeriesStyles& styles) {
   std::vector<Series> series;
   std::vector<double> xs, ys;
   for (const Row& row : board.rows) {
@@ -173,7 +165,7 @@ std::vector<Figure> divergence_figures(const Board& board, const std::string& pr
       const Cell* cell = row.cell(evaluation.name);
       if (!cell || !cell->ok()) continue;
       const auto kl = cell->number({"kl_mean"}), delta = cell->number({"delta_nll"});
-      if (!kl || !delta || *kl <= 0) continue;
+      if (!kl || !delta || *kl <= 0 || !std::isfinite(std::exp(*delta))) continue;
       xs.push_back(*kl);
       ys.push_back(std::exp(*delta));
       series_of(series, board, row).points.push_back({xs.back(), ys.back(), row.method});
@@ -181,7 +173,7 @@ std::vector<Figure> divergence_figures(const Board& board, const std::string& pr
   }
   if (xs.size() < 3) return {};
   std::string script, plot;
-  add_series(series, script, plot);
+  add_series(series, styles, script, plot);
   const double rho = spearman(xs, ys);
   script += log_scale("x", xs) + log_scale("y", ys) +
             "set xlabel 'mean KL divergence from full precision (nats)'\n"

@@ -10,6 +10,7 @@
 #include <iterator>
 
 #include "records.hpp"
+#include "table.hpp"
 
 namespace ptq::report {
 namespace {
@@ -24,11 +25,13 @@ std::vector<std::vector<std::string>> csv_lines(std::string_view text) {
   std::vector<std::string> fields(1);
   bool quoted = false, any = false;
   const auto end_line = [&] {
+    for (std::string& field : fields) field = csv_unguarded(field);
     if (any) lines.push_back(std::move(fields));
     fields.assign(1, {});
     any = false;
   };
-  for (size_t i = 0; i < text.size(); ++i) {
+  const size_t begin = text.starts_with(kByteOrderMark) ? kByteOrderMark.size() : 0;
+  for (size_t i = begin; i < text.size(); ++i) {
     const char c = text[i];
     if (quoted) {
       any = true;

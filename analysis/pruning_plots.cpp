@@ -11,23 +11,30 @@ namespace ptq::report {
 
 std::vector<Figure> pruning_figures(const std::vector<PruningModel>& models) {
   std::vector<Figure> figures;
+  std::vector<std::string> methods;  // of all models: a symbol means one of them in every figure
+  for (const PruningModel& model : models)
+    for (const auto& [method, values] : by_method(model)) methods.push_back(method);
+  std::sort(methods.begin(), methods.end());
+  methods.erase(std::unique(methods.begin(), methods.end()), methods.end());
   for (const PruningModel& model : models) {
     const Pairs pairs = perplexity_pairs(model);
     if (pairs.size() < 3) continue;
     std::string script = "set xlabel 'perplexity'\nset ylabel 'mean accuracy'\n", plot;
-    std::vector<std::string> methods;
-    for (const auto& [method, values] : by_method(model)) methods.push_back(method);
-    std::sort(methods.begin(), methods.end());
     for (size_t m = 0; m < methods.size(); ++m) {
+      const auto& runs = model.valid();
+      if (std::none_of(runs.begin(), runs.end(), [&](const PruningRun* run) {
+            return run->method == methods[m] && run->ppl;
+          }))
+        continue;
       script += fmt::format("$m{} << EOD\n", m);
-      for (const PruningRun* run : model.valid()) {
+      for (const PruningRun* run : runs) {
         if (run->method == methods[m] && run->ppl) {
           script += fmt::format("{} {}\n", *run->ppl, *run->acc_mean);
         }
       }
       script += "EOD\n";
-      plot += fmt::format("{}$m{} using 1:2 with points {} title {}", m ? ", " : "plot ", m,
-                          series_style(m), script_text(methods[m]));
+      plot += fmt::format("{}$m{} using 1:2 with points {} title {}", plot.empty() ? "plot " : ", ",
+                          m, series_style(m, m), script_text(methods[m]));
     }
     const FiniteCorrelation r = finite_correlation(pairs.x, pairs.y);
     figures.push_back({"pruning-" + model.name + "-scatter",

@@ -113,6 +113,7 @@ Results read_results(const fs::path& folder) {
     }
   }
   for (auto& [key, cell] : cells) results.cells.push_back(std::move(cell));
+  results.asked = read_asked(folder);
   add_study_cells(folder, results);
   return results;
 }

@@ -18,8 +18,10 @@
 #include <utility>
 #include <vector>
 
+#include "asked.hpp"
 #include "ptq/core/error.hpp"
 #include "ptq/core/mapped_file.hpp"
+#include "ptq/core/one_line.hpp"
 #include "ptq/results/consistency.hpp"
 #include "ptq/results/record.hpp"
 
@@ -41,7 +43,7 @@ struct TaskCount {
 struct Cell {
   std::string experiment, model, fingerprint, method, evaluation, kind;
   int64_t parameters = 0;
-  bool lossless = false;          // a full-precision baseline
+  bool lossless = false;          // full precision, as the host saw it
   std::string status = "failed";  // as in Record
   std::string error;              // why it failed
   std::vector<std::string> warnings;
@@ -92,21 +94,9 @@ struct Damaged {
 struct Results {
   std::vector<Cell> cells;
   std::vector<Damaged> damaged;
+  std::vector<Asked> asked;        // by experiment, where the folder says it
   std::vector<std::string> notes;  // about all of them
 };
-
-// Foreign text on one line: no control characters that could move a terminal's cursor.
-inline std::string one_line(std::string_view text) {
-  std::string out;
-  for (const char c : text) {
-    const bool control = static_cast<unsigned char>(c) < 32 || c == 127;
-    if (!control)
-      out += c;
-    else if (!out.empty() && out.back() != ' ')
-      out += ' ';
-  }
-  return out;
-}
 
 // What the report uses of a record; throws ptq::Error or nlohmann::json::exception when the
 // metrics do not have the form that their evaluation gives them.
@@ -117,7 +107,9 @@ inline Cell to_cell(const Record& record) {
   cell.fingerprint = one_line(record.model.fingerprint);
   cell.parameters = record.model.parameters;
   cell.method = one_line(record.method.label);
-  cell.lossless = record.method.lossless;
+  // A failed cell shows nothing: what its plugin says of itself is no evidence.
+  cell.lossless =
+      record.method.lossless && record.status != "failed" && is_full_precision(record.metrics);
   cell.evaluation = one_line(record.evaluation.name);
   cell.kind = one_line(record.evaluation.kind);
   cell.settings = record.evaluation.settings;

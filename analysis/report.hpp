@@ -52,9 +52,13 @@ inline std::string to_page(const Results& results, bool markdown, const Screen& 
     return (markdown ? std::string(level) + " " + markdown_text(title) : title) + "\n\n";
   };
   std::string out;
-  for (const Board& board : make_boards(results.cells)) {
+  for (const Board& board : make_boards(results.cells, results.asked)) {
     if (!out.empty()) out += "\n";
     out += heading(title_of(board), "##") + table_text(leaderboard(board));
+    const std::vector<std::string> provenance = provenance_of(board);
+    if (!provenance.empty()) out += "\n";
+    for (const std::string& line : provenance)
+      out += markdown ? "- " + markdown_text(line) + "\n" : "  " + line + "\n";
     for (const Evaluation& evaluation : board.evaluations) {
       const std::string what = markdown ? ", with 95 % intervals (Clopper-Pearson)" : "";
       const auto part = [&](const std::string& title, const Table& table) {
@@ -112,7 +116,7 @@ inline Json to_json_value(const Results& results) {
   Json out;
   out["schema_version"] = 1;
   out["boards"] = Json::array();
-  for (const Board& board : make_boards(results.cells)) {
+  for (const Board& board : make_boards(results.cells, results.asked)) {
     Json rows = Json::array();
     for (const Row& row : board.rows) {
       Json evaluations = Json::object();
@@ -125,11 +129,14 @@ inline Json to_json_value(const Results& results) {
       }
       rows.push_back({{"method", row.method},
                       {"lossless", row.lossless},
+                      {"asked_for", row.asked},
                       {"evaluations", std::move(evaluations)}});
     }
     out["boards"].push_back({{"experiment", board.experiment},
                              {"model", board.model},
                              {"parameters", board.parameters},
+                             {"baseline", board.baseline() ? Json(board.baseline_name) : Json()},
+                             {"computed_with", provenance_of(board)},
                              {"rows", std::move(rows)},
                              {"notes", notes_of(board)},
                              {"sentences", sentences_of(board)}});
@@ -149,7 +156,7 @@ inline std::string render(const Results& results, Format format, const Screen& s
   switch (format) {
     case Format::terminal: return to_page(results, false, screen);
     case Format::markdown: return to_page(results, true, screen);
-    case Format::csv: return to_csv(results);
+    case Format::csv: return with_byte_order_mark(to_csv(results));
     case Format::json: return to_json(results);
   }
   return {};

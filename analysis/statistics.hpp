@@ -196,13 +196,15 @@ inline std::vector<double> holm(const std::vector<double>& p) {
   return adjusted;
 }
 
-// Ranks of rows in order from the best: a row shares the rank of its better neighbour when `same`
+// Ranks of rows in order from the best: a row shares the rank of the best of a group when `same`
 // says that the two cannot be told apart.
 template <class Same>
 std::vector<int> shared_ranks(size_t rows, Same same) {
   std::vector<int> ranks(rows);
+  size_t best = 0;  // of the group that shares a rank
   for (size_t i = 0; i < rows; ++i) {
-    ranks[i] = i > 0 && same(i - 1, i) ? ranks[i - 1] : int(i) + 1;
+    if (i > 0 && !same(best, i)) best = i;
+    ranks[i] = int(best) + 1;
   }
   return ranks;
 }

@@ -1,5 +1,4 @@
-// The paired comparisons of a board as a table: differences from full precision on the same
-// samples.
+// The paired comparisons of a board as a table: differences from the baseline on the same samples.
 #pragma once
 
 #include <fmt/format.h>
@@ -22,10 +21,10 @@ inline std::string difference_text(const Comparison& c) {
   const auto value = [&](double delta) {
     return c.answers ? 100 * delta : 100 * (std::exp(delta) - 1);
   };
-  const char* unit = c.answers ? " pts" : " %";
-  std::string text = fmt::format("{:+.2f}{}", value(c.delta), unit);
+  std::string text = signed_text(value(c.delta)) + (c.answers ? " pts" : " %");
   if (c.interval.known()) {
-    text += fmt::format(" ({:+.2f} .. {:+.2f})", value(c.interval.low), value(c.interval.high));
+    text += " (" + signed_text(value(c.interval.low)) + " .. " +
+            signed_text(value(c.interval.high)) + ")";
   }
   return text;
 }
@@ -52,12 +51,12 @@ inline Table statistics_table(const Board& board, const BoardStatistics& statist
         return value ? write(*value) : std::string("-");
       };
       table.rows.push_back(
-          {row.method, evaluation.name, std::to_string(c->n), difference_text(*c),
+          {row.method + (baseline_fails(*cell) ? kFailsMark : ""), evaluation.name,
+           std::to_string(c->n), difference_text(*c),
            c->answers ? p_text(c->p.exact) + " / " + p_text(c->p.mid) : p_text(c->p_value),
            p_text(c->p_holm), verdict(*c),
            c->answers ? fmt::format("{} lost, {} gained", c->counts.lost, c->counts.gained) : "-",
-           figure({"kl_mean"}, divergence_text),
-           figure({"exposure"}, [](double v) { return fmt::format("{:.2f}", v); }),
+           figure({"kl_mean"}, divergence_text), exposure_text(*cell),
            std::to_string(statistics.rank(cell))});
     }
   }

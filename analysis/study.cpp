@@ -8,6 +8,7 @@
 #include <iterator>
 #include <map>
 
+#include "reproduce.hpp"
 #include "samples.hpp"
 
 namespace ptq::report {
@@ -242,6 +243,16 @@ Run run_of_records(const std::vector<Record>& records, const std::vector<fs::pat
       ppl[record.evaluation.name] = {{"ppl", stored("ppl", 4)},
                                      {"nll", stored("nll", 6)},
                                      {"num_windows", m.value("windows", Json())}};
+    } else if (kind == "cached-decode") {
+      ppl[record.evaluation.name] = {{"ppl", m.value("ppl", Json())},
+                                     {"nll", m.value("nll", Json())},
+                                     {"lengths", m.value("lengths", Json::array())}};
+    } else if (kind == "retrieval") {
+      Json task = Json::object();
+      for (const char* key : {"correct", "total", "accuracy", "partial", "exposure"})
+        if (m.value(key, Json()).is_number()) task[key] = m[key];
+      tasks[record.evaluation.name] = std::move(task);
+      stress["retrieval"][record.evaluation.name] = m.value("tasks", Json::array());
     } else if (kind == "passkey" && !stress.contains("passkey_retrieval")) {
       stress["passkey_retrieval"] = passkey_form(record, folders[i]);
     } else if (kind == "generation" && !stress.contains("generation_ppl")) {
@@ -250,6 +261,9 @@ Run run_of_records(const std::vector<Record>& records, const std::vector<fs::pat
       add_tasks(record, tasks);
     }
   }
+
+  std::string again;  // one small experiment for each record
+  for (const Record& record : records) again += reproduce_command(to_cell(record));
 
   Run run;
   run.id = first.model.name + "__" + first.method.label + "__track" + first.track;
@@ -270,7 +284,7 @@ Run run_of_records(const std::vector<Record>& records, const std::vector<fs::pat
                {{"filename", run.id},
                 {"timestamp", started},
                 {"script", "ptq-host"},
-                {"cli_args", "ptq-host " + first.experiment + ".toml"},
+                {"compute_again", again},
                 {"model", first.model.name},
                 {"method", first.method.label},
                 {"track", first.track}}},

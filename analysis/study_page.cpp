@@ -138,6 +138,70 @@ std::string study_leaderboard(const Layout& layout, const std::vector<Run>& runs
   return Page(layout, runs, language).render(later);
 }
 
+namespace {
+
+std::string figure_text(const Json& row, const char* key) {
+  const Json value = row.is_object() ? row.value(key, Json()) : Json();
+  return value.is_number() ? perplexity_text(value.get<double>()) : "-";
+}
+
+// Perplexity by context length of each decoding run through the cache.
+std::string length_tables(const Run& run, bool zh) {
+  std::string out;
+  const Json& sets = run.at("results/ppl");
+  if (!sets.is_object()) return out;
+  for (const auto& [name, values] : sets.items()) {
+    const Json lengths = values.is_object() ? values.value("lengths", Json()) : Json();
+    if (!lengths.is_array() || lengths.empty()) continue;
+    Table table;
+    table.head = {zh ? "上下文长度" : "Context", "PPL", zh ? "全精度 PPL" : "PPL, full precision"};
+    for (const Json& row : lengths) {
+      const Json length = row.is_object() ? row.value("length", Json()) : Json();
+      if (!length.is_number()) continue;
+      table.rows.push_back({thousands_text(length.get<double>()), figure_text(row, "ppl"),
+                            figure_text(row, "ppl_reference")});
+    }
+    out += "\n## " + markdown_text(name) + (zh ? " (按长度)" : " by context length") + "\n\n" +
+           to_markdown(table);
+  }
+  return out;
+}
+
+// Right answers by task of each retrieval suite.
+std::string retrieval_tables(const Run& run, bool zh) {
+  std::string out;
+  const Json& suites = run.at("results/kv_stress_test/retrieval");
+  if (!suites.is_object()) return out;
+  for (const auto& [name, tasks] : suites.items()) {
+    Table table;
+    table.head = {zh ? "任务" : "Task", zh ? "长度" : "Context", zh ? "正确" : "Correct", "95 %",
+                  zh ? "全精度" : "Full precision"};
+    for (const Json& task : tasks) {
+      const auto number = [&](const char* key) {
+        const Json value = task.is_object() ? task.value(key, Json()) : Json();
+        return value.is_number() ? std::optional(value.get<double>()) : std::nullopt;
+      };
+      const auto length = number("length"), correct = number("correct"), total = number("total"),
+                 reference = number("accuracy_reference");
+      if (!correct || !total) continue;
+      const auto [low, high] = interval95(int64_t(*correct), int64_t(*total));
+      const Json label = task.value("task", Json()), haystack = task.value("haystack", Json());
+      table.rows.push_back({(label.is_string() ? label.get<std::string>() : "-") +
+                                (haystack.is_string() ? ", " + haystack.get<std::string>() : ""),
+                            length ? thousands_text(*length) : "-",
+                            fmt::format("{:.0f}/{:.0f}", *correct, *total),
+                            fmt::format("{:.0f}-{:.0f} %", 100 * low, 100 * high),
+                            reference ? share_text(*reference) : "-"});
+    }
+    if (table.rows.empty()) continue;
+    out += "\n## " + markdown_text(name) + (zh ? " (按任务)" : " by task") + "\n\n" +
+           to_markdown(table);
+  }
+  return out;
+}
+
+}  // namespace
+
 std::string run_details(const Run& run, Language language) {
   const bool zh = language == Language::zh;
   std::string out;
@@ -157,6 +221,7 @@ std::string run_details(const Run& run, Language language) {
     out += std::string("\n## Passkey") + (zh ? " (按深度)" : " by depth") + "\n\n" +
            to_markdown(table);
   }
+  out += length_tables(run, zh) + retrieval_tables(run, zh);
   const std::vector<double> ppls = generation_ppls(run);
   if (!ppls.empty()) {
     Table table;

@@ -98,8 +98,34 @@ inline std::string to_markdown(const Table& table) {
   return out;
 }
 
-// A field of RFC 4180.
-inline std::string csv_field(const std::string& text) {
+// What a spreadsheet takes for a formula, also behind the apostrophes that guard it: = + - @, tab,
+// line ends, and the wide forms of the four signs.
+inline bool looks_like_formula(std::string_view text) {
+  const size_t at = text.find_first_not_of('\'');
+  if (at == text.npos) return false;
+  const std::string_view rest = text.substr(at);
+  if (std::string_view("=+-@\t\r\n").find(rest[0]) != std::string_view::npos) return true;
+  for (const char* wide : {"＝", "＋", "－", "＠"})
+    if (rest.starts_with(wide)) return true;
+  return false;
+}
+
+// The text of a field without the apostrophe that csv_field() put before it.
+inline std::string csv_unguarded(const std::string& text) {
+  return text.starts_with('\'') && looks_like_formula(text) ? text.substr(1) : text;
+}
+
+// Spreadsheets read UTF-8 only behind a byte order mark.
+constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
+inline std::string with_byte_order_mark(const std::string& csv) {
+  const bool ascii = std::all_of(csv.begin(), csv.end(),
+                                 [](char c) { return static_cast<unsigned char>(c) < 128; });
+  return ascii ? csv : std::string(kByteOrderMark) + csv;
+}
+
+// A field of RFC 4180 that holds text; an apostrophe keeps a spreadsheet from computing it.
+inline std::string csv_field(const std::string& content) {
+  const std::string text = (looks_like_formula(content) ? "'" : "") + content;
   if (text.find_first_of(",\"\r\n") == std::string::npos) return text;
   std::string out = "\"";
   for (const char c : text) {

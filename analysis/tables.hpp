@@ -31,16 +31,21 @@ inline std::string headline_text(const Board& board, const Row& row, const Cell&
   if (!value) return "-";
   if (Evaluation{cell.evaluation, cell.kind}.is_share()) {
     const auto correct = cell.number({"correct"}), total = cell.number({"total"});
-    if (!correct || !total) return share_text(*value);
-    return fmt::format("{:.0f}/{:.0f} ({:.0f} %)", *correct, *total, 100 * *value);
+    const std::string mark = baseline_fails(cell) ? kFailsMark : "";
+    if (!correct || !total) return share_text(*value) + mark;
+    return fmt::format("{:.0f}/{:.0f} ({:.0f} %)", *correct, *total, 100 * *value) + mark;
   }
   const Cell* reference = board.baseline() ? board.baseline()->cell(cell.evaluation) : nullptr;
   const auto base = headline(reference);
   std::string text = perplexity_text(*value);
   if (base && row.method != board.baseline()->method)
-    text += " (" + change_text(*value, *base) + ")";
+    if (const std::string change = change_text(*value, *base); !change.empty())
+      text += " (" + change + ")";
   return text;
 }
+
+// Behind the name of a row or column that the experiment no longer has.
+constexpr const char* kNotAsked = " (not asked for)";
 
 // "PPL wiki ↓"
 inline std::string head_of(const Evaluation& evaluation) {
@@ -51,14 +56,15 @@ inline std::string head_of(const Evaluation& evaluation) {
                            : !evaluation.is_share()          ? "PPL"
                            : evaluation.kind == "retrieval"  ? "Retrieval"
                                                              : evaluation.kind;
-  return what + (name.empty() ? "" : " " + name) + (evaluation.is_share() ? " ↑" : " ↓");
+  return what + (name.empty() ? "" : " " + name) + (evaluation.is_share() ? " ↑" : " ↓") +
+         (evaluation.asked ? "" : kNotAsked);
 }
 
 // The exposures of a row's cells: "0.97", or "0.62-0.97" where they differ.
-inline std::string exposure_text(const Row& row) {
+inline std::string exposures_text(const Row& row) {
   double low = 2, high = -1;
   for (const auto& [name, cell] : row.cells) {
-    const auto exposure = cell->ok() ? cell->number({"exposure"}) : std::nullopt;
+    const auto exposure = cell->ok() ? exposure_of(*cell) : std::nullopt;
     if (!exposure) continue;
     low = std::min(low, *exposure);
     high = std::max(high, *exposure);
@@ -91,7 +97,8 @@ inline Table leaderboard(const Board& board) {
   Table table;
   table.rows.resize(board.rows.size());
   add_column(board, table, "Method", [&](const Row& row) {
-    return row.method + (&row == board.baseline() ? " (baseline)" : "");
+    return row.method + (&row == board.baseline() ? " (baseline)" : "") +
+           (row.asked ? "" : kNotAsked);
   });
   const auto has = [&](const Evaluation& evaluation, const char* key) {
     return std::any_of(board.rows.begin(), board.rows.end(), [&](const Row& row) {
@@ -120,14 +127,26 @@ inline Table leaderboard(const Board& board) {
   const auto any = [&](auto property) {
     return std::any_of(board.rows.begin(), board.rows.end(), property);
   };
-  if (any([](const Row& row) { return exposure_text(row) != "-"; })) {
-    add_column(board, table, "Exposure", exposure_text);
+  if (any([](const Row& row) { return exposures_text(row) != "-"; })) {
+    add_column(board, table, "Exposure", exposures_text);
   }
   add_figure(board, table, "KV B/token", {"cache", "bytes_per_token"}, thousands_text);
   const auto two_digits = [](double value) { return fmt::format("{:.2f}", value); };
   add_figure(board, table, "KV bits", {"cache", "effective_bits"}, two_digits);
   add_figure(board, table, "KV ratio", {"cache", "compression_ratio"},
              [](double value) { return fmt::format("{:.2f}x", value); });
+  const auto encoded_share = [&](const Row& row) -> std::optional<double> {
+    const auto encoded = first_number(board, row, {"weights", "encoded_scalars"}),
+               dense = first_number(board, row, {"weights", "dense_scalars"});
+    if (!encoded || !dense || !(*encoded + *dense > 0)) return {};
+    return *encoded / (*encoded + *dense);
+  };
+  if (any([&](const Row& row) { return encoded_share(row).value_or(0) > 0; })) {
+    add_column(board, table, "Weights encoded", [&](const Row& row) {
+      const auto share = encoded_share(row);
+      return share ? share_text(*share) : std::string("-");
+    });
+  }
   add_figure(board, table, "Weight bits", {"weights", "encoded_bits"}, two_digits);
   add_figure(board, table, "Weight MiB", {"weights", "bytes"},
              [](double value) { return fmt::format("{:.2f}", value / (1 << 20)); });
@@ -167,8 +186,13 @@ inline Table depth_table(const Board& board, const std::string& evaluation, bool
     for (const double depth : depths) {
       const auto at = std::find_if(counts.begin(), counts.end(),
                                    [&](const DepthCount& c) { return c.depth == depth; });
+      const bool fails = baseline_fails(*cell, "cells", [&](const Json& entry) {
+        const Json value = entry.value("depth", Json());
+        return value.is_number() && value.get<double>() == depth;
+      });
       texts.push_back(at == counts.end() ? cell->ok() ? "-" : status_text(*cell)
-                                         : count_of(at->correct, at->total, intervals));
+                                         : count_of(at->correct, at->total, intervals) +
+                                               (fails ? kFailsMark : ""));
       if (at == counts.end()) continue;
       correct += at->correct;
       total += at->total;
@@ -224,11 +248,18 @@ inline Table bytes_table(const Board& board, const Evaluation& evaluation, bool 
       const auto& counts = line.cell->tasks;
       const auto at = std::find_if(counts.begin(), counts.end(),
                                    [&](const TaskCount& c) { return c.task == name; });
-      texts.push_back(at == counts.end() ? "-" : count_of(at->correct, at->total, false));
+      const bool fails = baseline_fails(*line.cell, "tasks", [&](const Json& entry) {
+        const Json task = entry.value("task", Json());
+        return task.is_string() && one_line(task.get<std::string>()) == name;
+      });
+      texts.push_back(at == counts.end()
+                          ? "-"
+                          : count_of(at->correct, at->total, false) + (fails ? kFailsMark : ""));
     }
     const auto correct = line.cell->number({"correct"}), total = line.cell->number({"total"});
     texts.push_back(correct && total ? count_of(int64_t(*correct), int64_t(*total), intervals)
                                      : share_text(line.share));
+    if (baseline_fails(*line.cell)) texts.back() += kFailsMark;
     texts.push_back(line.share > best ? "*" : "");
     best = std::max(best, line.share);
     table.rows.push_back(std::move(texts));

@@ -12,7 +12,8 @@
 #include "machine.hpp"
 #include "plan.hpp"
 #include "plugin_folders.hpp"
-#include "ptq/core/mapped_file.hpp"
+#include "ptq/core/hash.hpp"
+#include "ptq/core/one_line.hpp"
 #include "ptq/run/supervise.hpp"
 #include "runner.hpp"
 
@@ -68,9 +69,8 @@ std::vector<Cell> selected(const ExperimentGrid& grid, const std::string& patter
   return cells;
 }
 
-constexpr uint64_t kLargestExperiment = uint64_t{16} << 20;
-
-// What was asked for, beside the results: defaults filled in, overrides applied.
+// What was asked for, beside the results: defaults filled in, overrides applied. experiment.json is
+// the last one; experiments/ has the last of each name, for folders with several.
 void write_experiment(const Plan& plan, const Store& store) {
   Json evaluations = Json::array(), models = Json::array(), methods = Json::array();
   for (const GridModel& model : plan.grid.models) models.push_back(model.record.name);
@@ -79,41 +79,32 @@ void write_experiment(const Plan& plan, const Store& store) {
     evaluations.push_back(
         {{"name", e.name}, {"kind", e.kind}, {"settings", settings_to_json(e.settings)}});
   }
-  std::string baseline = plan.experiment.baseline;
-  for (const GridMethod& method : plan.grid.methods) {
-    if (baseline.empty() && method.record.lossless) baseline = method.record.label;
-  }
+  Json cells = Json::array();
+  for (const Cell& cell : plan.grid.cells) cells.push_back(cell.id);
   Json json = {{"name", plan.experiment.name},
                {"track", plan.experiment.track},
                {"seed", plan.experiment.seed},
-               {"baseline", baseline},
+               {"baseline", plan.experiment.baseline},
                {"models", models},
                {"model",
                 {{"compute", compute_word(plan.experiment.model.compute)},
                  {"random", plan.experiment.model.random},
                  {"random_seed", plan.experiment.model.random_seed}}},
                {"methods", methods},
-               {"evaluations", evaluations}};
+               {"evaluations", evaluations},
+               {"cells", cells}};
   if (plan.grid.calibration) {
     json["calibration"] = settings_to_json(plan.grid.calibration->settings);
   }
-  const fs::path file = store.folder() / "experiment.json";
-  // That of another experiment in the same folder stays beside it, under its name.
-  std::error_code ignored;
-  if (fs::is_regular_file(file, ignored)) {
-    Json name;
-    try {
-      const Json before = parse_json(read_text_file(file, kLargestExperiment), file.string());
-      if (before.is_object()) name = before.value("name", Json());
-    } catch (const Error&) {  // damaged: it is written anew
-    }
-    if (name.is_string() && name != plan.experiment.name) {
-      fs::rename(file,
-                 store.folder() / ("experiment-" + path_word(name.get<std::string>()) + ".json"),
-                 ignored);
-    }
-  }
-  write_file_atomic(file, json_text(json, 2) + "\n");
+  const std::string text = json_text(json, 2) + "\n";
+  write_file_atomic(store.folder() / "experiment.json", text);
+  const fs::path all = store.folder() / "experiments";
+  std::error_code error;
+  fs::create_directories(all, error);
+  if (error) throw file_error("cannot create the folder", all, error.value());
+  const std::string& name = plan.experiment.name;
+  const std::string file = path_word(name) + "__" + sha256_hex(name).substr(0, 16) + ".json";
+  write_file_atomic(all / file, text);
 }
 
 // The tables, by the report program beside this one; without it, where the results are.
@@ -121,7 +112,9 @@ void print_report(const fs::path& folder) {
   const std::string program = (program_folder() / "ptq-report").string();
   std::error_code ignored;
   if (fs::exists(program, ignored)) {
-    std::string words[] = {program, folder.string()};
+    // A bare word could be one of the report's commands or options.
+    const bool bare = folder.string().find('/') == std::string::npos;
+    std::string words[] = {program, (bare ? "./" : "") + folder.string()};
     char* argv[] = {words[0].data(), words[1].data(), nullptr};
     pid_t pid = 0;
     int status = 0;
@@ -134,7 +127,7 @@ void print_report(const fs::path& folder) {
     fmt::print(stderr, "note: ptq-report could not print the tables; try `ptq-report {}`\n",
                folder.string());
   }
-  fmt::print("results: {}\n", folder.string());
+  std::fputs(("results: " + one_line(folder.string()) + "\n").c_str(), stdout);
 }
 
 }  // namespace
@@ -171,15 +164,15 @@ int run_command(const std::vector<std::string>& args) {
   const Store store(out);
   const std::vector<Cell> cells = selected(plan.grid, text_of(arguments, "only"));
   if (!settings.quiet) {
-    for (const std::string& note : plan.plugin_notes) fmt::print(stderr, "note: {}\n", note);
+    for (const std::string& note : plan.plugin_notes) fmt::print(stderr, "note: {}\n", one_line(note));
     for (const GridModel& model : plan.grid.models) {
       for (const std::string& warning : model.warnings) {
-        fmt::print(stderr, "note: {}: {}\n", model.record.name, warning);
+        fmt::print(stderr, "note: {}: {}\n", one_line(model.record.name), one_line(warning));
       }
     }
   }
   if (arguments["dry-run"].as<bool>()) {
-    fmt::print("{}", plan_text(plan, store, cells));
+    std::fputs(one_line_each(plan_text(plan, store, cells)).c_str(), stdout);
     std::fflush(stdout);
   }
   plan.missing.throw_if_any();

@@ -27,7 +27,7 @@ run 0 "$work/two.toml" --out "$work/r"
 says out "one: tiny-qwen2"
 says out "two: tiny-qwen2"
 [ "$(find "$work/r" -maxdepth 1 -name 'tiny-qwen2__*' | wc -l)" -eq 2 ] || fail "one experiment hides the other"
-[ -f "$work/r/experiment-one.json" ] || fail "the first experiment's experiment.json is lost"
+compgen -G "$work/r/experiments/one__*.json" >/dev/null || fail "the first experiment's experiment.json is lost"
 # The same cell under two names is computed once, and that is said.
 sed 's/"one"/"three"/' "$work/one.toml" >"$work/three.toml"
 run 0 "$work/three.toml" --out "$work/r"

@@ -47,7 +47,11 @@ answers() { # answers FOLDER WRONG: the last WRONG of 20 are wrong
     echo "{\"key\": $i, \"depth\": 0.5, \"correct\": $([ "$i" -le $((20 - $2)) ] && echo true || echo false)}"
   done >"$1/samples.jsonl"
 }
-cache() { echo "\"cache\": {\"bytes_per_token\": $1, \"effective_bits\": 4, \"compression_ratio\": 4, \"bytes_encoded\": 9}"; }
+cache() { # cache BYTES: 2048 are those of full precision
+  local bits=3 encoded=9
+  [ "$1" = 2048 ] && bits=16 encoded=0
+  echo "\"cache\": {\"bytes_per_token\": $1, \"effective_bits\": $bits, \"compression_ratio\": 4, \"bytes_encoded\": $encoded}"
+}
 depths() { echo "[{\"depth\": 0.1, \"correct\": $1, \"total\": 10}, {\"depth\": 0.5, \"correct\": 10, \"total\": 10}]"; }
 ppl() { echo "{\"ppl\": $1, \"kl_mean\": $2, \"exposure\": 0.9, \"lengths\": [{\"length\": 512, \"ppl\": $1}, {\"length\": 2048, \"ppl\": $1}], $(cache "$3")}"; }
 results() { # results FOLDER
@@ -87,7 +91,64 @@ if command -v gnuplot >/dev/null; then
     grep -q "</svg>" "$work/r/plots/small-tiny-$plot.svg" 2>/dev/null || fail "no plot $plot"
   done
   [ -s "$work/err" ] && fail "words on the standard error: $(cat "$work/err")"
+  # The user's settings of gnuplot change nothing.
+  cp -r "$work/r/plots" "$work/plots"
+  mkdir "$work/home"
+  printf 'set yrange [0:0.5]\nset key off\nset terminal x11\nset datafile separator ","\n' >"$work/home/.gnuplot"
+  HOME=$work/home run 0 "$work/r"
+  diff -r "$work/plots" "$work/r/plots" >/dev/null || fail "~/.gnuplot changes figures"
+  # Figures of evaluations whose names differ in signs or capitals only are different files.
+  for name in ctx_2 ctx-2 CTX-2 评测一 评测二; do
+    record "$work/names" fp16 "$name" passkey "{\"correct\": 20, \"total\": 20, \"accuracy\": 1, \"context_length\": 8, \"depths\": $(depths 10), $(cache 2048)}"
+  done
+  run 0 "$work/names"
+  [ "$(grep -o 'plots/[^)]*svg' "$work/names/report.md" | tr A-Z a-z | sort | uniq -d | wc -l)" -eq 0 ] ||
+    fail "two figures share a file"
+  [ "$(grep -o ' id="[^"]*"' "$work/names/report.html" | sort | uniq -d | wc -l)" -eq 0 ] || fail "an id stands twice"
+  head -c 3 "$work/names/results.csv" | grep -q $'\xEF\xBB\xBF' || fail "no byte order mark"
 fi
+# A temporary folder that is not there costs nothing.
+TMPDIR=$work/nowhere run 0 "$work/r"
+[ -s "$work/err" ] && fail "TMPDIR: $(cat "$work/err")"
+# A reader that goes away: the files are there all the same, also where nobody resets SIGPIPE.
+for ignored in "" "trap '' PIPE;"; do
+  rm -f "$work/r/report.html" "$work/r/results.json"
+  bash -c "$ignored \"$report\" \"$work/r\" 2>\"$work/err\" | true"
+  [ -s "$work/r/report.html" ] && [ -s "$work/r/results.json" ] || fail "a closed pipe costs the files ($ignored)"
+  [ -s "$work/err" ] && fail "a closed pipe is called an error: $(cat "$work/err")"
+done
+"$report" "$work/r" >/dev/full 2>"$work/err" && fail "a full disk is no error"
+# A time sorts by its seconds, names as text.
+cp -r "$work/r" "$work/slow"
+sed -i 's/"seconds": 2}/"seconds": 125}/' "$work/slow/tiny__kivi-2bit__ppl__0123456789abcdef/record.json"
+run 0 "$work/slow"
+grep -q 'data-v="125">2 min 05 s<' "$work/slow/report.html" || fail "2 min 05 s is not sorted as 125"
+grep -q 'data-v="1">20/20' "$work/slow/report.html" || fail "20/20 is not sorted as a share"
+# The baseline of the experiment, in every part of the report.
+cp -r "$work/r" "$work/base"
+echo '{"name": "small", "baseline": "kivi-2bit", "models": ["tiny"], "methods": ["fp16", "kivi-2bit"],
+  "evaluations": [{"name": "ppl"}, {"name": "passkey"}]}' >"$work/base/experiment.json"
+run 0 "$work/base"
+says out "kivi-2bit (baseline)"
+cp "$work/base/report.md" "$work/md"
+says md "against kivi-2bit, on the same samples"
+says md "0 lost, 6 gained"
+cp "$work/base/results.json" "$work/json"
+says json '"against": "kivi-2bit"'
+# The page of one run: the figure of each kind, and a command that computes it again.
+record "$work/one" kivi retrieval retrieval "{\"correct\": 15, \"total\": 18, \"accuracy\": 0.8333, \"tasks\": [{\"task\": \"single\", \"haystack\": \"noise\", \"length\": 512, \"correct\": 15, \"total\": 18}]}"
+record "$work/one" kivi long cached-decode '{"ppl": 5.125, "nll": 1.634, "lengths": [{"length": 4096, "ppl": 5.25, "ppl_reference": 5.1}]}'
+run 0 run "$work/one/tiny__kivi__retrieval__0123456789abcdef/record.json"
+says out "| retrieval | accuracy | 0.8333 |"
+says out "| single, noise | 512 | 15/18 |"
+says out "ptq-host cell.toml --out results/again"
+grep -q "ptq-host small.toml" "$work/out" && fail "a command that was never typed"
+run 0 run "$work/one/tiny__kivi__long__0123456789abcdef/record.json"
+says out "| long | 5.125 | 1.634 |"
+says out "| 4,096 | 5.250 | 5.100 |"
+run 0 run --compat "$work/one/tiny__kivi__retrieval__0123456789abcdef/record.json"
+says out "| retrieval | correct | 15 |"
+run 0 "$work/r"
 # Without gnuplot: one line, and everything else.
 mkdir "$work/empty"
 PATH=$work/empty run 0 "$work/r"

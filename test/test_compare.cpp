@@ -130,7 +130,7 @@ TEST_CASE("figures take what records hold and leave out what they do not", "[com
   }
   const std::vector<Board> boards = make_boards(cells);
   std::string names, scripts;
-  for (const Figure& figure : figures_of(boards[0], "p")) {
+  for (const Figure& figure : figures_of(boards[0], "p", SeriesStyles(boards))) {
     names += figure.name + " ";
     scripts += figure.script;
   }
@@ -138,5 +138,5 @@ TEST_CASE("figures take what records hold and leave out what they do not", "[com
   CHECK(scripts.find("'it''s `id`'") != scripts.npos);  // nothing of it runs
   CHECK(scripts.find("0 0 0.5 1/2 0x000000") != scripts.npos);
   cells[0].metrics = cells[1].metrics = Json::object();
-  CHECK(figures_of(make_boards(cells)[0], "p").empty());
+  CHECK(figures_of(make_boards(cells)[0], "p", SeriesStyles(boards)).empty());
 }
