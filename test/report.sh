@@ -96,13 +96,13 @@ if command -v gnuplot >/dev/null; then
   mkdir "$work/home"
   printf 'set yrange [0:0.5]\nset key off\nset terminal x11\nset datafile separator ","\n' >"$work/home/.gnuplot"
   HOME=$work/home run 0 "$work/r"
-  diff -r "$work/plots" "$work/r/plots" >/dev/null || fail "~/.gnuplot changes figures"
+  diff -r "$work/plots" "$work/r/plots" >/dev/null || fail "the start file of gnuplot changes figures"
   # Figures of evaluations whose names differ in signs or capitals only are different files.
   for name in ctx_2 ctx-2 CTX-2 评测一 评测二; do
     record "$work/names" fp16 "$name" passkey "{\"correct\": 20, \"total\": 20, \"accuracy\": 1, \"context_length\": 8, \"depths\": $(depths 10), $(cache 2048)}"
   done
   run 0 "$work/names"
-  [ "$(grep -o 'plots/[^)]*svg' "$work/names/report.md" | tr A-Z a-z | sort | uniq -d | wc -l)" -eq 0 ] ||
+  [ "$(grep -o 'plots/[^)]*svg' "$work/names/report.md" | tr "[:upper:]" "[:lower:]" | sort | uniq -d | wc -l)" -eq 0 ] ||
     fail "two figures share a file"
   [ "$(grep -o ' id="[^"]*"' "$work/names/report.html" | sort | uniq -d | wc -l)" -eq 0 ] || fail "an id stands twice"
   head -c 3 "$work/names/results.csv" | grep -q $'\xEF\xBB\xBF' || fail "no byte order mark"
