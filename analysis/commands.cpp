@@ -13,8 +13,8 @@
 #include "diff.hpp"
 #include "full_report.hpp"
 #include "pruning.hpp"
-#include "ptq/core/one_line.hpp"
 #include "ptq/core/output_file.hpp"
+#include "ptq/core/safe_text.hpp"
 #include "study_board.hpp"
 
 namespace ptq::report {

@@ -9,8 +9,8 @@
 
 #include "commands.hpp"
 #include "ptq/core/error.hpp"
-#include "ptq/core/one_line.hpp"
 #include "ptq/core/output_file.hpp"
+#include "ptq/core/safe_text.hpp"
 
 namespace {
 

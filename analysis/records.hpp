@@ -21,7 +21,7 @@
 #include "asked.hpp"
 #include "ptq/core/error.hpp"
 #include "ptq/core/mapped_file.hpp"
-#include "ptq/core/one_line.hpp"
+#include "ptq/core/safe_text.hpp"
 #include "ptq/results/consistency.hpp"
 #include "ptq/results/record.hpp"
 

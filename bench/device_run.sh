@@ -82,7 +82,7 @@ pack() {
   tar -C "$work" -czf "$out/logs.part" logs && mv "$out/logs.part" "$out/logs.tar.gz"
 }
 finish() {
-  local code=$?
+  local code=${stopped:-$?}
   trap '' TERM INT HUP
   # shellcheck disable=SC2046
   kill $(jobs -p) 2>/dev/null  # each is a `timeout`, which ends what it runs
@@ -94,9 +94,9 @@ finish() {
   [ $((count[FAILED] + count[CUT])) -eq 0 ] || exit 1
   [ -z "$why" ] || exit 77
 }
-why=
+why= stopped=
 trap finish EXIT
-trap 'exit 143' TERM INT HUP
+trap 'stopped=143; exit 143' TERM INT HUP
 
 # ---- running things -------------------------------------------------------------------------------
 # spawn SECONDS LOG COMMAND...: starts it in the background as $pid; it ends at its limit, at the end of
@@ -268,17 +268,17 @@ step_perplexity() {
 }
 step_ncu() {
   missing ncu ncu && return
-  local name kernel
-  while read -r name kernel; do
+  local name row kernel
+  while IFS='|' read -r name row kernel; do
     # With --kill its exit code says nothing; the report does.
     run "ncu-$name" 30 sh -c '"$@"; [ -s "$0" ]' "$logs/$name.ncu-rep" ncu --clock-control none --set full --kill yes \
-      -c 1 --kernel-name-base demangled -k "regex:$kernel" -o "$logs/$name" "$gpu/bin/ptq-bench" --kernels --device cuda:0
+      -c 1 --kernel-name-base demangled -k "regex:$kernel" -o "$logs/$name" "$gpu/bin/ptq-bench" --kernels "$row" --device cuda:0
     timeout 10 ncu --import "$logs/$name.ncu-rep" --page details >"$logs/ncu-$name.txt" 2>&1 </dev/null
   done <<'END'
-attention-decode attention_kernel<.*128, (\(int\))?1,
-attention-prefill attention_kernel<.*128, (\(int\))?4,
-linear-dense linear_dense_kernel<
-linear-packed linear_packed_kernel<
+attention-decode|attention decode|attention_kernel<.*128, (\(int\))?1,
+attention-prefill|attention prefill|attention_kernel<.*128, (\(int\))?4,
+linear-dense|linear_small bf16|linear_dense_kernel<
+linear-packed|linear_small W4|linear_packed_kernel<
 END
 }
 step_races() {

@@ -13,7 +13,7 @@
 #include "plan.hpp"
 #include "plugin_folders.hpp"
 #include "ptq/core/hash.hpp"
-#include "ptq/core/one_line.hpp"
+#include "ptq/core/safe_text.hpp"
 #include "ptq/run/supervise.hpp"
 #include "runner.hpp"
 
@@ -164,7 +164,8 @@ int run_command(const std::vector<std::string>& args) {
   const Store store(out);
   const std::vector<Cell> cells = selected(plan.grid, text_of(arguments, "only"));
   if (!settings.quiet) {
-    for (const std::string& note : plan.plugin_notes) fmt::print(stderr, "note: {}\n", one_line(note));
+    for (const std::string& note : plan.plugin_notes)
+      fmt::print(stderr, "note: {}\n", one_line(note));
     for (const GridModel& model : plan.grid.models) {
       for (const std::string& warning : model.warnings) {
         fmt::print(stderr, "note: {}: {}\n", one_line(model.record.name), one_line(warning));

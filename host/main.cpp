@@ -12,8 +12,8 @@
 
 #include "commands.hpp"
 #include "ptq/core/error.hpp"
-#include "ptq/core/one_line.hpp"
 #include "ptq/core/output_file.hpp"
+#include "ptq/core/safe_text.hpp"
 #include "ptq/core/suggest.hpp"
 #include "ptq/engine/cpu/blas_memory.hpp"
 #include "ptq/plugin.h"

@@ -48,9 +48,9 @@ answers() { # answers FOLDER WRONG: the last WRONG of 20 are wrong
   done >"$1/samples.jsonl"
 }
 cache() { # cache BYTES: 2048 are those of full precision
-  local bits=3 encoded=9
-  [ "$1" = 2048 ] && bits=16 encoded=0
-  echo "\"cache\": {\"bytes_per_token\": $1, \"effective_bits\": $bits, \"compression_ratio\": 4, \"bytes_encoded\": $encoded}"
+  local bits=4 ratio=4 encoded=9
+  [ "$1" = 2048 ] && bits=16 ratio=1 encoded=0
+  echo "\"cache\": {\"bytes_per_token\": $1, \"effective_bits\": $bits, \"compression_ratio\": $ratio, \"bytes_encoded\": $encoded}"
 }
 depths() { echo "[{\"depth\": 0.1, \"correct\": $1, \"total\": 10}, {\"depth\": 0.5, \"correct\": 10, \"total\": 10}]"; }
 ppl() { echo "{\"ppl\": $1, \"kl_mean\": $2, \"exposure\": 0.9, \"lengths\": [{\"length\": 512, \"ppl\": $1}, {\"length\": 2048, \"ppl\": $1}], $(cache "$3")}"; }

@@ -11,7 +11,7 @@
 #include "../analysis/compare.hpp"
 #include "../analysis/plots.hpp"
 #include "../analysis/statistics_table.hpp"
-#include "ptq/core/one_line.hpp"
+#include "ptq/core/safe_text.hpp"
 #include "report_folder.hpp"
 
 namespace {

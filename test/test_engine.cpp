@@ -187,7 +187,8 @@ TEST_CASE("engine: prefill-exact reads the prompt dense and the rest as the cach
   TestKivi kivi;
   auto s = engine.start(&kivi);
   const auto first = run(engine, *s, prompt, Regime::prefill_exact);
-  CHECK(std::equal(first.begin(), first.end(), full.begin()));
+  // As in the pass over all, but for the order in which a BLAS adds up 80 rows and 100.
+  CHECK(!(max_difference(first, full) > 1e-4));
   CHECK(s->reads().exposure() == 0.0);
   // After 80 tokens with R = 16: keys 80 encoded, values 64.
   const auto& layer = CpuTransformer::cache(*s).layer(0);
@@ -355,11 +356,16 @@ TEST_CASE("engine: a flipped code bit is seen by every later query and by none b
 TEST_CASE("engine: results do not depend on the number of threads") {
   Folder folder({}, "threads");
   CpuTransformer one(folder.path, cpu::Device(1)), three(folder.path, cpu::Device(3));
-  TestKivi kivi;
   const auto ids = random_ids(140, one.config().vocab_size);
-  // Slices of a matrix product differ with the number of threads, sums do not.
+  // Slices of a matrix product differ with the number of threads, and with some BLAS the last bit of
+  // a sum, which may turn the last bit of a later layer's float16; at 8 bits a code that turns with
+  // it moves logits hardly more.
+  TestKivi kivi;
+  kivi.bits = 8;
+  CHECK(!(max_difference(run(one, nullptr, ids, Regime::streaming),
+                         run(three, nullptr, ids, Regime::streaming)) > 1e-4));
   CHECK(!(max_difference(run(one, &kivi, ids, Regime::streaming),
-                         run(three, &kivi, ids, Regime::streaming)) > 1e-5));
+                         run(three, &kivi, ids, Regime::streaming)) > 1e-3));
 }
 
 TEST_CASE("engine: a linear layer from packed codes equals its decoded weights") {

@@ -1,6 +1,8 @@
-// Text of others (a plugin, a file name) in a form that a terminal and a record can take.
+// Text of others (a plugin, a label, a file name) in a form that a terminal, a page and a record
+// can take.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <string>
@@ -32,10 +34,14 @@ inline size_t sequence(std::string_view text, uint32_t& code) {
   return code < least[n] || code > 0x10FFFF || surrogate ? 0 : n;
 }
 
-// Control characters, and those that reorder what is shown.
+// C0, DEL, C1, line and paragraph separators.
 inline bool is_control(uint32_t code) {
-  return code < 0x20 || (code >= 0x7F && code < 0xA0) || (code >= 0x202A && code <= 0x202E) ||
-         (code >= 0x2066 && code <= 0x2069) || code == 0x2028 || code == 0x2029;
+  return code < 0x20 || (code >= 0x7F && code < 0xA0) || code == 0x2028 || code == 0x2029;
+}
+// Marks that turn the direction of writing, and so reorder what is shown.
+inline bool turns_direction(uint32_t code) {
+  return code == 0x061C || code == 0x200E || code == 0x200F || (code >= 0x202A && code <= 0x202E) ||
+         (code >= 0x2066 && code <= 0x2069);
 }
 
 }  // namespace safe_text_detail
@@ -55,13 +61,45 @@ inline std::string safe_text(std::string_view text, size_t limit = kLongestText)
       out += spelled;
     } else if (n == 1 && code < 0x20) {
       out += ' ';
-    } else if (safe_text_detail::is_control(code)) {
+    } else if (safe_text_detail::is_control(code) || safe_text_detail::turns_direction(code)) {
       std::snprintf(spelled, sizeof spelled, "\\u%04x", unsigned(code));
       out += spelled;
     } else {
       out += text.substr(i, n);
     }
     i += n == 0 ? 1 : n;
+  }
+  return out;
+}
+
+// One line to be shown: control characters become a space, marks that turn the direction of writing
+// are left out, and a byte that is not UTF-8 becomes U+FFFD.
+inline std::string one_line(std::string_view text) {
+  std::string out;
+  for (size_t i = 0; i < text.size();) {
+    uint32_t code = 0;
+    const size_t n = safe_text_detail::sequence(text.substr(i, 4), code);
+    if (n == 0) {
+      out += "\xEF\xBF\xBD";
+    } else if (safe_text_detail::is_control(code)) {
+      if (!out.empty() && out.back() != ' ') out += ' ';
+    } else if (!safe_text_detail::turns_direction(code)) {
+      out += text.substr(i, n);
+    }
+    i += n == 0 ? 1 : n;
+  }
+  return out;
+}
+
+// The same for each line of a text; line ends and indentation stay.
+inline std::string one_line_each(std::string_view text) {
+  std::string out;
+  for (size_t at = 0; at <= text.size();) {
+    const size_t end = std::min(text.find('\n', at), text.size());
+    const std::string_view line = text.substr(at, end - at);
+    const size_t indent = std::min(line.find_first_not_of(' '), line.size());
+    out += (at > 0 ? "\n" : "") + std::string(indent, ' ') + one_line(line.substr(indent));
+    at = end + 1;
   }
   return out;
 }

@@ -16,7 +16,7 @@
 
 #include "ptq/core/error.hpp"
 #include "ptq/core/mapped_file.hpp"
-#include "ptq/core/one_line.hpp"
+#include "ptq/core/safe_text.hpp"
 
 namespace ptq {
 

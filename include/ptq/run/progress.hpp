@@ -13,7 +13,7 @@
 #include <string>
 #include <vector>
 
-#include "ptq/core/one_line.hpp"
+#include "ptq/core/safe_text.hpp"
 
 namespace ptq {
 
