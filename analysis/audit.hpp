@@ -1,5 +1,5 @@
-// What in a set of study runs must not be believed, found from the data alone. Numbers are those of
-// shared/spec/evaluation.md 6.2.
+// What in a set of study runs must not be believed, found from the data alone. Each kind of finding
+// has a number of its own, which stays the same from set to set.
 #pragma once
 
 #include <filesystem>
@@ -11,7 +11,7 @@
 namespace ptq::report {
 
 struct Finding {
-  int number = 0;       // of evaluation.md 6.2
+  int number = 0;       // of the kind of finding
   std::string subject;  // run, row or table
   std::string text;     // one sentence
 };

@@ -164,7 +164,7 @@ class Page {
   }
 
   // The original looks for the evaluated sets under `core_quality`, a key that its own
-  // configurations lost, so both lines stay empty there: evaluation.md 6.2 (1).
+  // configurations lost, so both lines stay empty there (finding 1 of audit.cpp).
   void data(const Json& config) {
     heading(w_.data);
     const Json& calibration = has(config, "calibration") ? member(config, "calibration")

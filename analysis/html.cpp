@@ -438,8 +438,8 @@ class HtmlPage {
   void rest() {
     if (!r_.results.notes.empty()) {
       out_ +=
-          "<h2>Findings about the study's files</h2>\n<p class=\"soft\">Numbered as in "
-          "evaluation.md 6.2. † in a table: the row joins several runs.</p>\n" +
+          "<h2>Findings about the study's files</h2>\n<p class=\"soft\">A number is "
+          "that of the kind of finding. † in a table: the row joins several runs.</p>\n" +
           html_list(r_.results.notes, 500);
     }
     if (!r_.results.damaged.empty()) {

@@ -42,7 +42,7 @@ struct PruningModel {
   const PruningRun* best() const;                // the highest accuracy, the first among equals
 };
 
-// A CSV file with a line of names, columns as in shared/spec/evaluation_d4_fixture_synthetic.csv
+// A CSV file with a line of names, columns as in test/fixtures/report/pruning.csv
 // (more are ignored), or a folder of such files or of our own records.
 // In a folder a damaged file costs itself only and is named in `damaged`.
 std::vector<PruningModel> read_pruning(const std::filesystem::path& path,
@@ -81,7 +81,7 @@ Json cross_model_comparison(const std::vector<PruningModel>& models);
 // Our page: the same questions with intervals, finite pairs, ranks and paired comparisons.
 std::string pruning_page(const std::vector<PruningModel>& models, Language language);
 
-// One invariant of evaluation.md 7.4 for one model.
+// One invariant of the study's pruning document for one model.
 struct Check {
   enum class Verdict { holds, violated, not_applicable };
   std::string model, name, detail;

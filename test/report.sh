@@ -76,7 +76,7 @@ cp "$html" "$work/html" 2>/dev/null
 for part in 'name="viewport"' "Content-Security-Policy" "0 gained" "Clopper-Pearson"; do
   says html "$part"
 done
-# Six answers lost, none gained: McNemar 2/2^6, mid-p half of it (evaluation.md 8).
+# Six answers lost, none gained: McNemar 2/2^6, mid-p half of it.
 cp "$work/r/results.csv" "$work/csv"
 says csv "small,tiny,kivi-2bit,passkey,passkey,ok,comparison.mcnemar_exact,0.03125"
 says csv "small,tiny,kivi-2bit,passkey,passkey,ok,comparison.delta_accuracy,-0.3"

@@ -123,7 +123,7 @@ TEST_CASE("losses by length and by distance", "[cached_decode]") {
   }
 }
 
-// evaluation.md 2.6: with a full-precision cache the result equals the one-shot pass within 1e-3
+// With a full-precision cache the result equals the one-shot pass within 1e-3
 // relative for chunks of 1 and 64. The cache's float16 numbers are all that differs.
 TEST_CASE("a full-precision cache changes nothing, whatever the chunk", "[cached_decode]") {
   const fs::path root(PTQ_SOURCE_DIR);

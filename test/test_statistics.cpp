@@ -29,7 +29,7 @@ TEST_CASE("McNemar, exact and mid-p", "[statistics]") {
     CHECK(p.exact == Approx(row["exact"].get<double>()).epsilon(1e-10));
     CHECK(p.mid == Approx(row["mid"].get<double>()).epsilon(1e-10));
   }
-  // The examples of evaluation.md 8.
+  // Worked by hand.
   CHECK(mcnemar(6, 0).exact == Approx(0.03125));
   CHECK(mcnemar(10, 10).exact == 1.0);
   CHECK(mcnemar(0, 0).mid == 1.0);

@@ -131,7 +131,8 @@ TEST_CASE("what is wrong in the study's tables is found from its data", "[study]
     numbers.insert(finding.number);
     all += finding.subject + ": " + finding.text + "\n";
   }
-  // evaluation.md 6.2. Missing: 23 (digits of a document) and 27 to 32 (the pruning page's).
+  // All kinds of findings of audit.cpp. Missing: 23 (digits of a document) and 27 to 32 (the
+  // pruning page's).
   std::set<int> expected;
   for (int number = 1; number <= 26; ++number) {
     if (number != 23) expected.insert(number);
