@@ -58,7 +58,7 @@ demo: need-deps ## Run the study's Track C on the embedded models, ends with rep
 	@cmake --build --preset release --target programs
 	@build/bin/ptq-host experiments/trackC.toml
 
-test: build ## Run all tests: unit tests and test/*.sh
+test: build ## Run all tests: unit tests and test/*/test_*.sh
 	@bash test/run_all.sh
 
 check: need-deps format-check header-check tidy asan ## Format, headers compile alone, clang-tidy, tests under sanitizers

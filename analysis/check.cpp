@@ -1,11 +1,11 @@
-#include "check.hpp"
+#include "analysis/check.hpp"
 
 #include <fmt/format.h>
 
 #include <map>
 #include <set>
 
-#include "toml_reader.hpp"
+#include "analysis/toml_reader.hpp"
 
 namespace ptq::report {
 namespace {

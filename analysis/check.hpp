@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "records.hpp"
+#include "analysis/read/records.hpp"
 
 namespace ptq::report {
 

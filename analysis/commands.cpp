@@ -1,4 +1,4 @@
-#include "commands.hpp"
+#include "analysis/commands.hpp"
 
 #include <fmt/format.h>
 #include <sys/ioctl.h>
@@ -7,15 +7,15 @@
 #include <cstdio>
 #include <cstdlib>
 
-#include "arguments.hpp"
-#include "audit.hpp"
-#include "check.hpp"
-#include "diff.hpp"
-#include "full_report.hpp"
-#include "pruning.hpp"
+#include "analysis/arguments.hpp"
+#include "analysis/check.hpp"
+#include "analysis/compare/diff.hpp"
+#include "analysis/page/full_report.hpp"
+#include "analysis/pruning/pruning.hpp"
+#include "analysis/study/audit.hpp"
+#include "analysis/study/leaderboard.hpp"
 #include "ptq/core/output_file.hpp"
 #include "ptq/core/safe_text.hpp"
-#include "study_board.hpp"
 
 namespace ptq::report {
 

@@ -5,7 +5,7 @@
 #include <string_view>
 #include <vector>
 
-#include "compat.hpp"
+#include "analysis/study/run_page.hpp"
 
 namespace ptq::report {
 

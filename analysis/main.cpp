@@ -7,7 +7,7 @@
 #include <string_view>
 #include <vector>
 
-#include "commands.hpp"
+#include "analysis/commands.hpp"
 #include "ptq/core/error.hpp"
 #include "ptq/core/output_file.hpp"
 #include "ptq/core/safe_text.hpp"

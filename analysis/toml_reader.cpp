@@ -18,9 +18,9 @@
 #include <fstream>
 #include <iterator>
 
+#include "analysis/toml_reader.hpp"
 #include "ptq/core/json.hpp"
 #include "ptq/core/toml_guard.hpp"
-#include "toml_reader.hpp"
 
 namespace ptq::report {
 namespace {

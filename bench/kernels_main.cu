@@ -7,7 +7,7 @@
 #include <fstream>
 #include <string_view>
 
-#include "ptq/engine/cuda/kernel_list.hpp"
+#include "ptq/engine/cuda/bench/kernel_list.hpp"
 
 namespace {
 

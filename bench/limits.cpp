@@ -1,4 +1,4 @@
-#include "limits.hpp"
+#include "bench/limits.hpp"
 
 #include <cblas.h>
 #include <fmt/format.h>
@@ -8,7 +8,7 @@
 #include <random>
 #include <vector>
 
-#include "machine.hpp"
+#include "host/machine.hpp"
 #include "ptq/core/threads.hpp"
 #include "ptq/run/engine_loader.hpp"
 

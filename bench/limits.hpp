@@ -3,8 +3,8 @@
 
 #include <string>
 
+#include "bench/sheet.hpp"
 #include "ptq/engine/engine.hpp"
-#include "sheet.hpp"
 
 namespace ptq::bench {
 

@@ -14,15 +14,15 @@
 #include <string>
 #include <vector>
 
-#include "limits.hpp"
-#include "machine.hpp"
+#include "bench/limits.hpp"
+#include "bench/sheet.hpp"
+#include "bench/speed.hpp"
+#include "host/machine.hpp"
 #include "ptq/core/error.hpp"
 #include "ptq/core/output_file.hpp"
 #include "ptq/run/engine_loader.hpp"
 #include "ptq/run/experiment.hpp"
 #include "ptq/run/random_model.hpp"
-#include "sheet.hpp"
-#include "speed.hpp"
 
 namespace po = boost::program_options;
 

@@ -1,4 +1,4 @@
-#include "methods.hpp"
+#include "bench/methods.hpp"
 
 #include <fmt/format.h>
 
@@ -8,10 +8,10 @@
 #include <string>
 #include <vector>
 
-#include "ptq/engine/encoded_rows.hpp"
+#include "bench/sheet.hpp"
+#include "bench/timing.hpp"
+#include "ptq/engine/cpu/encoded_rows.hpp"
 #include "ptq/run/plugins.hpp"
-#include "sheet.hpp"
-#include "timing.hpp"
 
 namespace ptq::bench {
 namespace {

@@ -1,4 +1,4 @@
-#include "sheet.hpp"
+#include "bench/sheet.hpp"
 
 #include <fmt/format.h>
 

@@ -6,7 +6,7 @@
 #include <string>
 #include <utility>
 
-#include "timing.hpp"
+#include "bench/timing.hpp"
 
 namespace ptq::bench {
 

@@ -1,4 +1,4 @@
-#include "speed.hpp"
+#include "bench/speed.hpp"
 
 #include <fmt/format.h>
 
@@ -8,11 +8,11 @@
 #include <span>
 #include <vector>
 
-#include "limits.hpp"
-#include "methods.hpp"
+#include "bench/limits.hpp"
+#include "bench/methods.hpp"
+#include "bench/sheet.hpp"
 #include "ptq/engine/backward.hpp"
 #include "ptq/run/plugins.hpp"
-#include "sheet.hpp"
 
 namespace ptq::bench {
 namespace {

@@ -1,4 +1,4 @@
-#include "arguments.hpp"
+#include "host/arguments.hpp"
 
 #include <charconv>
 #include <cstdio>

@@ -3,7 +3,7 @@
 #include "ptq/engine/cpu/backward.hpp"
 #include "ptq/engine/cpu/device.hpp"
 #include "ptq/engine/engine.hpp"
-#include "ptq/engine/transformer.hpp"
+#include "ptq/engine/pass/transformer.hpp"
 
 namespace ptq {
 

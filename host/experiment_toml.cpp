@@ -18,7 +18,7 @@
 #include <algorithm>
 #include <sstream>
 
-#include "experiment_toml.hpp"
+#include "host/experiment_toml.hpp"
 #include "ptq/core/json.hpp"
 #include "ptq/core/mapped_file.hpp"
 #include "ptq/core/toml_guard.hpp"

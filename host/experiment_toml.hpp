@@ -5,7 +5,7 @@
 #include <string>
 #include <string_view>
 
-#include "ptq/run/config_tree.hpp"
+#include "ptq/core/config_tree.hpp"
 
 namespace ptq {
 

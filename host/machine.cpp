@@ -1,4 +1,4 @@
-#include "machine.hpp"
+#include "host/machine.hpp"
 
 #include <cblas.h>
 #include <sys/utsname.h>

@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "commands.hpp"
+#include "host/commands/commands.hpp"
 #include "ptq/core/error.hpp"
 #include "ptq/core/output_file.hpp"
 #include "ptq/core/safe_text.hpp"

@@ -1,13 +1,13 @@
-#include "plan.hpp"
+#include "host/plan.hpp"
 
 #include <fmt/format.h>
 
 #include <algorithm>
 
-#include "bytes_text.hpp"
-#include "experiment_toml.hpp"
-#include "machine.hpp"
-#include "plugin_folders.hpp"
+#include "host/bytes_text.hpp"
+#include "host/experiment_toml.hpp"
+#include "host/machine.hpp"
+#include "host/plugin_folders.hpp"
 #include "ptq/run/engine_loader.hpp"
 #include "ptq/run/preflight.hpp"
 #include "ptq/run/trial.hpp"

@@ -1,4 +1,4 @@
-#include "plugin_folders.hpp"
+#include "host/plugin_folders.hpp"
 
 #include <algorithm>
 #include <cstdlib>

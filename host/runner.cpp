@@ -1,4 +1,4 @@
-#include "runner.hpp"
+#include "host/runner.hpp"
 
 #include <fmt/format.h>
 
@@ -10,7 +10,7 @@
 #include <memory>
 #include <thread>
 
-#include "machine.hpp"
+#include "host/machine.hpp"
 #include "ptq/run/cell.hpp"
 #include "ptq/run/progress.hpp"
 #include "ptq/run/supervise.hpp"

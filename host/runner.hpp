@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "plan.hpp"
+#include "host/plan.hpp"
 #include "ptq/results/store.hpp"
 
 namespace ptq {

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs every test: the unit tests of ptq-tests, then each test/*.sh as one test (exit 0 passed,
+# Runs every test: the unit tests of ptq-tests, then each test/*/test_*.sh as one test (exit 0 passed,
 # 77 skipped, anything else failed). Scripts run in the root of the repository with PTQ_BUILD set.
 # Closes with one line "N passed, N failed" (and ", N skipped" if any were) and fails if any failed.
 set -uo pipefail
@@ -25,8 +25,7 @@ if [ "$status" -ne 0 ] && [ "$failed" -eq 0 ]; then
   failed=1
 fi
 
-for script in test/*.sh; do
-  [ "$script" = test/run_all.sh ] || [ ! -f "$script" ] && continue
+for script in test/*/test_*.sh; do
   bash "$script" </dev/null >"$work/log" 2>&1
   status=$?
   case $status in

@@ -1,5 +1,5 @@
 // The symbol of the engine's library.
-#include "ptq/engine/cuda/kernel_list.hpp"
+#include "ptq/engine/cuda/bench/kernel_list.hpp"
 #include "ptq/engine/cuda/limits.hpp"
 #include "ptq/engine/cuda/transformer.hpp"
 #include "ptq/engine/cuda_library.hpp"

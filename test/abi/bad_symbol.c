@@ -1,5 +1,5 @@
-/* Wrong on purpose: needs a function that nobody has. Built by test/abi.sh, because the flags of
-   ptq_add_plugin make this mistake an error of the linker. */
+/* Wrong on purpose: needs a function that nobody has. Built by test/abi/test_abi.sh, because the
+   flags of ptq_add_plugin make this mistake an error of the linker. */
 #define BAD_NAME "bad_symbol"
 #define BAD_ENCODE call_nobody
 #include "../plugins/bad.h"

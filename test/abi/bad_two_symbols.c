@@ -1,5 +1,5 @@
-/* Wrong on purpose: exports a second symbol. Built by test/abi.sh, because the version script of
-   ptq_add_plugin would hide it. */
+/* Wrong on purpose: exports a second symbol. Built by test/abi/test_abi.sh, because the version
+   script of ptq_add_plugin would hide it. */
 #define BAD_NAME "bad_two_symbols"
 #include "../plugins/bad.h"
 

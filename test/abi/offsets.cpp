@@ -2,7 +2,7 @@
 // plugin of last year was built with these numbers: they change only by new lines at the end of a
 // growing struct, together with a line in the changelog of docs/abi.md.
 //
-// Compiling this file is the test (test/abi.sh). It is valid C11 and C++.
+// Compiling this file is the test (test/abi/test_abi.sh). It is valid C11 and C++.
 #include <assert.h>
 
 #include "ptq/plugin.h"

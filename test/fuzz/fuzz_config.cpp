@@ -1,7 +1,7 @@
 // config.json: every accepted configuration has sizes that later products can rely on.
 #include "ptq/model/config.hpp"
 #include "ptq/model/safetensors.hpp"
-#include "targets.hpp"
+#include "test/fuzz/targets.hpp"
 
 namespace ptq::fuzz {
 

@@ -1,6 +1,6 @@
 // model.safetensors.index.json: every accepted file name stays in its folder.
 #include "ptq/model/safetensors.hpp"
-#include "targets.hpp"
+#include "test/fuzz/targets.hpp"
 
 namespace ptq::fuzz {
 

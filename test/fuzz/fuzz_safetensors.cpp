@@ -1,7 +1,7 @@
 // A safetensors file: header, then data. The input is read as it is, and a second time with the
 // header length set to what is there, since random changes hardly ever keep the two in step.
 #include "ptq/model/safetensors.hpp"
-#include "targets.hpp"
+#include "test/fuzz/targets.hpp"
 
 namespace ptq::fuzz {
 namespace {

@@ -1,7 +1,7 @@
 // An input that begins with '{' is a tokenizer.json. Any other input is a text for one of four
 // small tokenizers, whose ids are compared with plain merging and decoded again.
 #include "ptq/model/tokenizer.hpp"
-#include "targets.hpp"
+#include "test/fuzz/targets.hpp"
 
 namespace ptq::fuzz {
 namespace {

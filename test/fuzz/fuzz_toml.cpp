@@ -1,6 +1,6 @@
 // Experiment files, and --set KEY=VALUE for short inputs of one line.
-#include "experiment_toml.hpp"
-#include "targets.hpp"
+#include "host/experiment_toml.hpp"
+#include "test/fuzz/targets.hpp"
 
 namespace ptq::fuzz {
 namespace {

@@ -2,7 +2,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "targets.hpp"
+#include "test/fuzz/targets.hpp"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   ptq::fuzz::PTQ_FUZZ_TARGET({data, size});

@@ -1,5 +1,5 @@
 // What each fuzz target does with one input. The libFuzzer programs and the replay of the corpus in
-// the ordinary tests (test/test_corpus.cpp) call the same functions.
+// the ordinary tests (test/fuzz/test_corpus.cpp) call the same functions.
 //
 // An input is either read or refused with ptq::Error whose message is valid UTF-8. Any other
 // exception, and any broken promise about what was read (Broken), is a finding.

@@ -1,5 +1,6 @@
-/* A correct 8-bit cache method with places where test/hostile.sh puts what a plugin must not do:
-   -DAT_LOAD=..., AT_END (of the process), AT_ENCODE, INSTEAD (of the answer), SUMMARY. */
+/* A correct 8-bit cache method with places where test/hostile/test_hostile.sh puts what a plugin
+   must not do: -DAT_LOAD=..., AT_END (of the process), AT_ENCODE, INSTEAD (of the answer), SUMMARY.
+ */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <fenv.h>

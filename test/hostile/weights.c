@@ -1,4 +1,4 @@
-/* A weight method for test/hostile.sh: its answer is what -DANSWER says. */
+/* A weight method for test/hostile/test_hostile.sh: its answer is what -DANSWER says. */
 #include <string.h>
 
 #include "ptq/plugin.h"

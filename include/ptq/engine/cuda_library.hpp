@@ -44,7 +44,8 @@ struct CudaLibrary {
   std::unique_ptr<Engine> (*make)(const std::string& folder, const EngineOptions& options,
                                   int device);
   CudaLimits (*limits)(int device);  // takes some seconds and 2 GiB of the device
-  // Every kernel alone (engine/cuda/kernel_bench.hpp); each row is handed out when it is measured.
+  // Every kernel alone (engine/cuda/bench/kernel_bench.hpp); each row is handed out when it is
+  // measured.
   void (*kernels)(int device, const KernelBenchSettings& settings, const KernelRowFn& row);
 };
 inline constexpr const char* kCudaLibrarySymbol = "ptq_cuda_library";

@@ -12,7 +12,7 @@
 #include "ptq/core/dtype.hpp"
 #include "ptq/encoding/encoding.hpp"
 #include "ptq/engine/kv_policy.hpp"
-#include "ptq/engine/row_score.hpp"
+#include "ptq/engine/scores.hpp"
 #include "ptq/model/config.hpp"
 
 namespace ptq {

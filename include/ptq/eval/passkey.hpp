@@ -12,11 +12,11 @@
 
 #include "ptq/core/error.hpp"
 #include "ptq/core/suggest.hpp"
+#include "ptq/data/passkey_prompt.hpp"
 #include "ptq/eval/cache_report.hpp"
 #include "ptq/eval/divergence.hpp"
 #include "ptq/eval/evaluation.hpp"
 #include "ptq/eval/lock_step.hpp"
-#include "ptq/eval/passkey_prompt.hpp"
 #include "ptq/eval/statistics.hpp"
 #include "ptq/results/record.hpp"
 

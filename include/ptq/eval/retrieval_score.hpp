@@ -11,9 +11,9 @@
 #include <utility>
 #include <vector>
 
+#include "ptq/data/passkey_prompt.hpp"
 #include "ptq/data/retrieval_prompt.hpp"
 #include "ptq/eval/log_softmax.hpp"
-#include "ptq/eval/passkey_prompt.hpp"
 #include "ptq/eval/statistics.hpp"
 #include "ptq/model/tokenizer.hpp"
 

@@ -12,9 +12,9 @@
 #include <vector>
 
 #include "ptq/calibrate/sequences.hpp"
+#include "ptq/core/config_tree.hpp"
 #include "ptq/data/retrieval_prompt.hpp"
 #include "ptq/eval/evaluation.hpp"
-#include "ptq/run/config_tree.hpp"
 
 namespace ptq {
 

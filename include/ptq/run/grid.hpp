@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "ptq/core/problems.hpp"
 #include "ptq/core/suggest.hpp"
 #include "ptq/model/config.hpp"
 #include "ptq/model/safetensors.hpp"
@@ -19,9 +20,8 @@
 #include "ptq/results/store.hpp"
 #include "ptq/run/experiment.hpp"
 #include "ptq/run/fingerprint.hpp"
-#include "ptq/run/lookup.hpp"
+#include "ptq/run/locate.hpp"
 #include "ptq/run/plugins.hpp"
-#include "ptq/run/problems.hpp"
 #include "ptq/run/random_model.hpp"
 
 namespace ptq {

@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "ptq/core/error.hpp"
+#include "ptq/core/problems.hpp"
 #include "ptq/core/suggest.hpp"
-#include "ptq/run/problems.hpp"
 
 namespace ptq {
 

@@ -10,16 +10,16 @@
 #include <vector>
 
 #include "ptq/calibrate/sequences.hpp"
+#include "ptq/core/problems.hpp"
+#include "ptq/data/passkey_prompt.hpp"
 #include "ptq/data/retrieval_prompt.hpp"
 #include "ptq/data/text.hpp"
-#include "ptq/eval/passkey_prompt.hpp"
 #include "ptq/eval/perplexity.hpp"
 #include "ptq/eval/retrieval_score.hpp"
 #include "ptq/eval/token_scores.hpp"
 #include "ptq/model/tokenizer.hpp"
 #include "ptq/run/experiment.hpp"
 #include "ptq/run/grid.hpp"
-#include "ptq/run/problems.hpp"
 #include "ptq/run/random_model.hpp"
 
 namespace ptq {

@@ -17,11 +17,11 @@
 #include <optional>
 #include <string>
 
-#include "ptq/engine/kv_cache.hpp"
+#include "ptq/core/problems.hpp"
+#include "ptq/engine/cpu/kv_cache.hpp"
 #include "ptq/run/cell.hpp"
 #include "ptq/run/experiment.hpp"
 #include "ptq/run/grid.hpp"
-#include "ptq/run/problems.hpp"
 
 namespace ptq {
 

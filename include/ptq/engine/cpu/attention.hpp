@@ -13,8 +13,8 @@
 #include <vector>
 
 #include "ptq/core/threads.hpp"
+#include "ptq/engine/cpu/kv_cache.hpp"
 #include "ptq/engine/cpu/simd.hpp"
-#include "ptq/engine/kv_cache.hpp"
 
 namespace ptq::cpu {
 

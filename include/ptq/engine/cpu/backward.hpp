@@ -1,5 +1,5 @@
 // The backward pass of the Llama, Qwen2 and Mistral architectures on the CPU, to be read beside
-// engine/transformer.hpp, whose forward pass it takes the derivative of.
+// engine/pass/transformer.hpp, whose forward pass it takes the derivative of.
 //
 // On the way up only the input of every layer and the output of its attention are kept; on the way
 // down a layer computes the rest again (T. Chen et al., arXiv 1604.06174).
@@ -20,7 +20,7 @@
 #include "ptq/engine/cpu/attention_gradient.hpp"
 #include "ptq/engine/cpu/blas_memory.hpp"
 #include "ptq/engine/cpu/gradient_ops.hpp"
-#include "ptq/engine/linear.hpp"
+#include "ptq/engine/weights/linear.hpp"
 #include "ptq/model/config.hpp"
 #include "ptq/model/random_weights.hpp"
 #include "ptq/model/safetensors.hpp"

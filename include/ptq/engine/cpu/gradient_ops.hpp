@@ -21,7 +21,7 @@
 
 #include "ptq/core/threads.hpp"
 #include "ptq/engine/cpu/simd.hpp"
-#include "ptq/engine/linear.hpp"
+#include "ptq/engine/weights/linear.hpp"
 
 namespace ptq::cpu {
 

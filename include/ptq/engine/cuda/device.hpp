@@ -15,18 +15,18 @@
 #include <utility>
 #include <vector>
 
-#include "ptq/engine/cuda/affine_decode.cuh"
 #include "ptq/engine/cuda/arena.hpp"
-#include "ptq/engine/cuda/attention.cuh"
-#include "ptq/engine/cuda/elementwise.cuh"
-#include "ptq/engine/cuda/embedding.cuh"
 #include "ptq/engine/cuda/gemm.hpp"
+#include "ptq/engine/cuda/kernels/affine_decode.cuh"
+#include "ptq/engine/cuda/kernels/attention.cuh"
+#include "ptq/engine/cuda/kernels/elementwise.cuh"
+#include "ptq/engine/cuda/kernels/embedding.cuh"
+#include "ptq/engine/cuda/kernels/linear_small.cuh"
+#include "ptq/engine/cuda/kernels/linear_tiles.cuh"
+#include "ptq/engine/cuda/kernels/rms_norm.cuh"
+#include "ptq/engine/cuda/kernels/rope.cuh"
 #include "ptq/engine/cuda/kv_cache.hpp"
-#include "ptq/engine/cuda/linear_small.cuh"
-#include "ptq/engine/cuda/linear_tiles.cuh"
 #include "ptq/engine/cuda/queue.hpp"
-#include "ptq/engine/cuda/rms_norm.cuh"
-#include "ptq/engine/cuda/rope.cuh"
 #include "ptq/engine/cuda/tables.hpp"
 #include "ptq/engine/cuda/weights.hpp"
 

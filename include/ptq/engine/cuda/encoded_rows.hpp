@@ -1,5 +1,5 @@
 // The encoded rows of one layer and side in device memory: the counterpart of
-// engine/encoded_rows.hpp.
+// engine/cpu/encoded_rows.hpp.
 //
 // Affine and dense rows are encoded by kernels and lie per head as AffineRows and DenseRows lay
 // them out; the other encodings come from the CPU's classes (copied_rows.hpp). Bytes are the same
@@ -12,9 +12,9 @@
 #include <vector>
 
 #include "ptq/encoding/affine.hpp"
-#include "ptq/engine/cuda/affine_encode.cuh"
 #include "ptq/engine/cuda/copied_rows.hpp"
-#include "ptq/engine/cuda/kv_rows.cuh"
+#include "ptq/engine/cuda/kernels/affine_encode.cuh"
+#include "ptq/engine/cuda/kernels/kv_rows.cuh"
 
 namespace ptq::cuda {
 

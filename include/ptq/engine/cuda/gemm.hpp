@@ -10,8 +10,8 @@
 #include <tuple>
 
 #include "ptq/engine/cuda/arena.hpp"
-#include "ptq/engine/cuda/elementwise.cuh"
-#include "ptq/engine/cuda/numbers.hpp"
+#include "ptq/engine/cuda/kernels/elementwise.cuh"
+#include "ptq/engine/cuda/kernels/numbers.cuh"
 #include "ptq/engine/cuda/queue.hpp"
 
 namespace ptq::cuda {

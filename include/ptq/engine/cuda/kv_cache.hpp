@@ -1,4 +1,4 @@
-// The KV cache on the device: the rules of engine/kv_cache.hpp, the storage in device memory.
+// The KV cache on the device: the rules of engine/cpu/kv_cache.hpp, the storage in device memory.
 //
 // Dense rows lie [rows, kv_heads * head_dim], encoded rows as encoded_rows.hpp says. Buffers grow
 // between passes; what kernels see of them is a SideView, written anew for every pass.
@@ -11,7 +11,7 @@
 
 #include "ptq/engine/cuda/cache_memory.hpp"
 #include "ptq/engine/cuda/encoded_rows.hpp"
-#include "ptq/engine/cuda/kv_rows.cuh"
+#include "ptq/engine/cuda/kernels/kv_rows.cuh"
 
 namespace ptq::cuda {
 

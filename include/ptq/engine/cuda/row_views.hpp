@@ -6,7 +6,7 @@
 #pragma once
 
 #include "ptq/encoding/affine.hpp"
-#include "ptq/engine/cuda/numbers.hpp"
+#include "ptq/engine/cuda/kernels/numbers.cuh"
 #include "ptq/engine/kv_policy.hpp"
 
 namespace ptq::cuda {

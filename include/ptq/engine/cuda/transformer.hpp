@@ -2,7 +2,7 @@
 #pragma once
 
 #include "ptq/engine/cuda/device.hpp"
-#include "ptq/engine/transformer.hpp"
+#include "ptq/engine/pass/transformer.hpp"
 
 #ifdef PTQ_CUDA_KERNELS_APART  // see attention.cuh
 extern template class ptq::Transformer<ptq::cuda::Device<float>>;

@@ -7,9 +7,9 @@
 #include <vector>
 
 #include "ptq/engine/cuda/arena.hpp"
-#include "ptq/engine/cuda/elementwise.cuh"
+#include "ptq/engine/cuda/kernels/elementwise.cuh"
 #include "ptq/engine/cuda/row_views.hpp"
-#include "ptq/engine/linear.hpp"
+#include "ptq/engine/weights/linear.hpp"
 
 namespace ptq::cuda {
 

@@ -1,0 +1,70 @@
+// The paired comparisons of a board as a table: differences from the baseline on the same samples.
+#pragma once
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <string>
+
+#include "analysis/board/columns.hpp"
+#include "analysis/compare/compare.hpp"
+#include "analysis/write/numbers.hpp"
+#include "analysis/write/table.hpp"
+
+namespace ptq::report {
+
+inline std::string p_text(double p) { return p < 0.001 ? "<0.001" : fmt::format("{:.3f}", p); }
+
+// "+3.1 % (+2.7 .. +3.5)" of a perplexity, "-1.20 (-2.1 .. -0.3)" points of a share.
+inline std::string difference_text(const Comparison& c) {
+  if (c.n == 0) return c.problem.empty() ? "-" : c.problem;
+  const auto value = [&](double delta) {
+    return c.answers ? 100 * delta : 100 * (std::exp(delta) - 1);
+  };
+  std::string text = signed_text(value(c.delta)) + (c.answers ? " pts" : " %");
+  if (c.interval.known()) {
+    text += " (" + signed_text(value(c.interval.low)) + " .. " +
+            signed_text(value(c.interval.high)) + ")";
+  }
+  return text;
+}
+
+// What the comparison allows to say.
+inline std::string verdict(const Comparison& c) {
+  if (c.n == 0) return "-";
+  if (c.answers && c.counts.gained + c.counts.lost == 0) return "identical answers";
+  if (!c.interval.known()) return "too few samples";
+  if (c.interval.contains(0) || c.p_holm >= 0.05) return "no difference shown";
+  return (c.delta > 0) == c.answers ? "better" : "worse";
+}
+
+// One row per cell that was compared, in the order of the board.
+inline Table statistics_table(const Board& board, const BoardStatistics& statistics) {
+  Table table;
+  for (const Evaluation& evaluation : board.evaluations) {
+    for (const Row& row : board.rows) {
+      const Cell* cell = row.cell(evaluation.name);
+      const Comparison* c = cell ? statistics.of(cell) : nullptr;
+      if (!c) continue;
+      const auto figure = [&](std::initializer_list<const char*> path, auto write) {
+        const auto value = cell->number(path);
+        return value ? write(*value) : std::string("-");
+      };
+      table.rows.push_back(
+          {row.method + (baseline_fails(*cell) ? kFailsMark : ""), evaluation.name,
+           std::to_string(c->n), difference_text(*c),
+           c->answers ? p_text(c->p.exact) + " / " + p_text(c->p.mid) : p_text(c->p_value),
+           p_text(c->p_holm), verdict(*c),
+           c->answers ? fmt::format("{} lost, {} gained", c->counts.lost, c->counts.gained) : "-",
+           figure({"kl_mean"}, divergence_text), exposure_text(*cell),
+           std::to_string(statistics.rank(cell))});
+    }
+  }
+  if (!table.rows.empty()) {
+    table.head = {"Method",  "Evaluation", "n",  "Difference (95 %)", "p",   "p (Holm)",
+                  "Verdict", "Flips",      "KL", "Exposure",          "Rank"};
+  }
+  return table;
+}
+
+}  // namespace ptq::report

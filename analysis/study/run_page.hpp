@@ -1,0 +1,17 @@
+// Pages in the layout of the original study, Chinese as it was printed or in English.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "analysis/study/study.hpp"
+
+namespace ptq::report {
+
+enum class Language { zh, en };
+
+// The page of one run.
+std::string run_page(const Run& run, Language language);
+
+}  // namespace ptq::report

@@ -1,0 +1,324 @@
+// A host of its own for `ptq-host check`: it records what a plugin does with a call, keeps
+// encodings unpacked and decodes them with plain float loops. It shares nothing with the real host,
+// so that a mistake there does not hide one in a plugin, and the other way round.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <list>
+#include <mutex>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "host/check/test.hpp"
+#include "ptq/plugin.h"
+
+namespace ptq::check {
+
+// To the nearest float16, half to even; infinity above 65504.
+inline float as_float16(float value) {
+  const float size = std::fabs(value);
+  if (!(size < 65520.0f)) return std::isnan(value) ? value : std::copysign(INFINITY, value);
+  if (size < std::ldexp(1.0f, -14)) return std::copysign((size + 0.5f) - 0.5f, value);
+  const int keep = std::ilogb(size) - 10;
+  return std::copysign(std::ldexp(std::nearbyint(std::ldexp(size, -keep)), keep), value);
+}
+
+// `batch` matrices of [rows, columns] and the groups that an affine format cuts them into.
+struct Groups {
+  int64_t batch, rows, columns, axis, size;
+
+  Groups(int64_t batch, int64_t rows, int64_t columns, const ptq_affine& how)
+      : batch(batch), rows(rows), columns(columns), axis(how.axis), size(how.group_size) {
+    const int64_t along = axis == 1 ? columns : rows;
+    if (size <= 0 || size > along) size = along > 0 ? along : 1;
+  }
+  int64_t scale_rows() const { return axis == 1 ? rows : (rows + size - 1) / size; }
+  int64_t scale_columns() const { return axis == 1 ? (columns + size - 1) / size : columns; }
+  int64_t scales() const { return batch * scale_rows() * scale_columns(); }
+  int64_t scale_index(int64_t b, int64_t r, int64_t c) const {
+    return axis == 1 ? (b * rows + r) * scale_columns() + c / size
+                     : (b * scale_rows() + r / size) * columns + c;
+  }
+};
+
+// What a plugin answered, unpacked.
+struct Encoding {
+  bool cache = true;  // else the weight of a layer, which takes fewer kinds of encoding
+  int64_t block = 0;  // of the cache's policy
+  int fills = 0;
+  bool dense = false;
+  ptq_affine how{};
+  int64_t batch = 0, rows = 0, columns = 0;
+  std::vector<uint8_t> codes;
+  std::vector<float> scale, zero;  // zero: empty for the symmetric grids
+  std::vector<float> values;       // of a dense encoding, already rounded to 16 bits
+  // Of a codebook or low-rank encoding: `values` is what it decodes to, `bits` what storing it
+  // takes.
+  bool decoded = false, low_rank = false;
+  uint64_t bits = 0;
+  // Outliers: places in [batch, rows, columns] and exact values.
+  std::vector<int64_t> outlier_at;
+  std::vector<float> outlier_value;
+  uint64_t outlier_bits = 0;
+  bool has_outliers = false;
+  // All blocks of a layer and side agree in these: the kind with its parameters, and what is stored
+  // once for all.
+  std::string form;
+  std::vector<float> shared;
+
+  bool filled() const { return fills > 0; }
+  float n() const { return float((1 << how.bits) - 1); }
+  float middle() const { return float(1 << (how.bits - 1)); }
+
+  std::vector<float> decode() const {
+    std::vector<float> x = dense || decoded ? values : decode_affine();
+    for (size_t i = 0; i < outlier_at.size(); ++i) x[size_t(outlier_at[i])] = outlier_value[i];
+    return x;
+  }
+  std::vector<float> decode_affine() const {
+    std::vector<float> x(codes.size());
+    const Groups groups(batch, rows, columns, how);
+    for (int64_t i = 0; i < int64_t(x.size()); ++i) {
+      const int64_t c = i % columns, r = i / columns % rows, b = i / columns / rows;
+      const size_t g = size_t(groups.scale_index(b, r, c));
+      const float q = float(codes[size_t(i)]);
+      x[size_t(i)] = how.grid == PTQ_GRID_MIN ? q * scale[g] + zero[g]
+                     : zero.empty()           ? (q - middle()) * scale[g]
+                                              : (q - zero[g]) * scale[g];
+    }
+    return x;
+  }
+  // Bits that storing it takes: codes packed, scales float16, zero points float16 or b bits.
+  uint64_t stored_bits() const {
+    if (dense) return 16 * values.size() + outlier_bits;
+    if (decoded) return bits + outlier_bits;
+    const uint64_t zero_bits = how.grid == PTQ_GRID_MIN ? 16 : uint64_t(how.bits);
+    return uint64_t(how.bits) * codes.size() + 16 * scale.size() + zero_bits * zero.size() +
+           outlier_bits;
+  }
+};
+
+// [.., rows, columns] as batch x rows x columns; a matrix has batch 1.
+struct Shape {
+  int64_t batch, rows, columns;
+};
+// What is wrong with a tensor that a plugin handed over, or an empty string and its shape.
+std::string problem_of(const ptq_tensor* x, ptq_dtype dtype, Shape& shape);
+
+// The elements in row-major order.
+template <class T>
+std::vector<T> gather(const ptq_tensor& x) {
+  int64_t count = 1;
+  for (int i = 0; i < x.ndim; ++i) count *= x.shape[i];
+  std::vector<T> out(static_cast<size_t>(count));
+  for (int64_t i = 0; i < count; ++i) {
+    int64_t rest = i, offset = 0;
+    for (int axis = x.ndim - 1; axis >= 0; --axis) {
+      offset += rest % x.shape[axis] * x.stride[axis];
+      rest /= x.shape[axis];
+    }
+    out[size_t(i)] = static_cast<const T*>(x.data)[offset];
+  }
+  return out;
+}
+
+class Host {
+ public:
+  uint64_t seed = 1;
+  bool has_services = true;
+  int64_t allocations_left = -1;  // alloc returns NULL when 0; -1 = always gives memory
+  std::vector<std::pair<std::string, std::string>> options;  // name, value as JSON text
+
+  std::string sentence;  // of the latest `fail`
+  int fails = 0;         // since begin()
+  std::string refused;   // why its latest answer was refused, until another is taken
+  bool cancelled = false;
+  std::string mistake;  // what the plugin did to the host's memory or functions, or empty
+
+  Host() {
+    call_.head.struct_size = sizeof call_;  // longer than version 1.0, as a later host's would be
+    call_.head.device_type = PTQ_CPU;
+    call_.head.ctx = this;
+    call_.head.fail = fail;
+    call_.head.log = log;
+    call_.head.alloc = alloc;
+    call_.head.release = release;
+    call_.head.cancelled = [](const ptq_call* call) noexcept -> int32_t {
+      return of(call).cancelled ? 1 : 0;
+    };
+    call_.head.service = service;
+    std::memset(call_.later_fields, 0xA5, sizeof call_.later_fields);
+  }
+  Host(const Host&) = delete;
+  Host& operator=(const Host&) = delete;
+
+  // Before and after each call into the plugin.
+  const ptq_call* begin() {
+    sentence.clear();
+    refused.clear();
+    fails = 0;
+    call_.head.seed = seed;
+    return &call_.head;
+  }
+  void end() {
+    for (auto block = blocks_.begin(); block != blocks_.end();) {
+      check_guards(*block);
+      block = block->purpose == PTQ_SCRATCH ? blocks_.erase(block) : std::next(block);
+    }
+  }
+  // Bookkeeping that was not released.
+  size_t kept() const { return blocks_.size(); }
+
+ private:
+  static constexpr size_t kGuard = 64;
+  static constexpr uint8_t kGuardByte = 0xA5;
+
+  struct Block {
+    int32_t purpose;
+    std::vector<uint8_t> bytes;  // guard, memory, guard
+    uint8_t* memory() { return bytes.data() + kGuard; }
+  };
+
+  static Host& of(const ptq_call* call) { return *static_cast<Host*>(call->ctx); }
+
+  void check_guards(Block& block) {
+    const size_t size = block.bytes.size();
+    for (size_t i = 0; i < kGuard; ++i) {
+      if (block.bytes[i] != kGuardByte) mistake = "it wrote before memory that alloc gave";
+      if (block.bytes[size - 1 - i] != kGuardByte) {
+        mistake =
+            fmt::format("it wrote past the end of {} bytes that alloc gave", size - 2 * kGuard);
+      }
+    }
+  }
+
+  static ptq_status fail(const ptq_call* call, ptq_status status, const char* sentence) noexcept {
+    Host& host = of(call);
+    const std::lock_guard lock(host.mutex_);  // [any thread]
+    ++host.fails;
+    host.sentence = sentence ? sentence : "";
+    return status;
+  }
+  // Of an answer: may be followed by a better one.
+  static ptq_status refuse(const ptq_call* call, const std::string& text) noexcept {
+    Host& host = of(call);
+    const std::lock_guard lock(host.mutex_);
+    host.refused = host.sentence = text;
+    return PTQ_INVALID;
+  }
+  static ptq_status take(const ptq_call* call, ptq_encoding* out, Encoding answer) noexcept {
+    Encoding& place = *reinterpret_cast<Encoding*>(out);
+    answer.fills = place.fills + 1;
+    answer.cache = place.cache;
+    answer.block = place.block;
+    place = std::move(answer);
+    of(call).refused.clear();
+    return PTQ_OK;
+  }
+  static void report(const ptq_call* call, double fraction) noexcept {
+    if (fraction >= 0 && fraction <= 1) return;
+    const std::lock_guard lock(of(call).mutex_);
+    of(call).mistake = fmt::format("it reported the progress {}, not 0 to 1", fraction);
+  }
+  static void log(const ptq_call*, int32_t, const char*) noexcept {}
+
+  static void* alloc(const ptq_call* call, int32_t purpose, uint64_t bytes) noexcept {
+    Host& host = of(call);
+    if (purpose != PTQ_SCRATCH && purpose != PTQ_BOOKKEEPING) {
+      host.mistake = fmt::format("alloc was called with the unknown purpose {}", purpose);
+      return nullptr;
+    }
+    if (host.allocations_left == 0 || bytes > (uint64_t(1) << 32)) return nullptr;
+    if (host.allocations_left > 0) --host.allocations_left;
+    // The memory is not zero: who relies on zeros shall notice here.
+    Block block{purpose, std::vector<uint8_t>(size_t(bytes) + 2 * kGuard, kGuardByte)};
+    std::memset(block.memory(), 0xCD, size_t(bytes));
+    host.blocks_.push_back(std::move(block));
+    return host.blocks_.back().memory();
+  }
+  static void release(const ptq_call* call, void* memory) noexcept {
+    Host& host = of(call);
+    if (!memory) return;
+    for (auto block = host.blocks_.begin(); block != host.blocks_.end(); ++block) {
+      if (block->memory() != memory) continue;
+      host.check_guards(*block);
+      host.blocks_.erase(block);
+      return;
+    }
+    host.mistake = "release was called with memory that alloc did not give";
+  }
+  static const void* service(const ptq_call* call, const char* id) noexcept {
+    static const ptq_options_service options_table = {sizeof(ptq_options_service), 0, get_int,
+                                                      get_float, get_string};
+    static const ptq_progress_service progress_table = {sizeof(ptq_progress_service), 0, report};
+    static const ptq_encode_service encode_table = {sizeof(ptq_encode_service), 0, affine,
+                                                    affine_codes, dense};
+    static const ptq_codebook_service codebook_table = {sizeof(ptq_codebook_service), 0,
+                                                        codebook_codes};
+    static const ptq_lowrank_service lowrank_table = {sizeof(ptq_lowrank_service), 0, factor};
+    static const ptq_outliers_service outliers_table = {sizeof(ptq_outliers_service), 0, overlay};
+    if (!of(call).has_services || !id) return nullptr;
+    const std::pair<const char*, const void*> tables[] = {
+        {PTQ_OPTIONS_1, &options_table},        {PTQ_PROGRESS_1, &progress_table},
+        {PTQ_ENCODE_1, &encode_table},          {PTQ_ENCODE_CODEBOOK_1, &codebook_table},
+        {PTQ_ENCODE_LOWRANK_1, &lowrank_table}, {PTQ_ENCODE_OUTLIERS_1, &outliers_table}};
+    for (const auto& [name, table] : tables) {
+      if (std::strcmp(id, name) == 0) return table;
+    }
+    return nullptr;
+  }
+
+  // --- ptq.options/1 ---
+  static nlohmann::json option(const ptq_call* call, const char* name) noexcept {
+    for (const auto& [key, text] : of(call).options) {
+      if (name && key == name) return nlohmann::json::parse(text, nullptr, false);
+    }
+    return nullptr;
+  }
+  static int64_t get_int(const ptq_call* call, const char* name) noexcept {
+    const nlohmann::json value = option(call, name);
+    if (value.is_boolean()) return value.get<bool>();
+    return value.is_number() ? value.get<int64_t>() : 0;
+  }
+  static double get_float(const ptq_call* call, const char* name) noexcept {
+    const nlohmann::json value = option(call, name);
+    return value.is_number() ? value.get<double>() : 0.0;
+  }
+  static const char* get_string(const ptq_call* call, const char* name) noexcept {
+    const nlohmann::json value = option(call, name);
+    if (!value.is_string()) return nullptr;
+    of(call).strings_.push_back(value.get<std::string>());
+    return of(call).strings_.back().c_str();
+  }
+
+  // --- ptq.encode/1 ---
+  static ptq_status affine(const ptq_call*, const ptq_tensor*, const ptq_affine*,
+                           ptq_encoding*) noexcept;
+  static ptq_status affine_codes(const ptq_call*, const ptq_tensor*, const ptq_tensor*,
+                                 const ptq_tensor*, const ptq_affine*, ptq_encoding*) noexcept;
+  static ptq_status dense(const ptq_call*, const ptq_tensor*, ptq_dtype, ptq_encoding*) noexcept;
+
+  // --- ptq.encode.codebook/1, .lowrank/1, .outliers/1 (check_cache_encodings.cpp) ---
+  static ptq_status codebook_codes(const ptq_call*, const ptq_tensor*, const ptq_tensor*,
+                                   const ptq_tensor*, const ptq_tensor*, const ptq_codebook*,
+                                   ptq_encoding*) noexcept;
+  static ptq_status factor(const ptq_call*, const ptq_tensor*, const ptq_lowrank*,
+                           ptq_encoding*) noexcept;
+  static ptq_status overlay(const ptq_call*, const ptq_tensor*, const ptq_tensor*, int32_t,
+                            ptq_encoding*) noexcept;
+
+  struct {
+    ptq_call head;
+    uint8_t later_fields[64];
+  } call_{};
+  std::list<Block> blocks_;
+  std::list<std::string> strings_;
+  std::mutex mutex_;
+};
+
+}  // namespace ptq::check

@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# Every mistake of the user ends in one message that says what to do, before anything is computed.
+# shellcheck source=test/cli/common.bash
+. test/cli/common.bash
+experiment fp16 kivi >"$work/e.toml"
+out=$work/results
+
+run 2
+says err "ptq-host experiments/trackC.toml"
+run 2 mehtods
+says err "did you mean \`methods\`?"
+run 2 "$work/e.tmol"
+says err "did you mean $work/e.toml?"
+run 2 "$work/e.toml" --ouput x
+says err "did you mean \`--out\`?"
+run 2 "$work/e.toml" --out "$out" --set sed=1
+says err "did you mean \`seed\`?"
+run 2 "$work/e.toml" --out "$out" --set methods.kivi.options.bit=2
+says err "did you mean \`bits\`?"
+run 2 "$work/e.toml" --out "$out" --set methods.kivi.options.bits=17
+says err "1, 2, 4, 8"
+run 2 "$work/e.toml" --out "$out" --set methods.kivi.method=kvii
+says err "did you mean \`kivi\`?"
+says err "plugins were looked for in"
+run 2 "$work/e.toml" --out "$out" --set evaluations.perplexity.window=100000
+says err "context of tiny-qwen2 ends at"
+run 2 "$work/e.toml" --out "$out" --only nothing
+says err "no cell matches"
+run 2 "$work/e.toml" --jobs 0
+printf 'models = [4,}\n' >"$work/syntax.toml"
+run 2 "$work/syntax.toml"
+says err "syntax.toml:1:"
+
+run 4 "$work/e.toml" --out "$out" --device cuda
+says err "no GPU can be used"
+run 4 "$work/e.toml" --out "$out" --set 'models=["models/none"]'
+says err "models/none"
+run 4 "$work/e.toml" --out "$out" --set 'models=["Org/Name-7B"]' --dry-run
+says err "hf download Org/Name-7B"
+says out "cells"
+run 4 "$work/e.toml" --out "$out" --set 'evaluations.perplexity.text="none.txt"'
+says err "none.txt"
+run 4 "$work/e.toml" --plugins "$work/none"
+cp -r "$model" "$work/cut"
+truncate -s 100000 "$work/cut/model.safetensors"
+run 4 "$work/e.toml" --out "$out" --set "models=[\"$work/cut\"]"
+says err "model.safetensors"
+[ -e "$out" ] && fail "something was written before the checks were done"
+
+# A folder that cannot be written: a file in its way, and a file system without files.
+: >"$work/file"
+run 4 "$work/e.toml" --out "$work/file"
+says err "--out DIR"
+run 4 "$work/e.toml" --out /proc/ptq
+[ -s "$work/out" ] && fail "errors do not belong on the standard output"
+finish

@@ -1,0 +1,374 @@
+// The CUDA engine against the CPU's, end to end. Without a GPU its kernels run on the host
+// (test/cuda/shim), so the models are small and the texts short.
+#include <catch2/catch.hpp>
+#include <cmath>
+#include <filesystem>
+#include <vector>
+
+#include "ptq/engine/cpu/device.hpp"
+#include "ptq/engine/cuda/transformer.hpp"
+#include "test/support/difference.hpp"
+#include "test/support/random_model.hpp"
+
+using namespace ptq;
+using ptq::test::difference;
+template <class T>
+using CudaTransformer = Transformer<cuda::Device<T>>;
+using CpuTransformer = Transformer<cpu::Device>;
+
+namespace {
+
+struct TestKivi final : KvMethod {
+  int bits = 2;
+  int64_t group = 8, residual = 16, sink = 0, heads = 2, dim = 16;
+  bool cuda = true;
+  int encoded_on_device = 0;
+  KvPolicy policy(KvSide side) const override {
+    return side == KvSide::keys ? KvPolicy{sink, 0, residual} : KvPolicy{sink, residual, 1};
+  }
+  void encode(KvSide side, int, int64_t, int64_t tokens, const float* x, RowSink& out) override {
+    out.affine({bits, Grid::min, side == KvSide::keys ? 0 : 1, group}, heads, tokens, dim, x);
+  }
+  bool on_cuda() const override { return cuda; }
+  void encode_on(const CudaPlace&, KvSide side, int layer, int64_t first, int64_t tokens,
+                 const float* x, RowSink& out) override {
+    ++encoded_on_device;
+    encode(side, layer, first, tokens, x, out);
+  }
+};
+
+struct TestRtn final : WeightMethod {
+  void encode(int layer, const std::string&, const std::string&, const float* w, int64_t rows,
+              int64_t columns, RowSink& out) override {
+    if (layer >= 0) out.affine({4, Grid::asym_gptq, 1, 16}, 1, rows, columns, w);
+  }
+};
+
+std::vector<int32_t> ids(int64_t n, int64_t vocab) {
+  std::vector<int32_t> result;
+  for (int64_t i = 0; i < n; ++i) result.push_back(int32_t((i * i * 31 + 7 * i + 3) % vocab));
+  return result;
+}
+
+std::vector<float> run(Engine& engine, Sequence& s, std::span<const int32_t> text, Regime regime,
+                       int64_t cut = 0) {
+  const size_t vocab = size_t(engine.config().vocab_size);
+  std::vector<float> out;
+  if (cut == 0) cut = int64_t(text.size());
+  for (size_t at = 0; at < text.size(); at += size_t(cut))
+    engine.forward(s, text.subspan(at, std::min(size_t(cut), text.size() - at)), regime, 0,
+                   [&](int64_t, int64_t rows, const float* p) {
+                     out.insert(out.end(), p, p + size_t(rows) * vocab);
+                   });
+  return out;
+}
+
+struct Folder {
+  std::string path;
+  explicit Folder(const ptq::test::RandomModel& m, const std::string& name)
+      : path(ptq::test::write_random_model(m, name)) {}
+  ~Folder() { std::filesystem::remove_all(path); }
+};
+
+}  // namespace
+
+TEST_CASE("cuda engine: logits within 1e-3 of the CPU's, dense and KIVI", "[cuda]") {
+  ptq::test::RandomModel plain, qwen, mistral;
+  qwen.architecture = "Qwen2ForCausalLM";
+  qwen.model_type = "qwen2";
+  mistral.architecture = "MistralForCausalLM";
+  mistral.model_type = "mistral";
+  mistral.sliding_window = 20;
+  mistral.tied = false;
+  for (const auto& model : {plain, qwen, mistral}) {
+    Folder folder(model, "cuda-" + model.model_type);
+    CpuTransformer cpu(folder.path, cpu::Device(1));
+    CudaTransformer<float> cuda(folder.path, cuda::Device<float>(0));
+    // A 16-bit window would turn last bits the other way and with them codes.
+    cpu.set_test_hooks({false, DType::f32});
+    cuda.set_test_hooks({false, DType::f32});
+    const auto text = ids(50, cpu.config().vocab_size);
+    for (const Regime regime : {Regime::independent, Regime::streaming, Regime::prefill_exact}) {
+      auto a = cpu.start(nullptr), b = cuda.start(nullptr);
+      CHECK(difference(run(cpu, *a, text, regime), run(cuda, *b, text, regime)) < 1e-4);
+    }
+    for (const auto& [regime, cut] :
+         {std::pair(Regime::streaming, 0), {Regime::streaming, 7}, {Regime::prefill_encoded, 0}}) {
+      TestKivi kivi;
+      kivi.sink = model.tied ? 0 : 3;
+      auto a = cpu.start(&kivi), b = cuda.start(&kivi);
+      const auto want = run(cpu, *a, text, regime, cut), got = run(cuda, *b, text, regime, cut);
+      CHECK(difference(want, got) < 1e-3);
+      CHECK(kivi.encoded_on_device > 0);
+      CHECK(a->reads().exposure() == b->reads().exposure());
+      const CacheBytes x = a->bytes(), y = b->bytes();
+      CHECK(x.encoded == y.encoded);
+      CHECK(x.window == y.window);
+      CHECK(x.sink == y.sink);
+      CHECK(x.scalars == y.scalars);
+    }
+  }
+}
+
+TEST_CASE("cuda engine: a method that works on the host", "[cuda]") {
+  Folder folder({}, "cuda-host");
+  CpuTransformer cpu(folder.path, cpu::Device(1));
+  CudaTransformer<float> cuda(folder.path, cuda::Device<float>(0));
+  cpu.set_test_hooks({false, DType::f32});
+  cuda.set_test_hooks({false, DType::f32});
+  TestKivi kivi;
+  kivi.cuda = false;
+  const auto text = ids(40, 96);
+  auto a = cpu.start(&kivi), b = cuda.start(&kivi);
+  CHECK(difference(run(cpu, *a, text, Regime::streaming), run(cuda, *b, text, Regime::streaming)) <
+        1e-3);
+  CHECK(kivi.encoded_on_device == 0);
+}
+
+TEST_CASE("cuda engine: packed weights", "[cuda]") {
+  Folder folder({}, "cuda-rtn");
+  CpuTransformer cpu(folder.path, cpu::Device(1));
+  CudaTransformer<float> cuda(folder.path, cuda::Device<float>(0));
+  cpu.set_test_hooks({false, DType::f32});
+  cuda.set_test_hooks({false, DType::f32});
+  TestRtn rtn;
+  cpu.encode_weights(rtn, {});
+  cuda.encode_weights(rtn, {});
+  CHECK(cpu.weight_bytes().encoded == cuda.weight_bytes().encoded);
+  CHECK(cpu.weight_bytes().total() == cuda.weight_bytes().total());
+  const auto text = ids(30, 96);
+  for (const int64_t cut : {0, 1}) {
+    auto a = cpu.start(nullptr), b = cuda.start(nullptr);
+    CHECK(difference(run(cpu, *a, text, Regime::streaming, cut),
+                     run(cuda, *b, text, Regime::streaming, cut)) < 1e-3);
+  }
+}
+
+TEST_CASE("cuda engine: plain weights that a method chose", "[cuda]") {
+  // Half of each weight: layers must not get one another's, though the host's copies of them come
+  // and go at the same addresses.
+  struct Half final : WeightMethod {
+    void encode(int layer, const std::string&, const std::string&, const float* w, int64_t rows,
+                int64_t columns, RowSink& out) override {
+      std::vector<float> half(w, w + rows * columns);
+      for (float& x : half) x *= 0.5f;
+      if (layer >= 0) out.dense(DType::f16, 1, rows, columns, half.data());
+    }
+  } half;
+  Folder folder({}, "cuda-plain");
+  CpuTransformer cpu(folder.path, cpu::Device(1));
+  CudaTransformer<float> cuda(folder.path, cuda::Device<float>(0));
+  cpu.set_test_hooks({false, DType::f32});
+  cuda.set_test_hooks({false, DType::f32});
+  cpu.encode_weights(half, {});
+  cuda.encode_weights(half, {});
+  auto a = cpu.start(nullptr), b = cuda.start(nullptr);
+  const auto text = ids(20, 96);
+  CHECK(difference(run(cpu, *a, text, Regime::streaming), run(cuda, *b, text, Regime::streaming)) <
+        1e-4);
+}
+
+TEST_CASE("cuda engine: a decoded step comes from a graph and gives the same logits", "[cuda]") {
+  Folder folder({}, "cuda-graph");
+  CudaTransformer<float> engine(folder.path, cuda::Device<float>(0));
+  CpuTransformer cpu(folder.path, cpu::Device(1));
+  cpu.set_test_hooks({false, DType::f32});
+  engine.set_test_hooks({false, DType::f32});
+  const auto text = ids(40, 96);
+  auto a = cpu.start(nullptr), b = engine.start(nullptr);
+  const auto want = run(cpu, *a, text, Regime::streaming);
+  auto got = run(engine, *b, std::span(text).first(20), Regime::streaming);
+  const auto rest = run(engine, *b, std::span(text).subspan(20), Regime::streaming, 1);
+  got.insert(got.end(), rest.begin(), rest.end());
+  CHECK(difference(want, got) < 1e-4);
+  CHECK(engine.device_for_tests().graph_launches() >= 15);
+}
+
+TEST_CASE("cuda engine: graphs from before the weights were encoded are not replayed", "[cuda]") {
+  Folder folder({}, "cuda-stale");
+  TestRtn rtn;
+  const auto text = ids(24, 96);
+  const auto decoded = [&](CudaTransformer<float>& engine) {
+    auto s = engine.start(nullptr);
+    return run(engine, *s, text, Regime::streaming, 1);
+  };
+  CudaTransformer<float> fresh(folder.path, cuda::Device<float>(0)),
+      used(folder.path, cuda::Device<float>(0));
+  fresh.encode_weights(rtn, {});
+  decoded(used);
+  CHECK(used.device_for_tests().graph_launches() > 0);
+  used.encode_weights(rtn, {});
+  CHECK(decoded(used) == decoded(fresh));
+}
+
+TEST_CASE("cuda engine: plain rows of packed weights take one piece of memory", "[cuda]") {
+  const auto peak = [](int64_t layers) {
+    ptq::test::RandomModel m;
+    m.layers = layers;
+    m.intermediate = 512;
+    Folder folder(m, "cuda-slice");
+    CudaTransformer<float> engine(folder.path, cuda::Device<float>(0, 0));
+    TestRtn rtn;
+    engine.encode_weights(rtn, {});
+    auto s = engine.start(nullptr);
+    engine.forward(*s, ids(256, 96), Regime::streaming, 255, [](int64_t, int64_t, const float*) {});
+    return engine.device_for_tests().ledger().peak[int(cuda::Region::workspace)];
+  };
+  // A layer adds its tables (segments, and a few numbers a row; room is doubled), but no copy of
+  // its weights, 7 * 48 * 96 to 48 * 512 numbers each.
+  const uint64_t tables = 2 * (3 * sizeof(cuda::SegmentView) + 256 * 20 + 512);
+  CHECK(peak(4) - peak(1) <= 3 * tables + 256 * 3);
+}
+
+TEST_CASE("cuda engine: bfloat16 stays within its own rounding of float32", "[cuda]") {
+  Folder folder({}, "cuda-bf16");
+  CudaTransformer<cuda::Bf16> engine(folder.path, cuda::Device<cuda::Bf16>(0));
+  CpuTransformer cpu(folder.path, cpu::Device(1, Compute::bf16)),
+      exact(folder.path, cpu::Device(1));
+  const auto text = ids(40, 96);
+  auto a = cpu.start(nullptr), b = engine.start(nullptr), c = exact.start(nullptr);
+  const auto want = run(cpu, *a, text, Regime::streaming),
+             got = run(engine, *b, text, Regime::streaming),
+             full = run(exact, *c, text, Regime::streaming);
+  // No further from the CPU's bfloat16 than bfloat16 is from float32.
+  const auto mean = [](const std::vector<float>& x, const std::vector<float>& y) {
+    double sum = 0;
+    for (size_t i = 0; i < x.size(); ++i) sum += std::abs(double(x[i]) - double(y[i]));
+    return sum / double(x.size());
+  };
+  CHECK(mean(want, got) < mean(want, full));
+}
+
+TEST_CASE("cuda engine: memory is counted, and running out is one sentence", "[cuda]") {
+  Folder folder({}, "cuda-memory");
+  size_t free_before = 0, free_after = 0, total = 0;
+  cudaMemGetInfo(&free_before, &total);
+  CudaTransformer<float> engine(folder.path, cuda::Device<float>(0, size_t{2} << 20));
+  auto s = engine.start(nullptr);
+  run(engine, *s, ids(30, 96), Regime::streaming);
+  const cuda::Ledger& ledger = engine.device_for_tests().ledger();
+  cudaMemGetInfo(&free_after, &total);
+#ifdef __CUDACC__
+  // A driver loads kernels when they are first used and keeps pools of its own.
+  CHECK(ledger.reserved <= free_before - free_after);
+#else
+  CHECK(ledger.reserved == free_before - free_after);
+#endif
+  CHECK(ledger.used[0] + ledger.used[1] + ledger.used[2] <= ledger.reserved);
+  CHECK(ledger.used[1] >= s->bytes().total());
+}
+
+TEST_CASE("cuda engine: short of memory, passes become smaller, then one sentence", "[cuda]") {
+#ifndef __CUDACC__
+  auto& device = ptq_shim::Device::get();
+  const size_t all = device.total;
+  ptq::test::RandomModel wide;  // logits that dominate a pass
+  wide.vocab = 3000;
+  Folder folder(wide, "cuda-short");
+  const auto text = ids(60, 3000);
+  std::vector<float> want;
+  {
+    CudaTransformer<float> engine(folder.path, cuda::Device<float>(0, 0));
+    engine.set_test_hooks({false, DType::f32});
+    auto s = engine.start(nullptr);
+    want = run(engine, *s, text, Regime::streaming);
+  }
+  // What is left after the weights holds logits of some ten tokens.
+  device.total = device.used + (size_t{34} << 20);
+  {
+    CudaTransformer<float> engine(folder.path, cuda::Device<float>(0, 0));
+    engine.set_test_hooks({false, DType::f32});
+    device.total = device.used + (size_t{5} << 18);
+    auto s = engine.start(nullptr);
+    CHECK(difference(run(engine, *s, text, Regime::streaming), want) < 1e-4);
+    device.total = device.used + 1000;
+    auto t = engine.start(nullptr);
+    CHECK_THROWS_WITH(run(engine, *t, text, Regime::streaming),
+                      Catch::Contains("out of device memory"));
+  }
+  device.total = all;
+#endif
+}
+
+TEST_CASE("cuda engine: policies that read the current row, and those it does not have", "[cuda]") {
+  Folder folder({}, "cuda-policy");
+  CpuTransformer cpu(folder.path, cpu::Device(1));
+  CudaTransformer<float> cuda(folder.path, cuda::Device<float>(0));
+  cpu.set_test_hooks({false, DType::f32});
+  cuda.set_test_hooks({false, DType::f32});
+  struct Current final : KvMethod {
+    KvPolicy asked;
+    KvPolicy policy(KvSide) const override { return asked; }
+    void encode(KvSide, int, int64_t, int64_t tokens, const float* x, RowSink& out) override {
+      out.affine({4, Grid::min, 1, 16}, 2, tokens, 16, x);
+    }
+  } method;
+  method.asked.sink = 1;
+  method.asked.current = true;
+  const auto text = ids(30, 96);
+  for (const int64_t cut : {0, 1}) {
+    auto a = cpu.start(&method), b = cuda.start(&method);
+    CHECK(difference(run(cpu, *a, text, Regime::streaming, cut),
+                     run(cuda, *b, text, Regime::streaming, cut)) < 1e-3);
+    CHECK(a->reads().exposure() == b->reads().exposure());
+  }
+  method.asked = {};
+  method.asked.rewrites = true;
+  CHECK_THROWS_WITH(cuda.start(&method), Catch::Contains("--device cpu"));
+}
+
+#ifndef __CUDACC__  // what a test can ask of a pretended device only
+
+TEST_CASE("cuda engine: a request of more rows than a grid has in y", "[cuda]") {
+  ptq::test::RandomModel m;
+  m.max_positions = 70000;
+  m.layers = 1;
+  Folder folder(m, "cuda-long");
+  CudaTransformer<float> engine(folder.path, cuda::Device<float>(0));
+  auto& device = ptq_shim::Device::get();
+  device.run_kernels = false;  // launches are checked; running them would take minutes
+  TestKivi kivi;
+  auto s = engine.start(&kivi);
+  CHECK_NOTHROW(engine.forward(*s, ids(65600, 96), Regime::prefill_exact, 65599,
+                               [](int64_t, int64_t, const float*) {}));
+  device.run_kernels = true;
+}
+
+TEST_CASE("cuda engine: cuBLAS without an algorithm that adds a bias", "[cuda]") {
+  ptq::test::RandomModel qwen;
+  qwen.architecture = "Qwen2ForCausalLM";
+  qwen.model_type = "qwen2";
+  Folder folder(qwen, "cuda-no-epilogue");
+  const auto text = ids(20, 96);
+  const auto logits = [&] {
+    CudaTransformer<float> engine(folder.path, cuda::Device<float>(0));
+    auto s = engine.start(nullptr);
+    return run(engine, *s, text, Regime::independent);
+  };
+  const auto want = logits();
+  ptq_shim::refuse_bias = true;
+  const auto got = logits();
+  ptq_shim::refuse_bias = false;
+  CHECK(difference(want, got) < 1e-5);
+}
+
+TEST_CASE("cuda engine: a card with too little shared memory is one sentence", "[cuda]") {
+  ptq::test::RandomModel m;
+  m.head_dim = 128;
+  m.heads = 2;
+  m.kv_heads = 1;
+  Folder folder(m, "cuda-shared");
+  auto& device = ptq_shim::Device::get();
+  const size_t all = device.shared_limit;
+  device.shared_limit = 99 << 10;  // compute capability 8.6 and 8.9
+  CudaTransformer<float> engine(folder.path, cuda::Device<float>(0));
+  CudaTransformer<cuda::Bf16> small(folder.path, cuda::Device<cuda::Bf16>(0));
+  auto a = engine.start(nullptr), b = small.start(nullptr);
+  CHECK_THROWS_WITH(run(engine, *a, ids(20, 96), Regime::streaming),
+                    Catch::Contains("needs 116 KiB of shared memory") &&
+                        Catch::Contains("this device has 99 KiB") && Catch::Contains("bf16"));
+  CHECK_NOTHROW(run(small, *b, ids(20, 96), Regime::streaming));
+  device.shared_limit = all;
+}
+
+#endif
