@@ -8,6 +8,7 @@
 #include "host/experiment_toml.hpp"
 #include "host/machine.hpp"
 #include "host/plugin_folders.hpp"
+#include "ptq/model/anatomy.hpp"
 #include "ptq/run/engine_loader.hpp"
 #include "ptq/run/preflight.hpp"
 #include "ptq/run/trial.hpp"

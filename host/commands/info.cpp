@@ -9,7 +9,9 @@
 #include "host/arguments.hpp"
 #include "host/bytes_text.hpp"
 #include "host/commands/commands.hpp"
+#include "ptq/model/anatomy.hpp"
 #include "ptq/model/safetensors.hpp"
+#include "ptq/model/weight_files.hpp"
 #include "ptq/results/record.hpp"
 #include "ptq/run/fingerprint.hpp"
 #include "ptq/run/locate.hpp"
@@ -55,7 +57,7 @@ Json model_json(const std::filesystem::path& folder) {
   int64_t tensors = 0;
   if (const auto note = class_defaults_note(c)) warnings.push_back(*note);
   if (random_seed) {
-    tensors = int64_t(expected_tensors(c).size());
+    tensors = int64_t(anatomy_of(c).tensors().size());
     bytes = 2 * uint64_t(parameter_count(c));
     warnings.push_back(
         "the folder has no weights: bytes are those of 16-bit ones, and a run uses " +

@@ -16,7 +16,7 @@
 #include "host/plugin_folders.hpp"
 #include "ptq/data/text.hpp"
 #include "ptq/engine/engine.hpp"
-#include "ptq/model/safetensors.hpp"
+#include "ptq/model/safetensors_write.hpp"
 #include "ptq/model/tokenizer.hpp"
 #include "ptq/results/record.hpp"
 #include "ptq/run/apart.hpp"

@@ -72,11 +72,15 @@ TEMPLATE_TEST_CASE("cuda: embedding, norm, rotary embedding, SwiGLU, residual", 
   Rope rope;
   for (int i = 0; i < 8; ++i) rope.inv_freq.push_back(std::pow(10000.0f, -float(i) / 8));
   const std::vector<int32_t> positions = {0, 1, 77, 4095};
-  const auto batch = cpu.begin({1, 2, 3, 4}, positions, rope, false);
+  cpu.use_rope(rope);
+  const auto batch = cpu.begin({1, 2, 3, 4}, positions, false);
+  Rotary table(rope, std::is_same_v<T, Bf16>);
+  table.extend(4096);
   auto x = floats(as<T>(random_floats(size_t(n * heads * dim), 5)));
   const OnDevice<T> dx(as<T>(x));
-  const OnDevice<float> c(batch.cosine), s(batch.sine);
-  const OnDevice<int32_t> rows(std::vector<int32_t>{0, 1, 2, 3});
+  const auto angles = [&](const float* x) { return std::vector<float>(x, x + 4096 * dim / 2); };
+  const OnDevice<float> c(angles(table.cosine(0))), s(angles(table.sine(0)));
+  const OnDevice<int32_t> rows(positions);
   cuda::rope(queue(), dx.data(), rows.data(), n, heads, dim, c.data(), s.data());
   cpu.rope(x.data(), batch, heads, dim);
   CHECK(difference(floats(dx.get()), x) <= (std::is_same_v<T, float> ? 2e-7 : 0.0));

@@ -19,6 +19,7 @@
 #include "ptq/engine/engine.hpp"
 #include "ptq/eval/log_softmax.hpp"
 #include "ptq/model/safetensors.hpp"
+#include "ptq/model/safetensors_write.hpp"
 
 using namespace ptq;
 namespace fs = std::filesystem;

@@ -14,6 +14,7 @@
 #include "ptq/encoding/dense.hpp"
 #include "ptq/engine/engine.hpp"
 #include "ptq/model/safetensors.hpp"
+#include "ptq/model/safetensors_write.hpp"
 
 using namespace ptq;
 namespace fs = std::filesystem;

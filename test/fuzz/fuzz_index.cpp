@@ -1,5 +1,5 @@
 // model.safetensors.index.json: every accepted file name stays in its folder.
-#include "ptq/model/safetensors.hpp"
+#include "ptq/model/weight_files.hpp"
 #include "test/fuzz/targets.hpp"
 
 namespace ptq::fuzz {

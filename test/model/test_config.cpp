@@ -8,6 +8,7 @@
 #include <string>
 
 #include "ptq/core/suggest.hpp"
+#include "ptq/model/anatomy.hpp"
 #include "ptq/model/config.hpp"
 
 using namespace ptq;

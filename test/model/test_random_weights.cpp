@@ -12,6 +12,7 @@
 
 #include "ptq/encoding/dense.hpp"
 #include "ptq/engine/engine.hpp"
+#include "ptq/model/anatomy.hpp"
 #include "ptq/run/random_model.hpp"
 
 using namespace ptq;
@@ -83,7 +84,7 @@ TEST_CASE("sizes: the three models from their configurations") {
     CHECK(kv_bytes_per_token_fp16(c) == want.cache);
     CHECK(double(quantized_weight_bytes(c, 4, 128)) / double(1 << 30) ==
           Approx(want.four_bit).margin(6e-4));
-    const auto tensors = expected_tensors(c);
+    const auto tensors = anatomy_of(c).tensors();
     CHECK(tensors.size() == want.tensors);
     uint64_t bytes = 0;
     for (const ExpectedTensor& tensor : tensors) {

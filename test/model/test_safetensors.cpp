@@ -7,7 +7,10 @@
 #include <string>
 #include <vector>
 
+#include "ptq/model/anatomy.hpp"
 #include "ptq/model/safetensors.hpp"
+#include "ptq/model/safetensors_write.hpp"
+#include "ptq/model/weight_files.hpp"
 
 using namespace ptq;
 using Catch::Matchers::Contains;
@@ -78,7 +81,7 @@ const std::vector<float> kZeros(64, 0.0f);
 
 std::vector<TensorToWrite> tensors_of(const ModelConfig& config) {
   std::vector<TensorToWrite> list;
-  for (const ExpectedTensor& t : expected_tensors(config)) {
+  for (const ExpectedTensor& t : anatomy_of(config).tensors()) {
     list.push_back({t.name, DType::f32, t.shape, kZeros.data()});
   }
   return list;
@@ -404,7 +407,7 @@ TEST_CASE("safetensors: real model folder") {
   weights.check_tensors(config);
   CHECK(weights.warnings().empty());
   uint64_t bytes = 0;
-  for (const auto& t : expected_tensors(config)) bytes += weights.get(t.name, t.shape).bytes;
+  for (const auto& t : anatomy_of(config).tensors()) bytes += weights.get(t.name, t.shape).bytes;
   CHECK(bytes == 4 * uint64_t(parameter_count(config)));
 }
 

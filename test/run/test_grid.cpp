@@ -8,6 +8,7 @@
 #include <set>
 #include <string>
 
+#include "ptq/model/weight_files.hpp"
 #include "ptq/run/grid.hpp"
 
 using namespace ptq;

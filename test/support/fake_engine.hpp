@@ -80,7 +80,7 @@ class FakeEngine : public Engine {
   void limit_positions(int64_t n) { config_.max_position_embeddings = n; }
 
   using Engine::forward;
-  void forward(std::span<const Request> requests, Regime regime) override {
+  void forward(std::span<const Request> requests, Regime regime, Tap*) override {
     for (const Request& r : requests)
       forward_one(r.sequence, r.tokens, regime, r.first_logits_row, r.logits);
   }

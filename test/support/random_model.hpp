@@ -10,8 +10,9 @@
 #include <string>
 #include <vector>
 
+#include "ptq/model/anatomy.hpp"
 #include "ptq/model/config.hpp"
-#include "ptq/model/safetensors.hpp"
+#include "ptq/model/safetensors_write.hpp"
 
 namespace ptq::test {
 
@@ -43,7 +44,7 @@ inline std::string write_random_model(const RandomModel& m, const std::string& n
   std::vector<std::vector<float>> data;
   std::vector<ptq::TensorToWrite> tensors;
   const ptq::ModelConfig config = ptq::load_config(folder.string());
-  for (const ptq::ExpectedTensor& e : ptq::expected_tensors(config)) {
+  for (const ptq::ExpectedTensor& e : ptq::anatomy_of(config).tensors()) {
     int64_t n = 1;
     for (const int64_t s : e.shape) n *= s;
     std::vector<float> x(static_cast<size_t>(n));

@@ -37,17 +37,19 @@ class ReferenceModel {
   // Mean cross-entropy of the next tokens.
   double loss(const std::vector<int32_t>& tokens, const Change& change = {}) const {
     const ptq::ModelConfig& c = config;
-    const int64_t n = int64_t(tokens.size()), h = c.hidden_size, d = c.head_dim,
-                  heads = c.num_attention_heads, kv_heads = c.num_key_value_heads;
+    const int64_t n = int64_t(tokens.size()), h = c.hidden_size, d = c.head_dim;
     Vector x;
     for (const int32_t id : tokens)
       for (int64_t i = 0; i < h; ++i)
         x.push_back(get("model.embed_tokens.weight")[size_t(id * h + i)]);
     for (int64_t l = 0; l < c.num_hidden_layers; ++l) {
       const std::string base = "model.layers." + std::to_string(l) + ".";
+      const int64_t heads = c.size_of_layer(l).attention_heads,
+                    kv_heads = c.size_of_layer(l).key_value_heads;
       Vector y = norm(x, base + "input_layernorm");
-      Vector q = linear(y, base + "self_attn.q_proj"), k = linear(y, base + "self_attn.k_proj"),
-             v = linear(y, base + "self_attn.v_proj");
+      Vector q = linear(y, n, base + "self_attn.q_proj"),
+             k = linear(y, n, base + "self_attn.k_proj"),
+             v = linear(y, n, base + "self_attn.v_proj");
       if (change) change(Place::keys, l, k);
       if (change) change(Place::values, l, v);
       rotate(q, heads);
@@ -73,12 +75,12 @@ class ReferenceModel {
               o[size_t((i * heads + head) * d + e)] +=
                   p[size_t(j - first)] / sum * v[size_t((j * kv_heads + kv) * d + e)];
         }
-      add(x, linear(o, base + "self_attn.o_proj"));
+      add(x, linear(o, n, base + "self_attn.o_proj"));
       y = norm(x, base + "post_attention_layernorm");
-      Vector g = linear(y, base + "mlp.gate_proj");
-      const Vector u = linear(y, base + "mlp.up_proj");
+      Vector g = linear(y, n, base + "mlp.gate_proj");
+      const Vector u = linear(y, n, base + "mlp.up_proj");
       for (size_t i = 0; i < g.size(); ++i) g[i] = g[i] / (1 + std::exp(-g[i])) * u[i];
-      add(x, linear(g, base + "mlp.down_proj"));
+      add(x, linear(g, n, base + "mlp.down_proj"));
     }
     const Vector z =
         product(norm(x, "model.norm"),
@@ -109,13 +111,9 @@ class ReferenceModel {
       }
     return y;
   }
-  Vector linear(const Vector& x, const std::string& name) const {
-    const bool down = name.find("down_proj") != std::string::npos,
-               o = name.find("o_proj") != std::string::npos;
-    Vector y = product(x, get(name + ".weight"),
-                       down ? config.intermediate_size
-                       : o  ? config.num_attention_heads * config.head_dim
-                            : config.hidden_size);
+  // x of n rows.
+  Vector linear(const Vector& x, int64_t n, const std::string& name) const {
+    Vector y = product(x, get(name + ".weight"), int64_t(x.size()) / n);
     if (const auto bias = tensors.find(name + ".bias"); bias != tensors.end())
       for (size_t i = 0; i < y.size(); ++i) y[i] += bias->second[i % bias->second.size()];
     return y;

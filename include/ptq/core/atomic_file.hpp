@@ -12,6 +12,7 @@
 #include <filesystem>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "ptq/core/error.hpp"
 
@@ -68,38 +69,78 @@ inline int write_all(int fd, std::string_view content) {
   return 0;
 }
 
+// Brings what was written to stable storage and closes; 0, or the number of the error.
+inline int save_and_close(int fd) {
+  int number = 0;
+  if (uninterrupted([&] { return ::fsync(fd); }) != 0) {
+    number = sync_is_unsupported(errno) ? 0 : errno;
+  }
+  // Network file systems report a failed write here. EINTR: the descriptor is closed all the same,
+  // and the content was synced before.
+  if (::close(fd) != 0 && number == 0 && errno != EINTR) number = errno;
+  return number;
+}
+
 // Writes a new file and brings its content to stable storage; the name itself is durable only after
 // sync_path of the folder.
 inline void write_file_synced(const std::filesystem::path& path, std::string_view content) {
   const int fd = uninterrupted(
       [&] { return ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666); });
   if (fd < 0) throw file_error("cannot create the file", path, errno);
-  int number = write_all(fd, content);
-  if (number == 0 && uninterrupted([&] { return ::fsync(fd); }) != 0) {
-    number = sync_is_unsupported(errno) ? 0 : errno;
+  const int written = write_all(fd, content), saved = save_and_close(fd);
+  if (written != 0 || saved != 0) {
+    throw file_error("cannot write the file", path, written != 0 ? written : saved);
   }
-  // Network file systems report a failed write here. EINTR: the descriptor is closed all the same,
-  // and the content was synced before.
-  if (::close(fd) != 0 && number == 0 && errno != EINTR) number = errno;
-  if (number != 0) throw file_error("cannot write the file", path, number);
 }
 
-// Replaces or creates `path`; readers see the old content or the new one, never a mix.
-inline void write_file_atomic(const std::filesystem::path& path, std::string_view content) {
-  static std::atomic<unsigned> counter{0};
-  const std::filesystem::path temporary =
-      path.parent_path() / (".tmp-" + std::to_string(::getpid()) + "-" + std::to_string(counter++) +
-                            "-" + path.filename().string());
-  try {
-    write_file_synced(temporary, content);
-    if (uninterrupted([&] { return ::rename(temporary.c_str(), path.c_str()); }) != 0) {
-      throw file_error("cannot put the file in its place", path, errno);
-    }
-  } catch (...) {
-    ::unlink(temporary.c_str());
-    throw;
+// A file that appears under its final name, or replaces the one there, only when all of it is on
+// disk: write() as often as needed, then publish(). Without publish() nothing stays.
+class AtomicFile {
+ public:
+  explicit AtomicFile(std::filesystem::path path) : path_(std::move(path)) {
+    static std::atomic<unsigned> counter{0};
+    temporary_ =
+        path_.parent_path() / (".tmp-" + std::to_string(::getpid()) + "-" +
+                               std::to_string(counter++) + "-" + path_.filename().string());
+    fd_ = uninterrupted(
+        [&] { return ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666); });
+    if (fd_ < 0) throw file_error("cannot create the file", path_, errno);
   }
-  sync_path(path.parent_path().empty() ? "." : path.parent_path());
+  AtomicFile(const AtomicFile&) = delete;
+  AtomicFile& operator=(const AtomicFile&) = delete;
+  ~AtomicFile() {
+    if (fd_ >= 0) ::close(fd_);
+    if (!published_) ::unlink(temporary_.c_str());
+  }
+
+  void write(std::string_view content) {
+    if (const int number = write_all(fd_, content); number != 0) {
+      throw file_error("cannot write the file", path_, number);
+    }
+  }
+
+  void publish() {
+    if (const int number = save_and_close(std::exchange(fd_, -1)); number != 0) {
+      throw file_error("cannot write the file", path_, number);
+    }
+    if (uninterrupted([&] { return ::rename(temporary_.c_str(), path_.c_str()); }) != 0) {
+      throw file_error("cannot put the file in its place", path_, errno);
+    }
+    published_ = true;
+    sync_path(path_.parent_path().empty() ? "." : path_.parent_path());  // the name itself
+  }
+
+ private:
+  std::filesystem::path path_, temporary_;
+  int fd_ = -1;
+  bool published_ = false;
+};
+
+// The same for a content that is there as a whole.
+inline void write_file_atomic(const std::filesystem::path& path, std::string_view content) {
+  AtomicFile file(path);
+  file.write(content);
+  file.publish();
 }
 
 // Creates the folder and the folders above it where they are missing.

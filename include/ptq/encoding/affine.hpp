@@ -206,6 +206,15 @@ inline void check_format(const AffineFormat& f, const std::string& where) {
     throw usage_error("grids sym_narrow and sym_full need at least 2 bits", where);
 }
 
+// Bytes of a matrix of `rows` rows with `groups` groups in all: codes, each row padded to a byte;
+// float16 scales; zero points as float16 (Grid::min), as packed integers, or none.
+inline uint64_t affine_bytes(const AffineFormat& f, int64_t columns, int64_t rows, int64_t groups) {
+  const int64_t zeros = f.grid == Grid::min     ? 2 * groups
+                        : grid_has_zero(f.grid) ? packed_bytes(groups, f.bits)
+                                                : 0;
+  return uint64_t(rows * packed_bytes(columns, f.bits) + 2 * groups + zeros);
+}
+
 // A matrix [rows, columns] that grows by whole rows and is stored packed: row-major codes, each row
 // padded to a byte; float16 scales; zero points as float16 (Grid::min) or packed integers.
 //   axis 1: scales [rows, groups], groups = ceil(columns / group_size)
@@ -323,10 +332,7 @@ class AffineRows {
   }
 
   // Bytes of codes, scales and zero points.
-  uint64_t bytes() const {
-    return uint64_t(rows_) * uint64_t(row_bytes_) + 2 * scales_.size() + 2 * zeros_f16_.size() +
-           uint64_t(packed_bytes(n_zeros_, format_.bits));
-  }
+  uint64_t bytes() const { return affine_bytes(format_, columns_, rows_, int64_t(scales_.size())); }
   // What the containers hold in all.
   uint64_t allocated() const {
     return codes_.capacity() + 2 * scales_.capacity() + 2 * zeros_f16_.capacity() +

@@ -46,6 +46,7 @@ struct CodebookFormat {
 
 // How chunks of rows are factorised; see ptq_lowrank in plugin.h.
 struct LowRankFormat {
+  static constexpr int kRaw = 255;  // in the place of a rank: the rows of the chunk as they are
   int64_t chunk = 16, min_rank = 0, max_rank = 0;  // max_rank 0: no limit
   double energy = 0.95;
   bool center = false, shared_rank = false, raw_fallback = false;

@@ -138,7 +138,7 @@ PTQ_HD constexpr int64_t lowrank_bytes(int64_t rank, int64_t chunk, int64_t colu
 // columns]; or its rows.
 class LowRankRows {
  public:
-  static constexpr int kRaw = 255;
+  static constexpr int kRaw = LowRankFormat::kRaw;
 
   LowRankRows(const LowRankFormat& format, int64_t batch, int64_t columns)
       : format_(format), batch_(batch), columns_(columns) {}

@@ -32,6 +32,11 @@ constexpr std::string_view architecture_name(Architecture a) {
   return "?";
 }
 
+// Sizes in which the layers of a pruned model differ.
+struct LayerSize {
+  int64_t attention_heads = 0, key_value_heads = 0, intermediate_size = 0;
+};
+
 struct ModelConfig {
   Architecture architecture = Architecture::llama;
   int64_t hidden_size = 0;              // width of the residual stream
@@ -54,9 +59,14 @@ struct ModelConfig {
   std::vector<int64_t> eos_token_ids;  // any of them ends a text; may be empty
   std::optional<DType> torch_dtype;    // informative, every stored tensor carries its own type
   std::vector<std::string> defaulted;  // keys the file leaves out: they are the class's defaults
+  std::vector<LayerSize> layer_sizes;  // of each layer; empty: all have the sizes above
 
   int64_t window_of_layer(int64_t layer) const {
     return layer >= window_first_layer ? sliding_window : 0;
+  }
+  LayerSize size_of_layer(int64_t layer) const {
+    if (!layer_sizes.empty()) return layer_sizes[size_t(layer)];
+    return {num_attention_heads, num_key_value_heads, intermediate_size};
   }
 };
 
@@ -200,6 +210,41 @@ inline void read_window(const JsonValue& root, ModelConfig& c) {
   }
 }
 
+// Our own key `layer_sizes`, a list with an object for each layer whose keys override those of the
+// model: structured pruning leaves models behind whose layers differ. Other programs refuse such
+// weights by their shapes.
+inline void read_layer_sizes(const JsonValue& root, ModelConfig& c) {
+  const auto list = root.find("layer_sizes");
+  if (!list) return;
+  std::vector<LayerSize> sizes;
+  list->for_each_element([&](const JsonValue& node) {
+    LayerSize size = c.size_of_layer(0);
+    node.for_each_member([&](std::string_view key, const JsonValue& value) {
+      if (key == "num_attention_heads") {
+        size.attention_heads = value.as_integer(1, c.num_attention_heads);
+      } else if (key == "num_key_value_heads") {
+        size.key_value_heads = value.as_integer(1, c.num_key_value_heads);
+      } else if (key == "intermediate_size") {
+        size.intermediate_size = value.as_integer(1, c.intermediate_size);
+      } else {
+        throw value.error("the key " + shown(key) + " is not a size of a layer",
+                          "known: num_attention_heads, num_key_value_heads, intermediate_size");
+      }
+    });
+    if (size.attention_heads % size.key_value_heads != 0) {
+      throw node.error(
+          "`num_key_value_heads` = " + std::to_string(size.key_value_heads) +
+          " does not divide `num_attention_heads` = " + std::to_string(size.attention_heads));
+    }
+    sizes.push_back(size);
+  });
+  if (int64_t(sizes.size()) != c.num_hidden_layers) {
+    throw list->error("has " + std::to_string(sizes.size()) + " entries for " +
+                      std::to_string(c.num_hidden_layers) + " layers");
+  }
+  c.layer_sizes = std::move(sizes);
+}
+
 inline void refuse_unsupported(const JsonValue& root) {
   if (const auto q = root.find("quantization_config")) {
     throw q->error("this is an already quantized checkpoint, which cannot be read",
@@ -321,6 +366,7 @@ inline ModelConfig parse_config(std::string_view json, const std::string& name) 
                                           ? rope_detail::read_positive(root.get("rms_norm_eps"))
                                           : absent.rms_norm_eps);
 
+  read_layer_sizes(root, c);
   read_rope(root, c);
   read_window(root, c);
 
@@ -372,47 +418,8 @@ inline ModelConfig load_config(const std::filesystem::path& folder) {
   return parse_config(read_text_file(file, JsonLimits{}.max_bytes), file.string());
 }
 
-// Number of stored weights; a tied output head counts once.
-inline int64_t parameter_count(const ModelConfig& c) {
-  const int64_t q = c.num_attention_heads * c.head_dim, kv = c.num_key_value_heads * c.head_dim;
-  int64_t layer = c.hidden_size * (2 * q + 2 * kv)           // q, k, v, o
-                  + 3 * c.hidden_size * c.intermediate_size  // gate, up, down
-                  + 2 * c.hidden_size;                       // two norms
-  if (c.qkv_bias) layer += q + 2 * kv;
-  if (c.o_bias) layer += c.hidden_size;
-  const int64_t embedding = c.vocab_size * c.hidden_size;
-  return (c.tie_word_embeddings ? 1 : 2) * embedding + c.num_hidden_layers * layer + c.hidden_size;
-}
-
-// Weights of the linear layers inside the decoder (q, k, v, o, gate, up, down): what is quantized.
-inline int64_t linear_parameter_count(const ModelConfig& c) {
-  const int64_t q = c.num_attention_heads * c.head_dim, kv = c.num_key_value_heads * c.head_dim;
-  return c.num_hidden_layers *
-         (c.hidden_size * (2 * q + 2 * kv) + 3 * c.hidden_size * c.intermediate_size);
-}
-
-// Bytes of the weights when those layers have `bits`-bit codes with one 16-bit scale per group of
-// `group_size` numbers along a row, and everything else 16 bits.
-inline uint64_t quantized_weight_bytes(const ModelConfig& c, int64_t bits, int64_t group_size) {
-  const int64_t h = c.hidden_size, q = c.num_attention_heads * c.head_dim,
-                kv = c.num_key_value_heads * c.head_dim, m = c.intermediate_size;
-  const auto groups = [&](int64_t out, int64_t in) {
-    return out * ((in + group_size - 1) / group_size);
-  };
-  const int64_t scales = c.num_hidden_layers *
-                         (groups(q + 2 * kv, h) + groups(h, q) + groups(2 * m, h) + groups(h, m));
-  const int64_t linear = linear_parameter_count(c);
-  return static_cast<uint64_t>((linear * bits + 7) / 8 + 2 * scales +
-                               2 * (parameter_count(c) - linear));
-}
-
 inline Rope rope_of(const ModelConfig& c) {
   return make_rope(c.rope_theta, c.head_dim, c.rope_scaling);
-}
-
-// Keys and values of one token in all layers, stored as fp16.
-inline uint64_t kv_bytes_per_token_fp16(const ModelConfig& c) {
-  return uint64_t(2) * c.num_hidden_layers * c.num_key_value_heads * c.head_dim * 2;
 }
 
 }  // namespace ptq

@@ -20,7 +20,7 @@
 #include "ptq/core/hash.hpp"
 #include "ptq/core/mapped_file.hpp"
 #include "ptq/core/threads.hpp"
-#include "ptq/model/safetensors.hpp"
+#include "ptq/model/weight_files.hpp"
 
 namespace ptq {
 

@@ -13,8 +13,9 @@
 
 #include "ptq/core/problems.hpp"
 #include "ptq/core/suggest.hpp"
+#include "ptq/model/anatomy.hpp"
 #include "ptq/model/config.hpp"
-#include "ptq/model/safetensors.hpp"
+#include "ptq/model/weight_files.hpp"
 #include "ptq/plugin.h"
 #include "ptq/results/record.hpp"
 #include "ptq/results/store.hpp"

@@ -18,7 +18,7 @@
 #include <string>
 
 #include "ptq/core/problems.hpp"
-#include "ptq/engine/cpu/kv_cache.hpp"
+#include "ptq/engine/pass/cache_rules.hpp"
 #include "ptq/run/cell.hpp"
 #include "ptq/run/experiment.hpp"
 #include "ptq/run/grid.hpp"
@@ -39,7 +39,9 @@ inline std::string try_here(const CellJob& job, const ModelConfig& config) {
   try {
     const cell_detail::Methods methods = cell_detail::make_methods(job, config);
     if (methods.kv != nullptr) {
-      const KvCache cache(config, methods.kv);
+      for (int64_t l = 0; l < config.num_hidden_layers; ++l)
+        for (const KvSide side : {KvSide::keys, KvSide::values})
+          CacheRules(side, int(l), config.head_dim, methods.kv);
       answer["wants_calibration"] = cell_detail::wants_calibration(methods.kv);
       answer["evicts"] = methods.kv->policy(KvSide::keys).evicts;
     }

@@ -20,15 +20,31 @@
 #include "ptq/engine/cpu/attention_gradient.hpp"
 #include "ptq/engine/cpu/blas_memory.hpp"
 #include "ptq/engine/cpu/gradient_ops.hpp"
-#include "ptq/engine/weights/linear.hpp"
+#include "ptq/engine/pass/rotary.hpp"
+#include "ptq/engine/weights/loaded_model.hpp"
+#include "ptq/model/anatomy.hpp"
 #include "ptq/model/config.hpp"
-#include "ptq/model/random_weights.hpp"
-#include "ptq/model/safetensors.hpp"
+#include "ptq/model/weight_files.hpp"
 
 namespace ptq::cpu {
 
+// Keeps weights for the backward pass: matrices as they are stored, norms and biases as Real.
+template <class Real>
+struct BackwardPlace {
+  LinearWeight weight(LinearWeight w) const { return w; }
+  std::vector<Real> vector(const TensorInfo& stored) const {
+    std::vector<float> single(static_cast<size_t>(stored.shape[0]));
+    to_float(stored.dtype, stored.data, stored.shape[0], single.data());
+    return {single.begin(), single.end()};
+  }
+};
+
 template <class Real>
 class BackwardPass final : public Gradients<Real> {
+  using Model = LoadedModel<LinearWeight, std::vector<Real>>;
+  using Layer = typename Model::Layer;
+  using Linear = typename Model::Linear;
+
  public:
   // As Transformer: a Hugging Face folder, or with `random` only its config.json.
   BackwardPass(const std::string& folder, int threads,
@@ -36,44 +52,24 @@ class BackwardPass final : public Gradients<Real> {
       : pool_(std::make_unique<ThreadPool>(threads)),
         ops_(*pool_),
         config_(load_config(folder)),
-        random_(std::move(random)) {
+        place_(),
+        model_(folder, config_, place_, std::move(random)),
+        rotary_(rope_of(config_)) {
     openblas_set_num_threads(1);
     require_blas_memory(pool_->size());
-    if (!random_) files_.emplace(folder).check_tensors(config_);
-    const ModelConfig& c = config_;
-    const int64_t h = c.hidden_size, q = c.num_attention_heads * c.head_dim,
-                  kv = c.num_key_value_heads * c.head_dim, f = c.intermediate_size;
-    embedding_ = &tensor("model.embed_tokens.weight", {c.vocab_size, h});
-    for (int64_t l = 0; l < c.num_hidden_layers; ++l) {
-      const std::string base = "model.layers." + std::to_string(l) + ".",
-                        attention = base + "self_attn.", mlp = base + "mlp.";
-      Layer layer;
-      layer.input_norm = norm(base + "input_layernorm", h);
-      layer.q = linear(attention + "q_proj", q, h, c.qkv_bias);
-      layer.k = linear(attention + "k_proj", kv, h, c.qkv_bias);
-      layer.v = linear(attention + "v_proj", kv, h, c.qkv_bias);
-      layer.o = linear(attention + "o_proj", h, q, c.o_bias);
-      layer.post_norm = norm(base + "post_attention_layernorm", h);
-      layer.gate = linear(mlp + "gate_proj", f, h, false);
-      layer.up = linear(mlp + "up_proj", f, h, false);
-      layer.down = linear(mlp + "down_proj", h, f, false);
-      layers_.push_back(std::move(layer));
-    }
-    final_norm_ = norm("model.norm", h);
-    head_.weight = c.tie_word_embeddings ? LinearWeight("lm_head", *embedding_)
-                                         : linear("lm_head", c.vocab_size, h, false).weight;
-    rope_ = rope_of(c);
   }
 
   const ModelConfig& config() const override { return config_; }
 
   void forward(std::span<const int32_t> tokens, GradientVisitor<Real>& visitor) override {
     Pass pass = begin(tokens);
-    std::vector<Real> x = embed(tokens), o(pass.heads_size());
-    for (const Layer& layer : layers_) {
+    std::vector<Real> x = embed(tokens), o;
+    for (const Layer& layer : model_.layers) {
+      o.resize(size_t(pass.n * layer.plan.shape.q_width()));
       attention_inputs(layer, pass, x.data());
-      visitor.keys_values(int(&layer - layers_.data()), {pass.n, pass.keys.data(), pass.k.data(),
-                                                         pass.v.data(), nullptr, nullptr, nullptr});
+      visitor.keys_values(
+          int(&layer - model_.layers.data()),
+          {pass.n, pass.keys.data(), pass.k.data(), pass.v.data(), nullptr, nullptr, nullptr});
       sequence_attention(*pool_, shape_of(layer, pass.n), pass.q.data(), pass.k.data(),
                          pass.v.data(), o.data());
       attention_output(layer, pass, o.data(), x.data());
@@ -83,22 +79,23 @@ class BackwardPass final : public Gradients<Real> {
 
   double backward(std::span<const int32_t> tokens, GradientVisitor<Real>& visitor) override {
     Pass pass = begin(tokens);
-    const size_t layers = layers_.size();
+    const std::vector<Layer>& all = model_.layers;
+    const size_t layers = all.size();
     std::vector<std::vector<Real>> inputs(layers), outputs(layers);
     std::vector<Real> x = embed(tokens);
     for (size_t l = 0; l < layers; ++l) {
       inputs[l] = x;
-      outputs[l].resize(pass.heads_size());
-      attention_inputs(layers_[l], pass, x.data());
-      sequence_attention(*pool_, shape_of(layers_[l], pass.n), pass.q.data(), pass.k.data(),
+      outputs[l].resize(size_t(pass.n * all[l].plan.shape.q_width()));
+      attention_inputs(all[l], pass, x.data());
+      sequence_attention(*pool_, shape_of(all[l], pass.n), pass.q.data(), pass.k.data(),
                          pass.v.data(), outputs[l].data());
-      attention_output(layers_[l], pass, outputs[l].data(), x.data());
-      mlp(layers_[l], pass, x.data());
+      attention_output(all[l], pass, outputs[l].data(), x.data());
+      mlp(all[l], pass, x.data());
     }
     std::vector<Real> dx(x.size());
     const double loss = head(tokens, x.data(), visitor, dx.data());
     for (size_t l = layers; l-- > 0;) {
-      mlp_gradient(layers_[l], pass, inputs[l], outputs[l].data(), visitor, dx.data());
+      mlp_gradient(all[l], pass, inputs[l], outputs[l].data(), visitor, dx.data());
       attention_gradient(int(l), pass, inputs[l].data(), outputs[l].data(), visitor, dx.data());
       inputs[l] = {};
       outputs[l] = {};
@@ -107,42 +104,23 @@ class BackwardPass final : public Gradients<Real> {
   }
 
  private:
-  struct Norm {
-    std::string name;
-    std::vector<Real> weight;
-  };
-  struct Linear {
-    LinearWeight weight;     // [out, in]
-    std::vector<Real> bias;  // empty when there is none
-    const Real* b() const { return bias.empty() ? nullptr : bias.data(); }
-  };
-  struct Layer {
-    Norm input_norm, post_norm;
-    Linear q, k, v, o, gate, up, down;
-  };
-
   // Buffers of one pass over n tokens, used again by every layer.
   struct Pass {
-    Pass(const ModelConfig& c, int64_t tokens)
-        : n(tokens),
-          q(size_t(n * c.num_attention_heads * c.head_dim)),
-          keys(size_t(n * c.num_key_value_heads * c.head_dim)),
-          k(keys.size()),
-          v(keys.size()),
-          y(size_t(n * c.hidden_size)),
-          gate(size_t(n * c.intermediate_size)),
-          up(gate.size()),
-          act(gate.size()) {}
-    size_t heads_size() const { return q.size(); }
+    Pass(const Anatomy& anatomy, int64_t tokens) : n(tokens), y(size_t(n * anatomy.hidden)) {}
+    // Before the inputs of a layer's blocks are written.
+    void fit(const Shape& s) {
+      q.resize(size_t(n * s.q_width()));
+      for (auto* x : {&keys, &k, &v}) x->resize(size_t(n * s.kv_width()));
+      for (auto* x : {&gate, &up, &act}) x->resize(size_t(n * s.inner));
+    }
 
     int64_t n;
-    std::vector<Real> cosine, sine;   // [n, head_dim / 2]
     std::vector<Real> q, keys, k, v;  // q and k rotated, `keys` before
     std::vector<Real> y;              // a normalised input or the output of a block
     std::vector<Real> gate, up, act;
   };
 
-  Pass begin(std::span<const int32_t> tokens) const {
+  Pass begin(std::span<const int32_t> tokens) {
     const int64_t n = int64_t(tokens.size());
     if (n < 2)
       throw usage_error("a sequence of " + std::to_string(n) + " tokens", {},
@@ -156,28 +134,22 @@ class BackwardPass final : public Gradients<Real> {
         throw usage_error(
             "token id " + std::to_string(tokens[size_t(i)]) + " at position " + std::to_string(i),
             {}, "ids are 0 to " + std::to_string(config_.vocab_size - 1));
-    Pass pass(config_, n);
-    // The angle is the float32 product of position and frequency, as the reference computes it.
-    for (int64_t i = 0; i < n; ++i)
-      for (const float frequency : rope_.inv_freq) {
-        const Real angle = float(i) * frequency;
-        pass.cosine.push_back(std::cos(angle) * rope_.attention_factor);
-        pass.sine.push_back(std::sin(angle) * rope_.attention_factor);
-      }
-    return pass;
+    rotary_.extend(n);
+    return Pass(model_.anatomy, n);
   }
 
   SequenceShape shape_of(const Layer& layer, int64_t n) const {
-    return {n, config_.num_attention_heads, config_.num_key_value_heads, config_.head_dim,
-            config_.window_of_layer(&layer - layers_.data())};
+    const Shape& s = layer.plan.shape;
+    return {n, s.heads, s.kv_heads, s.head_dim, layer.plan.window};
   }
 
   std::vector<Real> embed(std::span<const int32_t> tokens) const {
-    const int64_t h = config_.hidden_size, bytes = h * dtype_bytes(embedding_->dtype);
+    const TensorInfo& table = *model_.embedding;
+    const int64_t h = config_.hidden_size, bytes = h * dtype_bytes(table.dtype);
     std::vector<Real> x;
     std::vector<float> row(static_cast<size_t>(h));
     for (const int32_t id : tokens) {
-      to_float(embedding_->dtype, embedding_->data + id * bytes, h, row.data());
+      to_float(table.dtype, table.data + id * bytes, h, row.data());
       x.insert(x.end(), row.begin(), row.end());
     }
     return x;
@@ -187,32 +159,32 @@ class BackwardPass final : public Gradients<Real> {
 
   // y = norm(x); q, keys, k and v from it.
   void attention_inputs(const Layer& w, Pass& p, const Real* x) const {
-    const ModelConfig& c = config_;
+    const Shape& s = w.plan.shape;
+    p.fit(s);
     normalise(w.input_norm, x, p.n, p.y.data());
-    ops_.linear(w.q.weight, w.q.b(), p.y.data(), p.n, p.q.data());
-    ops_.linear(w.k.weight, w.k.b(), p.y.data(), p.n, p.keys.data());
-    ops_.linear(w.v.weight, w.v.b(), p.y.data(), p.n, p.v.data());
+    linear(w.at(Role::q), p.y.data(), p.n, p.q.data());
+    linear(w.at(Role::k), p.y.data(), p.n, p.keys.data());
+    linear(w.at(Role::v), p.y.data(), p.n, p.v.data());
     p.k = p.keys;
-    ops_.rope(p.q.data(), p.n, c.num_attention_heads, c.head_dim, p.cosine.data(), p.sine.data(),
-              1);
-    ops_.rope(p.k.data(), p.n, c.num_key_value_heads, c.head_dim, p.cosine.data(), p.sine.data(),
-              1);
+    rope(p.q.data(), p.n, s.heads, s.head_dim, 1);
+    rope(p.k.data(), p.n, s.kv_heads, s.head_dim, 1);
   }
   // x += o_proj(o).
   void attention_output(const Layer& w, Pass& p, const Real* o, Real* x) const {
-    ops_.linear(w.o.weight, w.o.b(), o, p.n, p.y.data());
+    linear(w.at(Role::o), o, p.n, p.y.data());
     ops_.add(x, p.y.data(), p.n, config_.hidden_size);
   }
   // y = norm(x); gate and up from it.
   void mlp_inputs(const Layer& w, Pass& p, const Real* x) const {
+    p.fit(w.plan.shape);
     normalise(w.post_norm, x, p.n, p.y.data());
-    ops_.linear(w.gate.weight, nullptr, p.y.data(), p.n, p.gate.data());
-    ops_.linear(w.up.weight, nullptr, p.y.data(), p.n, p.up.data());
+    linear(w.at(Role::gate), p.y.data(), p.n, p.gate.data());
+    linear(w.at(Role::up), p.y.data(), p.n, p.up.data());
   }
   void mlp(const Layer& w, Pass& p, Real* x) const {
     mlp_inputs(w, p, x);
-    ops_.swiglu(p.gate.data(), p.up.data(), p.n, config_.intermediate_size, p.act.data());
-    ops_.linear(w.down.weight, nullptr, p.act.data(), p.n, p.y.data());
+    ops_.swiglu(p.gate.data(), p.up.data(), p.n, w.plan.shape.inner, p.act.data());
+    linear(w.at(Role::down), p.act.data(), p.n, p.y.data());
     ops_.add(x, p.y.data(), p.n, config_.hidden_size);
   }
 
@@ -224,7 +196,8 @@ class BackwardPass final : public Gradients<Real> {
     constexpr int64_t kRows = 256;
     const int64_t n = int64_t(tokens.size()), h = config_.hidden_size, vocab = config_.vocab_size,
                   targets = n - 1;
-    const std::string name = "lm_head.weight", norm_name = final_norm_.name;
+    const std::string name = model_.anatomy.head + ".weight",
+                      norm_name = weight_name(model_.anatomy.final_norm);
     const bool want_head = !config_.tie_word_embeddings && visitor.wants(name),
                want_norm = visitor.wants(norm_name);
     std::vector<Real> y(size_t(kRows * h)), dy(y.size()), z(size_t(kRows * vocab)),
@@ -233,11 +206,11 @@ class BackwardPass final : public Gradients<Real> {
     double loss = 0;
     for (int64_t row = 0; row < targets; row += kRows) {
       const int64_t count = std::min(kRows, targets - row);
-      normalise(final_norm_, x + row * h, count, y.data());
-      ops_.linear(head_.weight, nullptr, y.data(), count, z.data());
+      normalise(model_.final_norm, x + row * h, count, y.data());
+      ops_.linear(model_.head, nullptr, y.data(), count, z.data());
       loss += ops_.cross_entropy(z.data(), tokens.data() + row + 1, count, vocab, targets);
-      ops_.linear_input_gradient(head_.weight, z.data(), count, false, dy.data());
-      normalise_gradient(final_norm_, x + row * h, dy.data(), count, dx + row * h);
+      ops_.linear_input_gradient(model_.head, z.data(), count, false, dy.data());
+      normalise_gradient(model_.final_norm, x + row * h, dy.data(), count, dx + row * h);
       if (want_head)
         ops_.linear_weight_gradient(z.data(), y.data(), count, vocab, h, row > 0, d_head.data());
       if (want_norm)
@@ -253,72 +226,80 @@ class BackwardPass final : public Gradients<Real> {
   // input, o: of the layer and of its attention, from which that block's input is made again.
   void mlp_gradient(const Layer& w, Pass& p, const std::vector<Real>& input, const Real* o,
                     GradientVisitor<Real>& visitor, Real* dx) const {
-    const int64_t f = config_.intermediate_size;
-    std::vector<Real> x = input, dy(x.size()), d_act(p.act.size());
+    const int64_t f = w.plan.shape.inner;
+    const Linear &gate = w.at(Role::gate), &up = w.at(Role::up), &down = w.at(Role::down);
+    std::vector<Real> x = input, dy(x.size()), d_act(size_t(p.n * f));
     attention_output(w, p, o, x.data());
     mlp_inputs(w, p, x.data());
-    if (visitor.wants(weight_name(w.down))) {
+    if (visitor.wants(weight_name(down))) {
       ops_.swiglu(p.gate.data(), p.up.data(), p.n, f, p.act.data());
-      linear_gradient(w.down, dx, p.act.data(), p.n, visitor);
+      linear_gradient(down, dx, p.act.data(), p.n, visitor);
     }
-    ops_.linear_input_gradient(w.down.weight, dx, p.n, false, d_act.data());
+    ops_.linear_input_gradient(down.weight, dx, p.n, false, d_act.data());
     ops_.swiglu_gradient(d_act.data(), p.n, f, p.gate.data(), p.up.data());
-    linear_gradient(w.gate, p.gate.data(), p.y.data(), p.n, visitor);
-    linear_gradient(w.up, p.up.data(), p.y.data(), p.n, visitor);
-    ops_.linear_input_gradient(w.gate.weight, p.gate.data(), p.n, false, dy.data());
-    ops_.linear_input_gradient(w.up.weight, p.up.data(), p.n, true, dy.data());
-    norm_gradient(w.post_norm, x.data(), dy.data(), p.n, visitor);
+    linear_gradient(gate, p.gate.data(), p.y.data(), p.n, visitor);
+    linear_gradient(up, p.up.data(), p.y.data(), p.n, visitor);
+    ops_.linear_input_gradient(gate.weight, p.gate.data(), p.n, false, dy.data());
+    ops_.linear_input_gradient(up.weight, p.up.data(), p.n, true, dy.data());
+    norm_gradient(w.plan.post_norm, x.data(), dy.data(), p.n, visitor);
     normalise_gradient(w.post_norm, x.data(), dy.data(), p.n, dx);
   }
 
   // dx: with respect to the MLP block's input, becomes that with respect to the layer's input x.
   void attention_gradient(int l, Pass& p, const Real* x, const Real* o,
                           GradientVisitor<Real>& visitor, Real* dx) const {
-    const Layer& w = layers_[size_t(l)];
-    const ModelConfig& c = config_;
-    std::vector<Real> d_o(p.q.size()), dq(p.q.size()), dk(p.k.size()), dv(p.v.size());
-    linear_gradient(w.o, dx, o, p.n, visitor);
-    ops_.linear_input_gradient(w.o.weight, dx, p.n, false, d_o.data());
+    const Layer& w = model_.layers[size_t(l)];
+    const Shape& s = w.plan.shape;
+    const Linear &q = w.at(Role::q), &k = w.at(Role::k), &v = w.at(Role::v), &out = w.at(Role::o);
+    const size_t q_size = size_t(p.n * s.q_width()), kv_size = size_t(p.n * s.kv_width());
+    std::vector<Real> d_o(q_size), dq(q_size), dk(kv_size), dv(kv_size);
+    linear_gradient(out, dx, o, p.n, visitor);
+    ops_.linear_input_gradient(out.weight, dx, p.n, false, d_o.data());
     attention_inputs(w, p, x);
     sequence_attention_gradient(*pool_, shape_of(w, p.n), p.q.data(), p.k.data(), p.v.data(), o,
                                 d_o.data(), dq.data(), dk.data(), dv.data());
     const std::vector<Real> d_rotated = dk;
-    ops_.rope(dq.data(), p.n, c.num_attention_heads, c.head_dim, p.cosine.data(), p.sine.data(),
-              -1);
-    ops_.rope(dk.data(), p.n, c.num_key_value_heads, c.head_dim, p.cosine.data(), p.sine.data(),
-              -1);
+    rope(dq.data(), p.n, s.heads, s.head_dim, -1);
+    rope(dk.data(), p.n, s.kv_heads, s.head_dim, -1);
     visitor.keys_values(
         l, {p.n, p.keys.data(), p.k.data(), p.v.data(), dk.data(), d_rotated.data(), dv.data()});
-    linear_gradient(w.q, dq.data(), p.y.data(), p.n, visitor);
-    linear_gradient(w.k, dk.data(), p.y.data(), p.n, visitor);
-    linear_gradient(w.v, dv.data(), p.y.data(), p.n, visitor);
-    if (l == 0 && !visitor.wants(w.input_norm.name)) return;  // nobody asks for more
+    linear_gradient(q, dq.data(), p.y.data(), p.n, visitor);
+    linear_gradient(k, dk.data(), p.y.data(), p.n, visitor);
+    linear_gradient(v, dv.data(), p.y.data(), p.n, visitor);
+    if (l == 0 && !visitor.wants(weight_name(w.plan.input_norm))) return;  // nobody asks for more
     std::vector<Real> dy(p.y.size());
-    ops_.linear_input_gradient(w.q.weight, dq.data(), p.n, false, dy.data());
-    ops_.linear_input_gradient(w.k.weight, dk.data(), p.n, true, dy.data());
-    ops_.linear_input_gradient(w.v.weight, dv.data(), p.n, true, dy.data());
-    norm_gradient(w.input_norm, x, dy.data(), p.n, visitor);
+    ops_.linear_input_gradient(q.weight, dq.data(), p.n, false, dy.data());
+    ops_.linear_input_gradient(k.weight, dk.data(), p.n, true, dy.data());
+    ops_.linear_input_gradient(v.weight, dv.data(), p.n, true, dy.data());
+    norm_gradient(w.plan.input_norm, x, dy.data(), p.n, visitor);
     normalise_gradient(w.input_norm, x, dy.data(), p.n, dx);
   }
 
   // ---- weights ---------------------------------------------------------------------------------
 
   static std::string weight_name(const Linear& w) { return w.weight.name() + ".weight"; }
+  static std::string weight_name(const NormPlan& norm) { return norm.name + ".weight"; }
   Real eps() const { return Real(config_.rms_norm_eps); }
 
-  void normalise(const Norm& norm, const Real* x, int64_t n, Real* y) const {
-    ops_.rms_norm(x, norm.weight.data(), eps(), n, config_.hidden_size, y);
+  void linear(const Linear& w, const Real* x, int64_t n, Real* y) const {
+    ops_.linear(w.weight, w.bias.empty() ? nullptr : w.bias.data(), x, n, y);
   }
-  void normalise_gradient(const Norm& norm, const Real* x, const Real* dy, int64_t n,
+  void rope(Real* x, int64_t n, int64_t heads, int64_t dim, int direction) const {
+    ops_.rope(x, n, heads, dim, rotary_.cosine(0), rotary_.sine(0), direction);
+  }
+  void normalise(const std::vector<Real>& norm, const Real* x, int64_t n, Real* y) const {
+    ops_.rms_norm(x, norm.data(), eps(), n, config_.hidden_size, y);
+  }
+  void normalise_gradient(const std::vector<Real>& norm, const Real* x, const Real* dy, int64_t n,
                           Real* dx) const {
-    ops_.rms_norm_gradient(x, norm.weight.data(), eps(), dy, n, config_.hidden_size, dx);
+    ops_.rms_norm_gradient(x, norm.data(), eps(), dy, n, config_.hidden_size, dx);
   }
-  void norm_gradient(const Norm& norm, const Real* x, const Real* dy, int64_t n,
+  void norm_gradient(const NormPlan& norm, const Real* x, const Real* dy, int64_t n,
                      GradientVisitor<Real>& visitor) const {
-    if (!visitor.wants(norm.name)) return;
-    std::vector<Real> d(norm.weight.size());
+    if (!visitor.wants(weight_name(norm))) return;
+    std::vector<Real> d(size_t(config_.hidden_size));
     ops_.rms_norm_weight_gradient(x, eps(), dy, n, config_.hidden_size, false, d.data());
-    visitor.gradient(norm.name, d.data(), 1, config_.hidden_size);
+    visitor.gradient(weight_name(norm), d.data(), 1, config_.hidden_size);
   }
   // Of weight and bias.
   void linear_gradient(const Linear& w, const Real* dy, const Real* x, int64_t n,
@@ -337,34 +318,12 @@ class BackwardPass final : public Gradients<Real> {
     }
   }
 
-  const TensorInfo& tensor(const std::string& name, const std::vector<int64_t>& shape) {
-    return random_ ? random_->get(name, shape) : files_->get(name, shape);
-  }
-  std::vector<Real> vector(const std::string& name, int64_t n) {
-    const TensorInfo& stored = tensor(name, {n});
-    std::vector<float> single(static_cast<size_t>(n));
-    to_float(stored.dtype, stored.data, n, single.data());
-    return {single.begin(), single.end()};
-  }
-  Norm norm(const std::string& name, int64_t n) {
-    return {name + ".weight", vector(name + ".weight", n)};
-  }
-  Linear linear(const std::string& name, int64_t out, int64_t in, bool bias) {
-    return {LinearWeight(name, tensor(name + ".weight", {out, in})),
-            bias ? vector(name + ".bias", out) : std::vector<Real>{}};
-  }
-
   std::unique_ptr<ThreadPool> pool_;
   GradientOps<Real> ops_;
   ModelConfig config_;
-  // One of the two; the weights are views into it.
-  std::optional<WeightFiles> files_;  // memory-mapped
-  std::shared_ptr<RandomWeights> random_;
-  const TensorInfo* embedding_ = nullptr;
-  std::vector<Layer> layers_;
-  Norm final_norm_;
-  Linear head_;
-  Rope rope_;
+  BackwardPlace<Real> place_;
+  Model model_;
+  RotaryTable<Real> rotary_;
 };
 
 }  // namespace ptq::cpu

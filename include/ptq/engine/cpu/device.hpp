@@ -20,7 +20,10 @@
 #include "ptq/core/threads.hpp"
 #include "ptq/engine/cpu/attention.hpp"
 #include "ptq/engine/cpu/blas_memory.hpp"
+#include "ptq/engine/cpu/kv_cache.hpp"
 #include "ptq/engine/cpu/simd.hpp"
+#include "ptq/engine/device.hpp"
+#include "ptq/engine/pass/rotary.hpp"
 #include "ptq/engine/weights/linear.hpp"
 
 namespace ptq::cpu {
@@ -62,29 +65,13 @@ class Device {
   using Table = const TensorInfo*;
   using Linear = LinearWeight;
   using Cache = KvCache;
+  using Layer = KvLayer;
+  using Side = AttentionSide;
   static constexpr bool kCopiesCaches = true;  // a Cache is a value, so a sequence can be forked
 
   // What the rows of a pass are.
   struct Batch {
-    std::vector<int32_t> ids;
-    std::vector<float> cosine, sine;  // [rows, head_dim / 2], of each row's position
-  };
-
-  // The cache of one layer and the rows of a pass that go into it.
-  struct Target {
-    KvLayer* cache;
-    int64_t row, rows, position;
-  };
-
-  // Attention of one layer, and what the queries of one sequence see.
-  struct Shape {
-    int64_t heads, kv_heads, head_dim;
-    int64_t window;  // keys visible to a query, itself included; 0 = all
-  };
-  struct Segment {
-    int64_t row, rows;  // of the pass
-    int64_t position;   // absolute, of the first row
-    AttentionSide keys, values;
+    std::vector<int32_t> ids, positions;
   };
 
   explicit Device(int threads, Compute compute = Compute::fp32)
@@ -109,30 +96,19 @@ class Device {
   // Where a weight method works, and what is to be done afterwards: nothing, it is the same thing.
   LinearWeight& host(Linear& w) const { return w; }
   void encoded(Linear&) const {}
-  Cache cache(const ModelConfig& c, KvMethod* method, DType dense) const {
-    return KvCache(c, method, dense);
+  Cache cache(const Anatomy& anatomy, KvMethod* method, DType dense) const {
+    return KvCache(anatomy, method, dense, rotary_);
   }
+  void use_rope(const Rope& rope) { rotary_ = std::make_shared<Rotary>(rope, bf16_); }
 
   // ---- a pass ----
 
   // Tokens of a pass, at most `wanted`, for which there is memory.
   int64_t pass_rows(int64_t wanted, int64_t /*scalars_per_row*/) const { return wanted; }
 
-  // The rotary angle is the float32 product position * frequency, as the reference computes it; it
-  // rounds cos and sin afterwards.
-  Batch begin(std::vector<int32_t> ids, const std::vector<int32_t>& positions, const Rope& rope,
-              bool /*steady*/) const {
-    const size_t half = rope.inv_freq.size(), n = ids.size();
-    Batch batch{std::move(ids), Array(n * half), Array(n * half)};
-    for (size_t i = 0; i < n; ++i)
-      for (size_t d = 0; d < half; ++d) {
-        const float angle = float(positions[i]) * rope.inv_freq[d];
-        batch.cosine[i * half + d] = std::cos(angle) * rope.attention_factor;
-        batch.sine[i * half + d] = std::sin(angle) * rope.attention_factor;
-      }
-    round(batch.cosine.data(), int64_t(n * half));
-    round(batch.sine.data(), int64_t(n * half));
-    return batch;
+  Batch begin(std::vector<int32_t> ids, std::vector<int32_t> positions, bool /*steady*/) const {
+    for (const int32_t p : positions) rotary_->extend(p + 1);
+    return {std::move(ids), std::move(positions)};
   }
   void finish() const {}
   void poison(Array& x) const {
@@ -145,15 +121,36 @@ class Device {
   }
   // n numbers where the host can read them; valid until the next operation.
   const float* download(const float* x, int64_t) const { return x; }
+  // What is wanted of x [n, width]; valid until the next look.
+  void look(const float* x, int64_t n, int64_t width, const Wanted& wanted, Seen& seen) {
+    seen.values = {x, size_t(std::min(n, wanted.rows) * width)};
+    if (wanted.columns) {
+      column_sums(x, n, width);
+      seen.squares = squares_;
+      seen.magnitudes = magnitudes_;
+      seen.largest = largest_;
+    }
+    if (wanted.gram) {
+      gram_.resize(size_t(width * width));
+      constexpr int64_t kSlice = 64;  // fixed: sums do not depend on the number of threads
+      run((width + kSlice - 1) / kSlice, n * width * width, [&](int64_t task) {
+        const int64_t r0 = task * kSlice, r1 = std::min(r0 + kSlice, width);
+        cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, int(r1 - r0), int(width), int(n), 1.0f,
+                    x + r0, int(width), x, int(width), 0.0f, gram_.data() + r0 * width, int(width));
+      });
+      seen.gram = gram_;
+    }
+  }
 
   // Rows of k and v [rows, width] into the caches; keys before rotation into those that want them.
-  void append_unrotated(const std::vector<Target>& targets, const float* k, int64_t width) const {
-    for (const Target& t : targets)
+  void append_unrotated(const std::vector<Target<KvLayer>>& targets, const float* k,
+                        int64_t width) const {
+    for (const Target<KvLayer>& t : targets)
       if (t.cache->keys.pre_rope()) t.cache->keys.append(k + t.row * width, t.rows);
   }
-  void append(const std::vector<Target>& targets, const float* k, const float* v,
+  void append(const std::vector<Target<KvLayer>>& targets, const float* k, const float* v,
               int64_t width) const {
-    for (const Target& t : targets) {
+    for (const Target<KvLayer>& t : targets) {
       if (!t.cache->keys.pre_rope()) t.cache->keys.append(k + t.row * width, t.rows);
       t.cache->values.append(v + t.row * width, t.rows);
     }
@@ -164,7 +161,7 @@ class Device {
     return {&rows.encoded(),     &rows,   rows.sink(),
             std::move(boundary), nullptr, rows.policy().evicts};
   }
-  AttentionSide side(const float* x, int64_t rows, const Shape& shape) const {
+  AttentionSide side(const float* x, int64_t rows, const HeadShape& shape) const {
     auto fresh = std::make_shared<FreshRows>(x, shape.kv_heads, shape.head_dim);
     return {nullptr, fresh.get(), 0, std::vector<int64_t>(size_t(rows), 0), fresh};
   }
@@ -243,17 +240,17 @@ class Device {
   void rope(float* x, const Batch& batch, int64_t heads, int64_t dim) {
     const int64_t half = dim / 2;
     rows(int64_t(batch.ids.size()), heads * dim, [&](int64_t i) {
-      const float *c = batch.cosine.data() + i * half, *s = batch.sine.data() + i * half;
+      const int64_t position = batch.positions[size_t(i)];
+      const float *c = rotary_->cosine(position), *s = rotary_->sine(position);
       for (int64_t h = 0; h < heads; ++h) {
         float* p = x + (i * heads + h) * dim;
         for (int64_t d = 0; d < half; ++d) {
-          const float a = p[d], b = p[d + half];
           if (bf16_) {  // products and sum are separate operations of the reference
-            p[d] = round_bf16(round_bf16(a * c[d]) - round_bf16(b * s[d]));
-            p[d + half] = round_bf16(round_bf16(b * c[d]) + round_bf16(a * s[d]));
+            rotate_pair(p[d], p[d + half], c[d], s[d], round_bf16);
+            p[d] = round_bf16(p[d]);
+            p[d + half] = round_bf16(p[d + half]);
           } else {
-            p[d] = a * c[d] - b * s[d];
-            p[d + half] = b * c[d] + a * s[d];
+            rotate_pair(p[d], p[d + half], c[d], s[d]);
           }
         }
       }
@@ -286,10 +283,10 @@ class Device {
   }
 
   // q and out [rows, heads * head_dim]; each segment attends to its own sequence.
-  void attention(const Shape& shape, const float* q, const std::vector<Segment>& segments,
-                 float* out) {
+  void attention(const HeadShape& shape, const float* q,
+                 const std::vector<Segment<AttentionSide>>& segments, float* out) {
     const int64_t width = shape.heads * shape.head_dim;
-    for (const Segment& s : segments) {
+    for (const Segment<AttentionSide>& s : segments) {
       cpu::attention(
           *pool_,
           {s.rows, s.position, shape.heads, shape.kv_heads, shape.head_dim, shape.window, bf16_},
@@ -300,6 +297,20 @@ class Device {
 
  private:
   static float round_bf16(float x) { return bf16_to_float(float_to_bf16(x)); }
+
+  // Per column of x [n, width]: sum of squares, sum of magnitudes, largest magnitude.
+  void column_sums(const float* x, int64_t n, int64_t width) {
+    squares_.assign(size_t(width), 0);
+    magnitudes_.assign(size_t(width), 0);
+    largest_.assign(size_t(width), 0);
+    for (int64_t i = 0; i < n; ++i)
+      for (int64_t c = 0; c < width; ++c) {
+        const float a = std::fabs(x[i * width + c]);
+        squares_[size_t(c)] += double(a) * double(a);
+        magnitudes_[size_t(c)] += double(a);
+        largest_[size_t(c)] = std::max(largest_[size_t(c)], a);
+      }
+  }
 
   // Small jobs run on the calling thread: waking the others would cost more.
   static constexpr int64_t kSmall = 200'000;
@@ -322,6 +333,10 @@ class Device {
 
   std::unique_ptr<ThreadPool> pool_;
   bool bf16_;
+  std::shared_ptr<Rotary> rotary_;  // caches share it
+  // Of the last look().
+  std::vector<double> squares_, magnitudes_;
+  std::vector<float> largest_, gram_;
 };
 
 }  // namespace ptq::cpu

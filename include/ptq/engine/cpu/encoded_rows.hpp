@@ -11,6 +11,7 @@
 
 #include "ptq/core/error.hpp"
 #include "ptq/encoding/affine.hpp"
+#include "ptq/encoding/answer.hpp"
 #include "ptq/encoding/codebook.hpp"
 #include "ptq/encoding/dense.hpp"
 #include "ptq/encoding/encoding.hpp"
@@ -45,15 +46,14 @@ class EncodedRows final : public RowSource, public RowSink {
         dim_(head_dim),
         block_(block),
         first_(first),
-        where_(std::move(where)),
+        answer_(std::move(where), "block", kv_heads, head_dim),
         rotary_(rotary),
         hadamard_(hadamard) {}
 
   // Prepares for one call of an encoder that has to deliver n rows.
   void expect(int64_t n) {
     check_outliers();
-    expected_ = n;
-    filled_ = false;
+    answer_.expect(n);
   }
 
   // ---- RowSink ----
@@ -76,9 +76,9 @@ class EncodedRows final : public RowSource, public RowSink {
         f.axis == 1 ? rows * groups(columns, f.group_size) : groups(rows, f.group_size) * columns;
     std::vector<std::vector<AffineParams>> params;  // all heads are checked before one is stored
     for (int64_t h = 0; h < heads_; ++h)
-      params.push_back(
-          heads[size_t(h)].checked_params(codes + h * rows * dim_, scale + h * per_head,
-                                          zero ? zero + h * per_head : nullptr, rows, where_));
+      params.push_back(heads[size_t(h)].checked_params(
+          codes + h * rows * dim_, scale + h * per_head, zero ? zero + h * per_head : nullptr, rows,
+          answer_.where()));
     commit(rows, [&] {
       for (int64_t h = 0; h < heads_; ++h)
         heads[size_t(h)].append_checked(codes + h * rows * dim_, params[size_t(h)], rows);
@@ -87,7 +87,7 @@ class EncodedRows final : public RowSource, public RowSink {
   void dense(DType dtype, int64_t batch, int64_t rows, int64_t columns, const float* x) override {
     accept(batch, rows, columns);
     Dense& heads = store<Dense>([&] { return Dense(size_t(heads_), DenseRows(dtype, dim_)); });
-    if (heads[0].dtype() != dtype) throw mixed_formats();
+    if (heads[0].dtype() != dtype) throw answer_.mixed_formats();
     commit(rows, [&] {
       for (int64_t h = 0; h < heads_; ++h) heads[size_t(h)].append(x + h * rows * dim_, rows);
     });
@@ -97,38 +97,36 @@ class EncodedRows final : public RowSource, public RowSink {
                 const float* offset) override {
     accept(batch, rows, columns);
     CodebookRows& s = store<CodebookRows>([&] { return CodebookRows(format, heads_, dim_); });
-    if (!(s.format() == format)) throw mixed_formats();
-    commit(rows, [&] { s.append(codes, levels, scale, offset, rows, where_); });
+    if (!(s.format() == format)) throw answer_.mixed_formats();
+    commit(rows, [&] { s.append(codes, levels, scale, offset, rows, answer_.where()); });
   }
   void lowrank(const LowRankFormat& format, int64_t batch, int64_t rows, int64_t columns,
                const float* x) override {
     accept(batch, rows, columns);
-    check_format(format, rows, where_);
+    check_format(format, rows, answer_.where());
     LowRankRows& s = store<LowRankRows>([&] { return LowRankRows(format, heads_, dim_); });
-    if (!(s.format() == format)) throw mixed_formats();
+    if (!(s.format() == format)) throw answer_.mixed_formats();
     commit(rows, [&] { s.append(x, rows); });
   }
   void outliers(bool fixed, int64_t batch, int64_t rows, int64_t k, const int32_t* index,
                 const float* value) override {
-    if (!filled_ || rows != expected_ || batch != heads_)
-      throw Error(ExitCode::cells_failed, "outliers without the encoding that they lie on", where_,
-                  "fill the encoding first, then call overlay once");
+    answer_.accept_outliers(batch, rows);
     const bool first = !outliers_;
     if (first) {
-      if (rows_ != rows) throw mixed_formats();
+      if (rows_ != rows) throw answer_.mixed_formats();
       outliers_.emplace(fixed, heads_, dim_, k);
     }
     if (outliers_->fixed() != fixed || (fixed && outliers_->k() != k) ||
         outliers_->rows() + rows != rows_)
-      throw mixed_formats();
+      throw answer_.mixed_formats();
     try {
-      outliers_->append(index, value, rows, k, where_);
+      outliers_->append(index, value, rows, k, answer_.where());
     } catch (...) {
       if (first) outliers_.reset();  // refused: another form may follow
       throw;
     }
   }
-  bool filled() const override { return filled_; }
+  bool filled() const override { return answer_.filled(); }
 
   // ---- RowSource ----
 
@@ -173,17 +171,9 @@ class EncodedRows final : public RowSource, public RowSink {
  private:
   // An answer that is refused leaves everything as it was, so that the method may try another.
   void accept(int64_t batch, int64_t rows, int64_t columns) const {
-    if (filled_)
-      throw Error(ExitCode::cells_failed, "the encoding was filled twice", where_,
-                  "call exactly one function that fills it per block");
-    if (batch != heads_ || rows != expected_ || columns != dim_)
-      throw Error(ExitCode::cells_failed,
-                  "encoding of shape [" + std::to_string(batch) + ", " + std::to_string(rows) +
-                      ", " + std::to_string(columns) + "], expected [" + std::to_string(heads_) +
-                      ", " + std::to_string(expected_) + ", " + std::to_string(dim_) + "]",
-                  where_);
+    answer_.accept(batch, rows, columns);
     if (stored_in_part_)
-      throw Error(ExitCode::resources, "memory ran out while a block was stored", where_);
+      throw Error(ExitCode::resources, "memory ran out while a block was stored", answer_.where());
   }
   // Stores checked rows. An Error means that nothing was stored; after anything else (no memory)
   // some heads may have the rows.
@@ -198,29 +188,22 @@ class EncodedRows final : public RowSource, public RowSink {
     }
     stored_in_part_ = false;
     rows_ += rows;
-    filled_ = true;
+    answer_.fill();
   }
   // Either every row has its outliers or none has.
   void check_outliers() const {
-    if (outliers_ && outliers_->rows() != rows_) throw mixed_formats();
+    if (outliers_ && outliers_->rows() != rows_) throw answer_.mixed_formats();
   }
   template <class S, class Make>
   S& store(const Make& make) {
     if (rows_ == 0) store_.emplace<S>(make());  // also where a first answer was refused
-    if (!std::holds_alternative<S>(store_)) throw mixed_formats();
+    if (!std::holds_alternative<S>(store_)) throw answer_.mixed_formats();
     return std::get<S>(store_);
   }
-  Affine& affine_store(AffineFormat f) {
-    // Groups over a whole block of rows are spelled out: one call may bring several blocks.
-    if (f.axis == 0 && (f.group_size == 0 || f.group_size > block_)) f.group_size = block_;
-    check_format(f, where_);
-    if (f.axis == 0 && block_ % f.group_size != 0)
-      throw usage_error(
-          "a block of " + std::to_string(block_) +
-              " rows is not a multiple of group_size = " + std::to_string(f.group_size),
-          where_, "choose a residual length that is a multiple of the group size");
+  Affine& affine_store(const AffineFormat& format) {
+    const AffineFormat f = answer_.block_format(format, block_);
     Affine& heads = store<Affine>([&] { return Affine(size_t(heads_), AffineRows(f, dim_)); });
-    if (!(heads[0].format() == f)) throw mixed_formats();
+    if (!(heads[0].format() == f)) throw answer_.mixed_formats();
     return heads;
   }
   template <class Fn>
@@ -240,15 +223,10 @@ class EncodedRows final : public RowSource, public RowSink {
         },
         store_);
   }
-  Error mixed_formats() const {
-    return Error(ExitCode::cells_failed, "blocks of one layer and side in different formats",
-                 where_, "a method uses one encoding for all blocks of a layer and side");
-  }
-
-  int64_t heads_, dim_, block_, first_, rows_ = 0, expected_ = 0;
-  std::string where_;
+  int64_t heads_, dim_, block_, first_, rows_ = 0;
+  Answer answer_;
   const Rotary* rotary_;
-  bool hadamard_, filled_ = true, stored_in_part_ = false;
+  bool hadamard_, stored_in_part_ = false;
   Store store_;
   std::optional<OutlierRows> outliers_;
 };

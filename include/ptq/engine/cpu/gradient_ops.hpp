@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "ptq/core/threads.hpp"
+#include "ptq/encoding/rotation.hpp"
 #include "ptq/engine/cpu/simd.hpp"
 #include "ptq/engine/weights/linear.hpp"
 
@@ -177,9 +178,7 @@ class GradientOps {
       for (int64_t h = 0; h < heads; ++h) {
         Real* p = x + (i * heads + h) * dim;
         for (int64_t d = 0; d < half; ++d) {
-          const Real a = p[d], b = p[d + half], turn = Real(direction) * s[d];
-          p[d] = a * c[d] - b * turn;
-          p[d + half] = b * c[d] + a * turn;
+          rotate_pair(p[d], p[d + half], c[d], Real(direction) * s[d]);
         }
       }
     });

@@ -18,65 +18,47 @@
 #include "ptq/encoding/dense.hpp"
 #include "ptq/encoding/hadamard.hpp"
 #include "ptq/engine/cpu/encoded_rows.hpp"
-#include "ptq/engine/engine.hpp"
+#include "ptq/engine/pass/cache_rules.hpp"
 #include "ptq/engine/pass/rotary.hpp"
+#include "ptq/model/anatomy.hpp"
 
 namespace ptq {
 
 // One side of one layer.
-class KvRows final : public RowSource {
+class KvRows final : public RowSource, public CacheRules {
  public:
   // rotary: of this cache; used for keys of a policy with pre_rope, must outlive the rows.
   KvRows(int64_t kv_heads, int64_t head_dim, KvSide side, int layer, KvMethod* method, DType dense,
          Rotary* rotary)
-      : heads_(kv_heads),
+      : CacheRules(side, layer, head_dim, method),
+        heads_(kv_heads),
         dim_(head_dim),
-        side_(side),
-        layer_(layer),
-        method_(method),
-        policy_(method ? method->policy(side) : KvPolicy{}),
-        where_("layer " + std::to_string(layer) + (side == KvSide::keys ? ", keys" : ", values")),
-        rotary_(policy_.pre_rope && side == KvSide::keys ? rotary : nullptr),
+        rotary_(pre_rope() ? rotary : nullptr),
         sinks_(dense, kv_heads * head_dim),
         tail_(dense, kv_heads * head_dim),
         encoded_(empty(policy_.block)),
-        tail_begin_(policy_.sink) {
-    if (policy_.hadamard && (head_dim & (head_dim - 1)) != 0)
-      throw usage_error("a Hadamard rotation of " + std::to_string(head_dim) + " channels", where_,
-                        "head_dim must be a power of two; switch the rotation off");
-  }
+        tail_begin_(policy_.sink) {}
 
   int64_t length() const { return length_; }
-  const KvPolicy& policy() const { return policy_; }
-  // Are rows given to append() before their rotation, and rotated when they are read?
-  bool pre_rope() const { return rotary_ != nullptr; }
-
-  // First position that a query with t tokens before it reads dense (the sinks apart).
-  int64_t boundary(int64_t t) const { return held(policy_.current ? t + 1 : t); }
-  // First position that is dense once the cache has settled at a length.
-  int64_t held(int64_t length) const {
-    return policy_.sink + (method_ ? policy_.encoded(length) : 0);
-  }
-  int64_t sink() const { return policy_.sink; }
   const EncodedRows& encoded() const { return encoded_; }
   EncodedRows& encoded() { return encoded_; }
 
   // Appends n rows [n, kv_heads * head_dim].
   void append(const float* x, int64_t n) {
-    const int64_t to_sink = std::min(n, std::max<int64_t>(0, policy_.sink - length_));
+    const int64_t to_sink = sinks_of(length_, n);
     sinks_.append(x, to_sink);
     tail_.append(x + to_sink * heads_ * dim_, n - to_sink);
     length_ += n;
     if (rotary_) rotary_->extend(length_);
   }
 
-  // Encodes the rows below held(length()). Their dense copies stay for the queries of the current
-  // pass that came before the boundary moved; release() frees them.
+  // Encodes the rows that are due. Their dense copies stay for the queries of the current pass that
+  // came before the boundary moved; release() frees them.
   void encode() {
-    if (policy_.evicts) return;
-    const int64_t begin = policy_.sink + encoded_.rows(), end = held(length_);
-    if (end <= begin) return;
-    const int64_t first = policy_.rewrites ? policy_.sink : begin, n = end - first;
+    const Block block = due(encoded_.rows(), length_);
+    if (block.empty()) return;
+    const auto [first, begin, end] = block;
+    const int64_t n = block.rows();
     std::vector<float> x(size_t(heads_ * n * dim_));  // [kv_heads, n, head_dim]
     for (int64_t h = 0; h < heads_; ++h) {
       float* rows = x.data() + h * n * dim_;
@@ -84,24 +66,19 @@ class KvRows final : public RowSource {
       stored(h, begin, end, rows + (begin - first) * dim_, dim_);
     }
     for (size_t i = 0; i < x.size(); ++i)
-      if (!std::isfinite(x[i]))
-        throw Error(ExitCode::cells_failed, "a number to be cached is not finite",
-                    where_ + ", position " + std::to_string(first + int64_t(i) / dim_ % n),
-                    "the model overflows the cache's number format here");
+      if (!std::isfinite(x[i])) throw not_finite(first + int64_t(i) / dim_ % n);
     if (policy_.hadamard)
       for (int64_t r = 0; r < heads_ * n; ++r) hadamard(x.data() + r * dim_, dim_);
     if (policy_.rewrites) encoded_ = empty(n);
     encoded_.expect(n);
     method_->encode(side_, layer_, first, n, x.data(), encoded_);
-    if (!encoded_.filled())
-      throw Error(ExitCode::cells_failed, "the method returned without an encoding", where_,
-                  "call one function that fills it for every block");
+    require_filled(encoded_);
     verbatim_ = verbatim_ && encoded_.is_dense() && holds(first, n, x);
   }
 
   // Frees the dense rows that have an encoding, or are evicted.
   void release() {
-    const int64_t begin = policy_.evicts ? held(length_) : policy_.sink + encoded_.rows();
+    const int64_t begin = kept_from(encoded_.rows(), length_);
     if (begin <= tail_begin_) return;
     tail_.drop_front(begin - tail_begin_);
     tail_begin_ = begin;
@@ -121,14 +98,7 @@ class KvRows final : public RowSource {
   }
 
   void add_bytes(CacheBytes& sum) const {
-    if (encoded_.bytes() > 0)
-      sum.encoded_is_dense = verbatim_ && (sum.encoded_is_dense || sum.encoded == 0);
-    sum.encoded += encoded_.bytes();
-    sum.window += tail_.bytes();
-    sum.sink += sinks_.bytes();
-    sum.reserved += encoded_.allocated() + tail_.allocated() + sinks_.allocated() -
-                    encoded_.bytes() - tail_.bytes() - sinks_.bytes();
-    sum.scalars += length_ * heads_ * dim_;
+    ptq::add_bytes(sum, encoded_, verbatim_, sinks_, tail_, length_ * heads_ * dim_);
   }
 
  private:
@@ -156,11 +126,6 @@ class KvRows final : public RowSource {
   }
 
   int64_t heads_, dim_;
-  KvSide side_;
-  int layer_;
-  KvMethod* method_;  // nullptr: every row stays dense
-  KvPolicy policy_;
-  std::string where_;
   Rotary* rotary_;       // nullptr: rows are read as they are stored
   DenseRows sinks_;      // positions [0, sink)
   DenseRows tail_;       // positions [tail_begin_, length)
@@ -182,29 +147,19 @@ struct KvLayer {
 class KvCache {
  public:
   // dense: the dtype of rows that are not encoded; float16 but in tests of the mechanism itself.
-  KvCache(const ModelConfig& c, KvMethod* method, DType dense = DType::f16)
-      : rotary_(std::make_shared<Rotary>(rope_of(c), dense == DType::bf16)) {
-    layers_.reserve(size_t(c.num_hidden_layers));
-    for (int l = 0; l < int(c.num_hidden_layers); ++l)
-      layers_.emplace_back(c.num_key_value_heads, c.head_dim, l, method, dense, rotary_.get());
+  // rotary: the device's table of angles.
+  KvCache(const Anatomy& anatomy, KvMethod* method, DType dense, std::shared_ptr<Rotary> rotary)
+      : rotary_(std::move(rotary)) {
+    layers_.reserve(anatomy.layers.size());
+    for (const LayerPlan& layer : anatomy.layers)
+      layers_.emplace_back(layer.shape.kv_heads, layer.shape.head_dim, int(layers_.size()), method,
+                           dense, rotary_.get());
   }
   KvLayer& layer(int64_t l) { return layers_[size_t(l)]; }
   void reserve(int64_t) {}  // rows to come; the containers grow by themselves
   int64_t length() const { return layers_.empty() ? 0 : layers_[0].keys.length(); }
-  // Must tokens be streamed one at a time? (KvPolicy)
-  bool step_by_step() const {
-    return !layers_.empty() &&
-           (layers_[0].keys.policy().step_by_step() || layers_[0].values.policy().step_by_step());
-  }
-  CacheBytes bytes() const {
-    CacheBytes sum;
-    for (const KvLayer& layer : layers_) {
-      layer.keys.add_bytes(sum);
-      layer.values.add_bytes(sum);
-    }
-    sum.tokens = length();
-    return sum;
-  }
+  bool step_by_step() const { return ptq::step_by_step(layers_); }
+  CacheBytes bytes() const { return cache_bytes(layers_, length()); }
 
  private:
   std::shared_ptr<Rotary> rotary_;  // the rows point to it, those of copies too

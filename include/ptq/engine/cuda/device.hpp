@@ -16,9 +16,11 @@
 #include <vector>
 
 #include "ptq/engine/cuda/arena.hpp"
+#include "ptq/engine/cuda/device_state.hpp"
 #include "ptq/engine/cuda/gemm.hpp"
 #include "ptq/engine/cuda/kernels/affine_decode.cuh"
 #include "ptq/engine/cuda/kernels/attention.cuh"
+#include "ptq/engine/cuda/kernels/column_sums.cuh"
 #include "ptq/engine/cuda/kernels/elementwise.cuh"
 #include "ptq/engine/cuda/kernels/embedding.cuh"
 #include "ptq/engine/cuda/kernels/linear_small.cuh"
@@ -26,9 +28,7 @@
 #include "ptq/engine/cuda/kernels/rms_norm.cuh"
 #include "ptq/engine/cuda/kernels/rope.cuh"
 #include "ptq/engine/cuda/kv_cache.hpp"
-#include "ptq/engine/cuda/queue.hpp"
-#include "ptq/engine/cuda/tables.hpp"
-#include "ptq/engine/cuda/weights.hpp"
+#include "ptq/engine/device.hpp"
 
 namespace ptq::cuda {
 
@@ -39,6 +39,9 @@ class Device {
   using Table = DenseTensor;
   using Linear = cuda::Linear;
   using Cache = KvCache;
+  using Layer = KvLayer;
+  using Side = SideView;
+  static constexpr bool kCopiesCaches = false;
 
   // Activations, in the scratch memory of the pass.
   class Array {
@@ -68,19 +71,6 @@ class Device {
   struct Batch {
     int64_t rows;
     const int32_t *ids, *positions;  // on the device
-  };
-  struct Target {
-    KvLayer* cache;
-    int64_t row, rows, position;
-  };
-  struct Shape {
-    int64_t heads, kv_heads, head_dim;
-    int64_t window;  // keys visible to a query, itself included; 0 = all
-  };
-  struct Segment {
-    int64_t row, rows;  // of the pass
-    int64_t position;   // absolute, of the first row
-    SideView keys, values;
   };
 
   // slab: see Arena.
@@ -126,10 +116,11 @@ class Device {
     state_->tensors.release(file, kept(h.file_dtype()));
     state_->drop_graphs();  // they hold the address of the plain matrix
   }
-  Cache cache(const ModelConfig& c, KvMethod* method, DType dense) {
-    state_->expect_layers(c.num_hidden_layers);
-    return KvCache(state_->home, c, method, dense);
+  Cache cache(const Anatomy& anatomy, KvMethod* method, DType dense) {
+    state_->expect_layers(int64_t(anatomy.layers.size()));
+    return KvCache(state_->home, anatomy, method, dense);
   }
+  void use_rope(const Rope& rope) { state_->rotary.emplace(rope, std::is_same_v<T, Bf16>); }
 
   // ---- a pass ----
 
@@ -144,8 +135,7 @@ class Device {
   }
 
   // steady: this pass does what others of as many rows do (see queue.hpp).
-  Batch begin(const std::vector<int32_t>& ids, const std::vector<int32_t>& positions,
-              const Rope& rope, bool steady) {
+  Batch begin(const std::vector<int32_t>& ids, const std::vector<int32_t>& positions, bool steady) {
     State& s = *state_;
     s.queue.abandon();  // what an error may have left behind
     s.clear_cached_numbers();
@@ -155,7 +145,7 @@ class Device {
     int64_t last = 0;
     for (const int32_t p : positions) last = std::max<int64_t>(last, p + 1);
     bool moved = s.scratch.begin();
-    moved |= s.extend_rotation(rope, last, std::is_same_v<T, Bf16>);
+    moved |= s.extend_rotation(last);
     // Per layer: segments of rows to be appended (twice) and of attention, the segment of each row
     // (twice), and what attention's blocks do.
     const size_t per_layer = size_t(coming.sequences) * 3 * sizeof(SegmentView) +
@@ -200,6 +190,35 @@ class Device {
     return s.floats.data();
   }
 
+  // What is wanted of x [n, width]; valid until the next look. Waits for the device.
+  void look(const T* x, int64_t n, int64_t width, const Wanted& wanted, Seen& seen) {
+    State& s = *state_;
+    if (wanted.rows > 0) {
+      const int64_t count = std::min(n, wanted.rows) * width;
+      const float* values = download(x, count);
+      looked_.values.assign(values, values + count);
+      seen.values = looked_.values;
+    }
+    if (wanted.columns) {
+      const Memory<double> squares(s.arena, Region::workspace, width),
+          magnitudes(s.arena, Region::workspace, width);
+      const Memory<float> largest(s.arena, Region::workspace, width);
+      column_sums(s.queue, x, n, width, squares.data(), magnitudes.data(), largest.data());
+      seen.squares = fetch(squares, looked_.squares);
+      seen.magnitudes = fetch(magnitudes, looked_.magnitudes);
+      seen.largest = fetch(largest, looked_.largest);
+    }
+    if (wanted.gram) {
+      const Memory<float> transposed(s.arena, Region::workspace, width * n),
+          gram(s.arena, Region::workspace, width * width);
+      transpose(s.queue, x, n, width, transposed.data());
+      s.gemm.run(s.queue, static_cast<const float*>(transposed.data()),
+                 static_cast<const float*>(nullptr), static_cast<const float*>(transposed.data()),
+                 width, n, width, gram.data(), width);
+      seen.gram = fetch(gram, looked_.gram);
+    }
+  }
+
   void poison(Array& x) {
     state_->queue.enqueue([&](cudaStream_t stream) {
       check(cudaMemsetAsync(x.data(), 0xFF, size_t(x.size()) * sizeof(T), stream),
@@ -212,17 +231,17 @@ class Device {
   }
 
   // Keys [rows, width] before rotation into the caches that hold them so.
-  void append_unrotated(const std::vector<Target>& targets, const T* k, int64_t width) {
+  void append_unrotated(const std::vector<Target<KvLayer>>& targets, const T* k, int64_t width) {
     State& s = *state_;
     if (s.plain) return;  // no such cache
-    for (const Target& t : targets)
+    for (const Target<KvLayer>& t : targets)
       if (t.cache->keys.pre_rope()) t.cache->keys.extend(t.rows);
     const Rows rows = rows_of(targets);
     cuda::append_unrotated(s.queue, k, rows.segments, rows.segment_of_row, rows.n, width);
   }
   // Rows of k and v [rows, width] into the caches, but for keys that are there already.
-  void append(const std::vector<Target>& targets, const T* k, const T* v, int64_t width) {
-    for (const Target& t : targets) {
+  void append(const std::vector<Target<KvLayer>>& targets, const T* k, const T* v, int64_t width) {
+    for (const Target<KvLayer>& t : targets) {
       if (!t.cache->keys.pre_rope()) t.cache->keys.extend(t.rows);
       t.cache->values.extend(t.rows);
     }
@@ -235,7 +254,7 @@ class Device {
     const bool moves = boundary.front() != boundary.back();
     return rows.view(moves ? -1 : boundary.front());
   }
-  SideView side(const T* x, int64_t, const Shape& shape) const {
+  SideView side(const T* x, int64_t, const HeadShape& shape) const {
     SideView v;
     v.tail = {x, dtype_of<T>, 0, shape.kv_heads * shape.head_dim, shape.head_dim};
     v.fixed = 0;
@@ -297,12 +316,13 @@ class Device {
   }
 
   // q and out [rows, heads * head_dim]; each segment attends to its own sequence.
-  void attention(const Shape& shape, const T* q, const std::vector<Segment>& segments, T* out) {
+  void attention(const HeadShape& shape, const T* q, const std::vector<Segment<SideView>>& segments,
+                 T* out) {
     State& s = *state_;
     int64_t rows = 0, longest = 0;
     bool plain = s.plain;
     std::vector<SegmentView> views;
-    for (const Segment& segment : segments) {
+    for (const Segment<SideView>& segment : segments) {
       plain = plain && segment.keys.plain() && segment.values.plain();
       views.push_back({segment.row, segment.rows, segment.position, segment.keys, segment.values});
       rows += segment.rows;
@@ -344,10 +364,10 @@ class Device {
     const int32_t* segment_of_row;
     int64_t n;
   };
-  Rows rows_of(const std::vector<Target>& targets) {
+  Rows rows_of(const std::vector<Target<KvLayer>>& targets) {
     std::vector<SegmentView> segments;
     std::vector<int32_t> segment_of_row;
-    for (const Target& t : targets) {
+    for (const Target<KvLayer>& t : targets) {
       segment_of_row.insert(segment_of_row.end(), size_t(t.rows), int32_t(segments.size()));
       segments.push_back(
           {t.row, t.rows, t.position, t.cache->keys.view(-1), t.cache->values.view(-1)});
@@ -370,6 +390,15 @@ class Device {
       with_dense_type(dtype, fn);
   }
 
+  // A copy on the host, when the device is done.
+  template <class V>
+  std::span<const V> fetch(const Memory<V>& from, std::vector<V>& to) {
+    to.resize(size_t(from.size()));
+    state_->queue.copy(to.data(), from.data(), to.size() * sizeof(V), cudaMemcpyDeviceToHost);
+    state_->queue.synchronize();
+    return to;
+  }
+
   // Ends a capture or a replay: the graph runs.
   void flush() {
     State& s = *state_;
@@ -387,136 +416,12 @@ class Device {
     s.key = -1;
   }
 
-  // Everything that must not move.
-  struct State {
-    State(int device_id, size_t slab)
-        : id(select(device_id)),
-          arena(slab),
-          tables(arena, queue),
-          scratch(arena),
-          tensors(arena, queue),
-          gemm(arena),
-          home{arena, queue, {}, nullptr} {
-      cudaDeviceProp p{};
-      check(cudaGetDeviceProperties(&p, id), "cudaGetDeviceProperties");
-      name = "cuda:" + std::to_string(id) + " (" + p.name + ")";
-      processors = p.multiProcessorCount;
-      home.place.device_id = id;
-      home.place.stream = queue.stream();
-      home.place.allocate = [this](uint64_t bytes) -> void* {
-        try {
-          return arena.allocate(Region::workspace, size_t(bytes));
-        } catch (const OutOfMemory&) {
-          return nullptr;
-        }
-      };
-      home.place.release = [this](void* p) { arena.release(p); };
-    }
-    ~State() { drop_graphs(); }
-
-    static int select(int device_id) {
-      check(cudaSetDevice(device_id), "cudaSetDevice");
-      return device_id;
-    }
-
-    void expect_layers(int64_t n) {
-      if (layers == n) return;
-      layers = n;
-      not_finite = Memory<int32_t>(arena, Region::workspace, 2 * n);
-      queue.enqueue([&](cudaStream_t stream) {
-        check(cudaMemsetAsync(not_finite.data(), 0, size_t(2 * n) * 4, stream), "cudaMemsetAsync");
-      });
-      home.not_finite = not_finite.data();
-    }
-    // Where an error kept a pass from looking, or the look was the error.
-    void clear_cached_numbers() {
-      if (!home.unchecked) return;
-      home.unchecked = false;
-      queue.enqueue([&](cudaStream_t stream) {
-        check(cudaMemsetAsync(not_finite.data(), 0, size_t(2 * layers) * 4, stream),
-              "cudaMemsetAsync");
-      });
-    }
-
-    // cos and sin of all positions up to `last`, with the CPU's angles and rounding.
-    bool extend_rotation(const Rope& rope, int64_t last, bool bf16) {
-      const int64_t half = int64_t(rope.inv_freq.size());
-      if (last * half <= cosine.size()) return false;
-      const int64_t rows = std::max<int64_t>(1024, last + last / 2);
-      std::vector<float> c(size_t(rows * half)), n(size_t(rows * half));
-      for (int64_t p = 0; p < rows; ++p)
-        for (int64_t d = 0; d < half; ++d) {
-          const float angle = float(p) * rope.inv_freq[size_t(d)];
-          const float cosine_value = std::cos(angle) * rope.attention_factor,
-                      sine_value = std::sin(angle) * rope.attention_factor;
-          c[size_t(p * half + d)] = bf16 ? rounded<Bf16>(cosine_value) : cosine_value;
-          n[size_t(p * half + d)] = bf16 ? rounded<Bf16>(sine_value) : sine_value;
-        }
-      cosine = Memory<float>(arena, Region::workspace, rows * half);
-      sine = Memory<float>(arena, Region::workspace, rows * half);
-      queue.copy(cosine.data(), c.data(), c.size() * 4, cudaMemcpyHostToDevice);
-      queue.copy(sine.data(), n.data(), n.size() * 4, cudaMemcpyHostToDevice);
-      queue.synchronize();
-      home.cosine = cosine.data();
-      home.sine = sine.data();
-      return true;
-    }
-
-    // After the stream has been waited for.
-    void check_cached_numbers() {
-      if (!home.unchecked) return;
-      std::vector<int32_t> flags(size_t(2 * layers));
-      queue.copy(flags.data(), not_finite.data(), flags.size() * 4, cudaMemcpyDeviceToHost);
-      queue.synchronize();
-      for (size_t i = 0; i < flags.size(); ++i)
-        if (flags[i])
-          throw Error(ExitCode::cells_failed, "a number to be cached is not finite",
-                      "layer " + std::to_string(i / 2) + (i % 2 ? ", values" : ", keys"),
-                      "the model overflows the cache's number format here");
-      home.unchecked = false;
-    }
-
-    // One piece of memory for the plain rows of every product that wants some: each waits for the
-    // one before it on the stream, and in a small piece they are still in the second-level cache.
-    T* room_for_slice(int64_t n) {
-      if (n > slice.size()) {
-        drop_graphs();
-        slice = Memory<T>();
-        slice = Memory<T>(arena, Region::workspace, n);
-      }
-      return slice.data();
-    }
-
-    void drop_graphs() {
-      for (auto& [n, exec] : graphs) cudaGraphExecDestroy(exec);
-      graphs.clear();
-      seen.clear();
-    }
-
-    int id;
-    std::string name;
-    int processors = 1;
-    Arena arena;
-    Queue queue;
-    Tables tables;
-    Scratch scratch;
-    TensorStore tensors;
-    Gemm gemm;
-    CacheHome home;
-    int64_t layers = 0;
-    Memory<int32_t> not_finite;                 // [layers * 2]
-    Memory<float> cosine, sine;                 // [positions, head_dim / 2]
-    Memory<T> slice;                            // see room_for_slice
-    bool plain = true;                          // the caches of this pass (SideView::plain)
-    std::map<int64_t, cudaGraphExec_t> graphs;  // by key
-    std::map<int64_t, size_t> seen;             // by key: bytes of tables of an eager pass
-    int64_t key = -1;                           // of a steady pass: 2 * rows + plain
-    uint64_t graph_launches = 0;
-    std::vector<uint8_t> downloaded;
-    std::vector<float> floats;
-  };
-
+  using State = DeviceState<T>;
   std::unique_ptr<State> state_;
+  struct {
+    std::vector<float> values, largest, gram;
+    std::vector<double> squares, magnitudes;
+  } looked_;  // by the last look()
 };
 
 }  // namespace ptq::cuda

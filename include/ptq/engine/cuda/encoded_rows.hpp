@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "ptq/encoding/affine.hpp"
+#include "ptq/encoding/answer.hpp"
 #include "ptq/engine/cuda/copied_rows.hpp"
 #include "ptq/engine/cuda/kernels/affine_encode.cuh"
 #include "ptq/engine/cuda/kernels/kv_rows.cuh"
@@ -28,23 +29,22 @@ class EncodedRows final : public RowSink {
         dim_(head_dim),
         block_(block),
         first_(first),
-        where_(std::move(where)) {}
+        answer_(std::move(where), "block", kv_heads, head_dim) {}
 
   // Prepares for one call of an encoder that has to deliver n rows. on_device: where the tensors
   // that come back live.
   void expect(int64_t n, bool on_device) {
     if (outliers_ && outliers_->rows() != rows_)
-      throw mixed_formats();  // all rows have some or none
-    expected_ = n;
-    filled_ = false;
+      throw answer_.mixed_formats();  // all rows have some or none
+    answer_.expect(n);
     on_device_ = on_device;
   }
-  bool filled() const override { return filled_; }
+  bool filled() const override { return answer_.filled(); }
   int64_t rows() const { return rows_; }
 
   void affine(const AffineFormat& format, int64_t batch, int64_t rows, int64_t columns,
               const float* x) override {
-    accept(batch, rows, columns);
+    answer_.accept(batch, rows, columns);
     prepare(format, rows);
     const Staged<float> values(*this, x, heads_ * rows * dim_);
     encode_affine(home_->queue, values.data(), target(), rows, heads_);
@@ -52,7 +52,7 @@ class EncodedRows final : public RowSink {
   }
   void affine_codes(const AffineFormat& format, int64_t batch, int64_t rows, int64_t columns,
                     const uint8_t* codes, const float* scale, const float* zero) override {
-    accept(batch, rows, columns);
+    answer_.accept(batch, rows, columns);
     expect_on_host("codes");
     prepare(format, rows);
     // AffineRows checks codes, scales and zeros; what it stored is never looked at.
@@ -60,7 +60,7 @@ class EncodedRows final : public RowSink {
     for (int64_t h = 0; h < heads_; ++h)
       AffineRows(format_, dim_)
           .append_codes(codes + h * rows * dim_, scale + h * per_head,
-                        zero ? zero + h * per_head : nullptr, rows, where_);
+                        zero ? zero + h * per_head : nullptr, rows, answer_.where());
     const Staged<uint8_t> c(*this, codes, heads_ * rows * dim_);
     const Staged<float> s(*this, scale, heads_ * per_head),
         z(*this, zero, zero ? heads_ * per_head : 0);
@@ -69,9 +69,9 @@ class EncodedRows final : public RowSink {
     finish(rows);
   }
   void dense(DType dtype, int64_t batch, int64_t rows, int64_t columns, const float* x) override {
-    accept(batch, rows, columns);
+    answer_.accept(batch, rows, columns);
     store(Stored::dense);
-    if (rows_ > 0 && dense_dtype_ != dtype) throw mixed_formats();
+    if (rows_ > 0 && dense_dtype_ != dtype) throw answer_.mixed_formats();
     dense_dtype_ = dtype;
     if (rows_ == 0) capacity_ = 0;  // a first answer of another form may have been refused
     grow(rows);
@@ -83,22 +83,22 @@ class EncodedRows final : public RowSink {
   void codebook(const CodebookFormat& format, int64_t batch, int64_t rows, int64_t columns,
                 const uint8_t* codes, const float* levels, const float* scale,
                 const float* offset) override {
-    accept(batch, rows, columns);
+    answer_.accept(batch, rows, columns);
     expect_on_host("codes");
     store(Stored::codebook);
     if (rows_ == 0) codebook_.emplace(*home_, format, heads_, dim_);
-    if (!(codebook_->format() == format)) throw mixed_formats();
-    codebook_->append(codes, levels, scale, offset, rows, where_);
+    if (!(codebook_->format() == format)) throw answer_.mixed_formats();
+    codebook_->append(codes, levels, scale, offset, rows, answer_.where());
     finish(rows);
   }
   // Factorised on the host, wherever the rows are.
   void lowrank(const LowRankFormat& format, int64_t batch, int64_t rows, int64_t columns,
                const float* x) override {
-    accept(batch, rows, columns);
-    check_format(format, rows, where_);
+    answer_.accept(batch, rows, columns);
+    check_format(format, rows, answer_.where());
     store(Stored::lowrank);
     if (rows_ == 0) lowrank_.emplace(*home_, format, heads_, dim_);
-    if (!(lowrank_->format() == format)) throw mixed_formats();
+    if (!(lowrank_->format() == format)) throw answer_.mixed_formats();
     std::vector<float> copy;
     if (on_device_) {
       copy.resize(size_t(batch * rows * columns));
@@ -111,20 +111,18 @@ class EncodedRows final : public RowSink {
   }
   void outliers(bool fixed, int64_t batch, int64_t rows, int64_t k, const int32_t* index,
                 const float* value) override {
-    if (!filled_ || rows != expected_ || batch != heads_)
-      throw Error(ExitCode::cells_failed, "outliers without the encoding that they lie on", where_,
-                  "fill the encoding first, then call overlay once");
+    answer_.accept_outliers(batch, rows);
     expect_on_host("outliers");
     const bool first = !outliers_;
     if (first) {
-      if (rows_ != rows) throw mixed_formats();
+      if (rows_ != rows) throw answer_.mixed_formats();
       outliers_.emplace(*home_, fixed, heads_, dim_, k);
     }
     if (outliers_->fixed() != fixed || (fixed && outliers_->k() != k) ||
         outliers_->rows() + rows != rows_)
-      throw mixed_formats();
+      throw answer_.mixed_formats();
     try {
-      outliers_->append(index, value, rows, k, where_);
+      outliers_->append(index, value, rows, k, answer_.where());
     } catch (...) {
       if (first) outliers_.reset();  // refused: another form may follow
       throw;
@@ -189,45 +187,21 @@ class EncodedRows final : public RowSink {
     Memory<V> copy_;
   };
 
-  // An answer that is refused leaves the rows as they were, so that the method may try another.
-  void accept(int64_t batch, int64_t rows, int64_t columns) const {
-    if (filled_)
-      throw Error(ExitCode::cells_failed, "the encoding was filled twice", where_,
-                  "call exactly one function of ptq.encode/1 per block");
-    if (batch != heads_ || rows != expected_ || columns != dim_)
-      throw Error(ExitCode::cells_failed,
-                  "encoding of shape [" + std::to_string(batch) + ", " + std::to_string(rows) +
-                      ", " + std::to_string(columns) + "], expected [" + std::to_string(heads_) +
-                      ", " + std::to_string(expected_) + ", " + std::to_string(dim_) + "]",
-                  where_);
-  }
   // Are the method's own numbers where the CPU's classes check them?
   void expect_on_host(const char* what) const {
     if (on_device_)
-      throw Error(ExitCode::cells_failed, std::string(what) + " in device memory", where_,
+      throw Error(ExitCode::cells_failed, std::string(what) + " in device memory", answer_.where(),
                   "this host checks a method's own codes and outliers on the CPU: give them there");
   }
   void store(Stored kind) {
-    if (rows_ > 0 && stored_ != kind) throw mixed_formats();
+    if (rows_ > 0 && stored_ != kind) throw answer_.mixed_formats();
     stored_ = kind;
   }
-  Error mixed_formats() const {
-    return Error(ExitCode::cells_failed, "blocks of one layer and side in different formats",
-                 where_, "a method uses one encoding for all blocks of a layer and side");
-  }
-
   // Takes over the format of the first block and makes room.
-  void prepare(AffineFormat f, int64_t rows) {
-    // Groups over a whole block of rows are spelled out: one call may bring several blocks.
-    if (f.axis == 0 && (f.group_size == 0 || f.group_size > block_)) f.group_size = block_;
-    check_format(f, where_);
-    if (f.axis == 0 && block_ % f.group_size != 0)
-      throw usage_error(
-          "a block of " + std::to_string(block_) +
-              " rows is not a multiple of group_size = " + std::to_string(f.group_size),
-          where_, "choose a residual length that is a multiple of the group size");
+  void prepare(const AffineFormat& format, int64_t rows) {
+    const AffineFormat f = answer_.block_format(format, block_);
     store(Stored::affine);
-    if (rows_ > 0 && !(format_ == f)) throw mixed_formats();
+    if (rows_ > 0 && !(format_ == f)) throw answer_.mixed_formats();
     format_ = f;
     group_ = f.axis == 1 && (f.group_size == 0 || f.group_size > dim_) ? dim_ : f.group_size;
     groups_ = f.axis == 1 ? ceil_div(dim_, group_) : 0;
@@ -236,7 +210,7 @@ class EncodedRows final : public RowSink {
   }
   void finish(int64_t rows) {
     rows_ += rows;
-    filled_ = true;
+    answer_.fill();
   }
   AffineTarget target() const { return {affine_view(), rows_}; }
 
@@ -244,20 +218,12 @@ class EncodedRows final : public RowSink {
     return stored_ == Stored::dense ? dim_ * dtype_bytes(dense_dtype_)
                                     : packed_bytes(dim_, format_.bits);
   }
-  // The formulas of the CPU's classes.
   uint64_t row_data_bytes() const {
     if (stored_ == Stored::nothing) return 0;
     if (stored_ == Stored::codebook) return codebook_->bytes();
     if (stored_ == Stored::lowrank) return lowrank_->bytes();
-    if (stored_ == Stored::dense)
-      return uint64_t(heads_ * rows_ * dim_ * dtype_bytes(dense_dtype_));
-    const int64_t n = groups_of(rows_);
-    int64_t per_head = rows_ * row_bytes() + 2 * n;
-    if (format_.grid == Grid::min)
-      per_head += 2 * n;
-    else if (grid_has_zero(format_.grid))
-      per_head += packed_bytes(n, format_.bits);
-    return uint64_t(heads_ * per_head);
+    if (stored_ == Stored::dense) return uint64_t(heads_ * rows_ * row_bytes());
+    return uint64_t(heads_) * affine_bytes(format_, dim_, rows_, groups_of(rows_));
   }
   // Groups of one head in `rows` rows.
   int64_t groups_of(int64_t rows) const {
@@ -301,9 +267,9 @@ class EncodedRows final : public RowSink {
   }
 
   CacheHome* home_;
-  int64_t heads_, dim_, block_, first_, rows_ = 0, capacity_ = 0, expected_ = 0;
-  std::string where_;
-  bool filled_ = true, on_device_ = false;
+  int64_t heads_, dim_, block_, first_, rows_ = 0, capacity_ = 0;
+  Answer answer_;
+  bool on_device_ = false;
   Stored stored_ = Stored::nothing;
   AffineFormat format_;
   DType dense_dtype_ = DType::f16;

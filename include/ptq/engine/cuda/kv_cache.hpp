@@ -1,4 +1,5 @@
-// The KV cache on the device: the rules of engine/cpu/kv_cache.hpp, the storage in device memory.
+// The KV cache on the device: the rules of engine/pass/cache_rules.hpp, the storage in device
+// memory.
 //
 // Dense rows lie [rows, kv_heads * head_dim], encoded rows as encoded_rows.hpp says. Buffers grow
 // between passes; what kernels see of them is a SideView, written anew for every pass.
@@ -12,6 +13,8 @@
 #include "ptq/engine/cuda/cache_memory.hpp"
 #include "ptq/engine/cuda/encoded_rows.hpp"
 #include "ptq/engine/cuda/kernels/kv_rows.cuh"
+#include "ptq/engine/pass/cache_rules.hpp"
+#include "ptq/model/anatomy.hpp"
 
 namespace ptq::cuda {
 
@@ -39,18 +42,14 @@ class GrowingRows {
 };
 
 // One side of one layer.
-class KvRows {
+class KvRows : public CacheRules {
  public:
   KvRows(CacheHome& home, int64_t kv_heads, int64_t head_dim, KvSide side, int layer,
          KvMethod* method, DType dense)
-      : home_(&home),
+      : CacheRules(side, layer, head_dim, method),
+        home_(&home),
         heads_(kv_heads),
         dim_(head_dim),
-        side_(side),
-        layer_(layer),
-        method_(method),
-        policy_(method ? method->policy(side) : KvPolicy{}),
-        where_("layer " + std::to_string(layer) + (side == KvSide::keys ? ", keys" : ", values")),
         sinks_(home, dense, kv_heads * head_dim),
         tail_(home, dense, kv_heads * head_dim),
         encoded_(home, kv_heads, head_dim, policy_.block, policy_.sink, where_),
@@ -58,36 +57,23 @@ class KvRows {
     if (policy_.rewrites)
       throw Error(ExitCode::cells_failed, "this method's cache rewrites its blocks", where_,
                   "the CUDA engine does not; --device cpu runs it");
-    if (policy_.hadamard && (head_dim & (head_dim - 1)) != 0)
-      throw usage_error("a Hadamard rotation of " + std::to_string(head_dim) + " channels", where_,
-                        "head_dim must be a power of two; switch the rotation off");
     if (pre_rope() && head_dim % 16 != 0)
       throw usage_error("keys before rotation with head_dim " + std::to_string(head_dim), where_,
                         "the CUDA engine takes multiples of 16; --device cpu takes all");
   }
 
-  const KvPolicy& policy() const { return policy_; }
-  // First dense position once the cache has settled at a length, and for a query with t tokens
-  // before it.
-  int64_t held(int64_t length) const {
-    return policy_.sink + (method_ ? policy_.encoded(length) : 0);
-  }
-  int64_t boundary(int64_t t) const { return held(policy_.current ? t + 1 : t); }
-  int64_t sink() const { return policy_.sink; }
   const EncodedRows& encoded() const { return encoded_; }
-  // Are rows given before their rotation, and rotated when they are read?
-  bool pre_rope() const { return policy_.pre_rope && side_ == KvSide::keys; }
   bool plain() const { return !pre_rope() && view(-1).plain(); }
 
   // Room for n more rows, before the pass that appends them.
   void reserve(int64_t n) {
-    const int64_t to_sink = std::min(n, std::max<int64_t>(0, policy_.sink - length_));
+    const int64_t to_sink = sinks_of(length_, n);
     if (to_sink > 0) sinks_.reserve(to_sink);
     if (n > to_sink) tail_.reserve(n - to_sink);
   }
   // n rows are about to be written by append_rows.
   void extend(int64_t n) {
-    const int64_t to_sink = std::min(n, std::max<int64_t>(0, policy_.sink - length_));
+    const int64_t to_sink = sinks_of(length_, n);
     sinks_.extend(to_sink);
     tail_.extend(n - to_sink);
     length_ += n;
@@ -109,13 +95,12 @@ class KvRows {
     return v;
   }
 
-  // Encodes the rows below held(length). Their dense copies stay for the queries of the current
-  // pass that came before the boundary moved; release() drops them.
+  // Encodes the rows that are due. Their dense copies stay for the queries of the current pass that
+  // came before the boundary moved; release() drops them.
   void encode() {
-    if (policy_.evicts) return;
-    const int64_t begin = policy_.sink + encoded_.rows(), end = held(length_);
-    if (end <= begin) return;
-    const int64_t n = end - begin, size = heads_ * n * dim_;
+    const Block block = due(encoded_.rows(), length_);
+    if (block.empty()) return;
+    const int64_t begin = block.first, n = block.rows(), size = heads_ * n * dim_;
     const Memory<float> x(home_->arena, Region::workspace, size);
     const bool on_device = method_->on_cuda();
     read_rows(home_->queue, view(-1), begin, n, heads_, dim_, x.data(),
@@ -133,14 +118,12 @@ class KvRows {
         if (!std::isfinite(host[i])) throw not_finite(begin + int64_t(i) / dim_ % n);
       method_->encode(side_, layer_, begin, n, host.data(), encoded_);
     }
-    if (!encoded_.filled())
-      throw Error(ExitCode::cells_failed, "the method returned without an encoding", where_,
-                  "call one function of ptq.encode/1 for every block");
+    require_filled(encoded_);
   }
 
   // Drops the dense rows that have an encoding, or are evicted.
   void release() {
-    const int64_t begin = policy_.evicts ? held(length_) : policy_.sink + encoded_.rows();
+    const int64_t begin = kept_from(encoded_.rows(), length_);
     if (begin <= tail_begin_) return;
     tail_.drop_front(begin - tail_begin_);
     tail_begin_ = begin;
@@ -148,31 +131,13 @@ class KvRows {
   }
 
   void add_bytes(CacheBytes& sum) const {
-    if (encoded_.bytes() > 0)
-      sum.encoded_is_dense = encoded_.is_dense() && (sum.encoded_is_dense || sum.encoded == 0);
-    sum.encoded += encoded_.bytes();
-    sum.window += tail_.bytes();
-    sum.sink += sinks_.bytes();
-    sum.reserved += encoded_.allocated() + tail_.allocated() + sinks_.allocated() -
-                    encoded_.bytes() - tail_.bytes() - sinks_.bytes();
-    sum.scalars += length_ * heads_ * dim_;
+    ptq::add_bytes(sum, encoded_, encoded_.is_dense(), sinks_, tail_, length_ * heads_ * dim_);
   }
   int64_t length() const { return length_; }
 
  private:
-  Error not_finite(int64_t position) const {
-    return Error(ExitCode::cells_failed, "a number to be cached is not finite",
-                 where_ + ", position " + std::to_string(position),
-                 "the model overflows the cache's number format here");
-  }
-
   CacheHome* home_;
   int64_t heads_, dim_;
-  KvSide side_;
-  int layer_;
-  KvMethod* method_;
-  KvPolicy policy_;
-  std::string where_;
   GrowingRows sinks_, tail_;
   EncodedRows encoded_;
   int64_t tail_begin_ = 0, length_ = 0;  // tail_: positions [tail_begin_, length)
@@ -189,13 +154,14 @@ struct KvLayer {
 // The cache of one sequence.
 class KvCache {
  public:
-  KvCache(CacheHome& home, const ModelConfig& c, KvMethod* method, DType dense) : home_(&home) {
-    layers_.reserve(size_t(c.num_hidden_layers));
-    for (int l = 0; l < int(c.num_hidden_layers); ++l)
-      layers_.emplace_back(home, c.num_key_value_heads, c.head_dim, l, method, dense);
+  KvCache(CacheHome& home, const Anatomy& anatomy, KvMethod* method, DType dense) : home_(&home) {
+    layers_.reserve(anatomy.layers.size());
+    for (const LayerPlan& layer : anatomy.layers)
+      layers_.emplace_back(home, layer.shape.kv_heads, layer.shape.head_dim, int(layers_.size()),
+                           method, dense);
   }
   KvLayer& layer(int64_t l) { return layers_[size_t(l)]; }
-  bool step_by_step() const { return !layers_.empty() && layers_[0].keys.policy().step_by_step(); }
+  bool step_by_step() const { return ptq::step_by_step(layers_); }
   int64_t length() const { return layers_.empty() ? 0 : layers_[0].keys.length(); }
   // n rows are to come in the next pass.
   void reserve(int64_t n) {
@@ -207,15 +173,7 @@ class KvCache {
       coming.plain = coming.plain && layer.keys.plain() && layer.values.plain();
     }
   }
-  CacheBytes bytes() const {
-    CacheBytes sum;
-    for (const KvLayer& layer : layers_) {
-      layer.keys.add_bytes(sum);
-      layer.values.add_bytes(sum);
-    }
-    sum.tokens = length();
-    return sum;
-  }
+  CacheBytes bytes() const { return cache_bytes(layers_, length()); }
 
  private:
   CacheHome* home_;

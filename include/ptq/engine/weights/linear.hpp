@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "ptq/encoding/affine.hpp"
+#include "ptq/encoding/answer.hpp"
 #include "ptq/encoding/dense.hpp"
 #include "ptq/model/safetensors.hpp"
 
@@ -21,7 +22,10 @@ class LinearWeight final : public RowSink {
         out_(tensor.shape[0]),
         in_(tensor.shape[1]),
         file_dtype_(tensor.dtype),
-        file_(tensor.data) {}
+        file_(tensor.data),
+        answer_(name_, "layer", 1, in_) {
+    answer_.expect(out_);
+  }
 
   const std::string& name() const { return name_; }
   int64_t out() const { return out_; }
@@ -54,6 +58,7 @@ class LinearWeight final : public RowSink {
   void forget() {
     affine_.reset();
     dense_.reset();
+    answer_.expect(out_);
   }
 
   bool encoded() const { return affine_.has_value() || dense_.has_value(); }
@@ -69,35 +74,28 @@ class LinearWeight final : public RowSink {
     AffineRows stored = accept(format, batch, rows, columns);
     stored.append(x, rows);
     affine_ = std::move(stored);
+    answer_.fill();
   }
   void affine_codes(const AffineFormat& format, int64_t batch, int64_t rows, int64_t columns,
                     const uint8_t* codes, const float* scale, const float* zero) override {
     AffineRows stored = accept(format, batch, rows, columns);
     stored.append_codes(codes, scale, zero, rows, name_);
     affine_ = std::move(stored);
+    answer_.fill();
   }
   void dense(DType dtype, int64_t batch, int64_t rows, int64_t columns, const float* x) override {
-    check_shape(batch, rows, columns);
+    answer_.accept(batch, rows, columns);
     DenseRows stored(dtype, in_);
     stored.append(x, rows);
     dense_ = std::move(stored);
+    answer_.fill();
   }
-  bool filled() const override { return encoded(); }
+  bool filled() const override { return answer_.filled(); }
 
  private:
-  void check_shape(int64_t batch, int64_t rows, int64_t columns) const {
-    if (encoded())
-      throw Error(ExitCode::cells_failed, "the encoding was filled twice", name_,
-                  "call exactly one function of ptq.encode/1 per layer");
-    if (batch != 1 || rows != out_ || columns != in_)
-      throw Error(ExitCode::cells_failed,
-                  "encoding of shape [" + std::to_string(rows) + ", " + std::to_string(columns) +
-                      "], expected [" + std::to_string(out_) + ", " + std::to_string(in_) + "]",
-                  name_);
-  }
   AffineRows accept(const AffineFormat& format, int64_t batch, int64_t rows,
                     int64_t columns) const {
-    check_shape(batch, rows, columns);
+    answer_.accept(batch, rows, columns);
     check_format(format, name_);
     return {format, in_};
   }
@@ -106,6 +104,7 @@ class LinearWeight final : public RowSink {
   int64_t out_ = 0, in_ = 0;
   DType file_dtype_ = DType::f32;
   const uint8_t* file_ = nullptr;  // [out, in], owned by the mapped file
+  Answer answer_;
   std::optional<AffineRows> affine_;
   std::optional<DenseRows> dense_;
 };

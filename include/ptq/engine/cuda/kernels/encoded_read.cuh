@@ -6,6 +6,7 @@
 #pragma once
 
 #include "ptq/encoding/codebook.hpp"
+#include "ptq/encoding/rotation.hpp"
 #include "ptq/engine/cuda/row_views.hpp"
 
 namespace ptq::cuda {
@@ -52,12 +53,11 @@ __device__ __forceinline__ void read_codebook8(const CodebookView& v, int head, 
 
 __device__ __forceinline__ void read_lowrank8(const LowRankView& v, int head, int64_t position,
                                               int column, float* out) {
-  constexpr int kRaw = 255;  // LowRankRows::kRaw
   const int row = int(position - v.first), in_chunk = row % v.chunk;
   const int64_t chunk = int64_t(row / v.chunk) * v.heads + head;
   const uint16_t* data = v.data + v.offsets[chunk];
   const int rank = v.ranks[chunk], n = v.columns - column < 8 ? v.columns - column : 8;
-  if (rank == kRaw) return read_f16x8(data + in_chunk * v.columns + column, n, out);
+  if (rank == LowRankFormat::kRaw) return read_f16x8(data + in_chunk * v.columns + column, n, out);
   if (v.center) {
     read_f16x8(data + column, n, out);
     data += v.columns;
@@ -133,8 +133,9 @@ __device__ __forceinline__ void rotate8(float* x, int column, int dim, const flo
   for (int i = 0; i < 8; ++i) {
     const float other = __shfl_sync(kFullMask, x[i], partner);
     if (!inside) continue;
-    const float c = cosine[pair + i], s = sine[pair + i];
-    x[i] = low ? x[i] * c - other * s : x[i] * c + other * s;
+    float a = low ? x[i] : other, b = low ? other : x[i];
+    rotate_pair(a, b, cosine[pair + i], sine[pair + i]);
+    x[i] = low ? a : b;
   }
 }
 

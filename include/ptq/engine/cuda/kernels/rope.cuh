@@ -5,12 +5,18 @@
 // engine: the device's own functions would differ in the last bit.
 #pragma once
 
+#include "ptq/encoding/rotation.hpp"
 #include "ptq/engine/cuda/kernels/numbers.cuh"
 #include "ptq/engine/cuda/queue.hpp"
 
 namespace ptq::cuda {
 
 // ---- kernel ----
+
+template <class T>
+struct RoundTo {
+  PTQ_HD float operator()(float x) const { return rounded<T>(x); }
+};
 
 // x [rows, heads * dim]; cosine, sine [positions, dim / 2]; grid (ceil(heads * dim / 2 / 256),
 // rows)
@@ -23,9 +29,10 @@ __global__ void rope_kernel(T* x, const int32_t* positions, int64_t heads, int64
   const int64_t angle = int64_t(positions[row]) * half + d;
   const float c = cosine[angle], s = sine[angle];
   T* p = x + (row * heads + head) * dim + d;
-  const float a = to_float(p[0]), b = to_float(p[half]);
-  p[0] = from_float<T>(rounded<T>(a * c) - rounded<T>(b * s));
-  p[half] = from_float<T>(rounded<T>(b * c) + rounded<T>(a * s));
+  float a = to_float(p[0]), b = to_float(p[half]);
+  rotate_pair(a, b, c, s, RoundTo<T>{});
+  p[0] = from_float<T>(a);
+  p[half] = from_float<T>(b);
 }
 
 // ---- launcher ----
