@@ -4,6 +4,7 @@
 
 #include <string>
 
+#include "ptq/core/own_json.hpp"
 #include "ptq/results/record.hpp"
 
 namespace ptq {

@@ -23,7 +23,7 @@
 #include "ptq/core/mapped_file.hpp"
 #include "ptq/core/safe_text.hpp"
 #include "ptq/results/consistency.hpp"
-#include "ptq/results/record.hpp"
+#include "ptq/results/record_json.hpp"
 
 namespace ptq::report {
 

@@ -10,6 +10,7 @@
 
 #include "analysis/page/reproduce.hpp"
 #include "analysis/read/samples.hpp"
+#include "ptq/results/record_json.hpp"
 
 namespace ptq::report {
 namespace {

@@ -7,8 +7,8 @@
 #include "host/commands/commands.hpp"
 #include "host/plugin_folders.hpp"
 #include "ptq/core/error.hpp"
+#include "ptq/core/own_json.hpp"
 #include "ptq/core/safe_text.hpp"
-#include "ptq/results/record.hpp"
 #include "ptq/run/plugins.hpp"
 
 namespace ptq {

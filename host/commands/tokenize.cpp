@@ -8,9 +8,9 @@
 
 #include "host/arguments.hpp"
 #include "host/commands/commands.hpp"
+#include "ptq/core/own_json.hpp"
 #include "ptq/data/text.hpp"
 #include "ptq/model/tokenizer.hpp"
-#include "ptq/results/record.hpp"
 #include "ptq/run/locate.hpp"
 
 namespace ptq {

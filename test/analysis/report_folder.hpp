@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "analysis/page/text_pages.hpp"
+#include "ptq/results/record_json.hpp"
 
 namespace ptq::test {
 

@@ -5,6 +5,7 @@
 #include "analysis/check.hpp"
 #include "analysis/compare/diff.hpp"
 #include "analysis/page/text_pages.hpp"
+#include "ptq/results/record_json.hpp"
 #include "test/analysis/report_folder.hpp"
 
 namespace {

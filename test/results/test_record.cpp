@@ -4,6 +4,8 @@
 #include <string>
 
 #include "ptq/results/record.hpp"
+#include "ptq/results/record_json.hpp"
+#include "ptq/results/record_page.hpp"
 
 using namespace ptq;
 

@@ -7,23 +7,22 @@
 #include <charconv>
 #include <cmath>
 #include <limits>
-#include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
 #include "ptq/core/error.hpp"
+#include "ptq/core/own_json.hpp"
 #include "ptq/core/problems.hpp"
 #include "ptq/core/suggest.hpp"
-#include "ptq/run/options.hpp"
 
 namespace ptq {
 
 struct ConfigNode {
   enum class Kind { scalar, array, table };
   Kind kind = Kind::table;
-  nlohmann::ordered_json scalar;                            // string, integer, number or boolean
+  Json scalar;                                              // string, integer, number or boolean
   std::vector<ConfigNode> items;                            // of an array
   std::vector<std::pair<std::string, ConfigNode>> members;  // of a table, in the order written
   std::string where;                                        // "file:line:column" or "--set key"
@@ -39,11 +38,9 @@ struct ConfigNode {
   }
 };
 
-inline nlohmann::ordered_json to_json(const ConfigNode& node) {
+inline Json to_json(const ConfigNode& node) {
   if (node.kind == ConfigNode::Kind::scalar) return node.scalar;
-  nlohmann::ordered_json out = node.kind == ConfigNode::Kind::array
-                                   ? nlohmann::ordered_json::array()
-                                   : nlohmann::ordered_json::object();
+  Json out = node.kind == ConfigNode::Kind::array ? Json::array() : Json::object();
   for (const ConfigNode& item : node.items) out.push_back(to_json(item));
   for (const auto& [name, member] : node.members) out[name] = to_json(member);
   return out;
@@ -128,7 +125,7 @@ class TableReader {
     const ConfigNode* n = node(key);
     if (n == nullptr) return;
     if (n->kind != ConfigNode::Kind::array || n->items.empty()) {
-      wrong_type(key, *n, "array of numbers", nlohmann::ordered_json(values).dump());
+      wrong_type(key, *n, "array of numbers", Json(values).dump());
       return;
     }
     std::vector<double> read(n->items.size());
@@ -142,7 +139,7 @@ class TableReader {
     const ConfigNode* n = node(key);
     if (n == nullptr) return;
     if (n->kind != ConfigNode::Kind::array || n->items.empty()) {
-      wrong_type(key, *n, "array of integers", nlohmann::ordered_json(values).dump());
+      wrong_type(key, *n, "array of integers", Json(values).dump());
       return;
     }
     std::vector<int64_t> read;
@@ -225,8 +222,7 @@ class TableReader {
   }
 
   // bits = "4": the number without its quotes is the best example.
-  static std::string as_number_hint(const nlohmann::ordered_json& given,
-                                    const std::string& otherwise) {
+  static std::string as_number_hint(const Json& given, const std::string& otherwise) {
     if (!given.is_string()) return otherwise;
     const std::string text = given.get<std::string>();
     const bool number =

@@ -7,22 +7,11 @@
 #include <string>
 #include <vector>
 
+#include "ptq/core/own_json.hpp"
 #include "ptq/engine/engine.hpp"
 #include "ptq/eval/statistics.hpp"
-#include "ptq/results/record.hpp"
 
 namespace ptq::eval {
-
-// The words of experiment files.
-inline std::string regime_name(Regime regime) {
-  switch (regime) {
-    case Regime::streaming: return "streaming";
-    case Regime::prefill_exact: return "prefill-exact";
-    case Regime::prefill_encoded: return "prefill-encoded";
-    case Regime::independent: return "independent";
-  }
-  return "?";
-}
 
 // Adds what a sequence has read since `before` to the reads of an evaluation.
 inline void add_reads(CacheReads& sum, const CacheReads& now, const CacheReads& before = {}) {

@@ -14,13 +14,13 @@
 #include <vector>
 
 #include "ptq/core/error.hpp"
+#include "ptq/core/own_json.hpp"
 #include "ptq/data/text.hpp"
 #include "ptq/eval/cache_report.hpp"
 #include "ptq/eval/evaluation.hpp"
 #include "ptq/eval/lock_step.hpp"
 #include "ptq/eval/statistics.hpp"
 #include "ptq/eval/token_scores.hpp"
-#include "ptq/results/record.hpp"
 
 namespace ptq::eval {
 
@@ -161,7 +161,7 @@ inline Outcome cached_decode(Subject& subject, const CachedDecodeSettings& setti
     buckets[b].write(row);
     m["buckets"].push_back(std::move(row));
   }
-  m["regime"] = regime_name(settings.regime);
+  m["regime"] = regime_word(settings.regime);
   write_exposure(m, reads);
   m["cache"] = cache_at.back().json();
   m["seconds"] = seconds;

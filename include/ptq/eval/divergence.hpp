@@ -10,9 +10,9 @@
 #include <cstdint>
 #include <vector>
 
+#include "ptq/core/own_json.hpp"
 #include "ptq/eval/log_softmax.hpp"
 #include "ptq/eval/statistics.hpp"
-#include "ptq/results/record.hpp"
 
 namespace ptq::eval {
 

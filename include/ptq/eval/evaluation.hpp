@@ -3,10 +3,10 @@
 #pragma once
 
 #include <functional>
-#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
+#include "ptq/core/own_json.hpp"
 #include "ptq/engine/engine.hpp"
 #include "ptq/model/tokenizer.hpp"
 
@@ -25,8 +25,8 @@ struct Subject {
 // metrics: one flat or nested JSON object, null (never NaN) for what could not be computed, with a
 // "why" beside it. samples: one object per window, prompt or text, for paired comparison.
 struct Outcome {
-  nlohmann::ordered_json metrics;
-  std::vector<nlohmann::ordered_json> samples;
+  Json metrics;
+  std::vector<Json> samples;
 };
 
 // fraction in 0 .. 1 of this evaluation; note: the figure so far, e.g. "ppl 12.31".

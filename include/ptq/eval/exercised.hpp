@@ -7,9 +7,9 @@
 #include <string>
 #include <vector>
 
+#include "ptq/core/own_json.hpp"
 #include "ptq/engine/engine.hpp"
 #include "ptq/eval/evaluation.hpp"
-#include "ptq/results/record.hpp"
 
 namespace ptq::eval {
 

@@ -13,13 +13,13 @@
 #include <vector>
 
 #include "ptq/core/error.hpp"
+#include "ptq/core/own_json.hpp"
 #include "ptq/data/text.hpp"
 #include "ptq/eval/cache_report.hpp"
 #include "ptq/eval/evaluation.hpp"
 #include "ptq/eval/lock_step.hpp"
 #include "ptq/eval/statistics.hpp"
 #include "ptq/eval/token_scores.hpp"
-#include "ptq/results/record.hpp"
 
 namespace ptq::eval {
 
@@ -162,7 +162,7 @@ inline Outcome generation(Subject& subject, const GenerationSettings& settings,
     put_number(m, "flips", 1 - all.divergence().top1_agreement());
   }
   m["quarters"] = detail::quarters_json(quarters, scored);
-  m["regime"] = regime_name(settings.regime);
+  m["regime"] = regime_word(settings.regime);
   write_exposure(m, reads);  // of the continuation's queries
   m["cache"] = cache.json();
   m["seconds"] = prefill_seconds + decode_seconds;

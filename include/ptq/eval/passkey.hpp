@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "ptq/core/error.hpp"
+#include "ptq/core/own_json.hpp"
 #include "ptq/core/suggest.hpp"
 #include "ptq/data/passkey_prompt.hpp"
 #include "ptq/eval/cache_report.hpp"
@@ -18,7 +19,6 @@
 #include "ptq/eval/evaluation.hpp"
 #include "ptq/eval/lock_step.hpp"
 #include "ptq/eval/statistics.hpp"
-#include "ptq/results/record.hpp"
 
 namespace ptq::eval {
 
@@ -213,7 +213,7 @@ inline Outcome passkey(Subject& subject, const PasskeySettings& settings,
     m["kl_positions"] = "first answer token";
     divergence.write(m);
   }
-  m["regime"] = regime_name(settings.regime);
+  m["regime"] = regime_word(settings.regime);
   write_exposure(m, reads);  // of the queries after the prefill
   m["cache"] = cache.json();
   m["seconds"] = prefill_seconds + decode_seconds;

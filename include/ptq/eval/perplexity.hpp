@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "ptq/core/error.hpp"
+#include "ptq/core/own_json.hpp"
 #include "ptq/core/suggest.hpp"
 #include "ptq/data/text.hpp"
 #include "ptq/eval/cache_report.hpp"
@@ -27,7 +28,6 @@
 #include "ptq/eval/evaluation.hpp"
 #include "ptq/eval/lock_step.hpp"
 #include "ptq/eval/statistics.hpp"
-#include "ptq/results/record.hpp"
 
 namespace ptq::eval {
 
@@ -193,7 +193,7 @@ inline Outcome perplexity(Subject& subject, const PerplexitySettings& settings,
     put_number(m, "delta_nll_se", standard_error(differences), "one window has no spread");
     divergence.write(m);
   }
-  m["regime"] = regime_name(settings.regime);
+  m["regime"] = regime_word(settings.regime);
   write_exposure(m, reads);
   m["cache"] = cache.json();  // at the end of the windows
   m["seconds"] = seconds;

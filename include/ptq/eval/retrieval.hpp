@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "ptq/core/error.hpp"
+#include "ptq/core/own_json.hpp"
 #include "ptq/core/suggest.hpp"
 #include "ptq/eval/cache_report.hpp"
 #include "ptq/eval/divergence.hpp"
@@ -24,7 +25,6 @@
 #include "ptq/eval/lock_step.hpp"
 #include "ptq/eval/retrieval_score.hpp"
 #include "ptq/eval/statistics.hpp"
-#include "ptq/results/record.hpp"
 
 namespace ptq::eval {
 
@@ -439,7 +439,7 @@ inline Outcome retrieval_suite(Subject& subject, const RetrievalSettings& settin
     m["kl_positions"] = "value tokens of the true answers";
     divergence.write(m);
   }
-  m["regime"] = regime_name(settings.regime);
+  m["regime"] = regime_word(settings.regime);
   write_exposure(m, reads);  // of the queries after the prefill
   m["cache"] = caches.json();
   m["seconds"] = seconds;

@@ -11,10 +11,10 @@
 #include <vector>
 
 #include "ptq/core/error.hpp"
+#include "ptq/core/own_json.hpp"
 #include "ptq/data/text.hpp"
 #include "ptq/eval/divergence.hpp"
 #include "ptq/eval/statistics.hpp"
-#include "ptq/results/record.hpp"
 
 namespace ptq::eval {
 

@@ -3,11 +3,8 @@
 #pragma once
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
-#include <ctime>
 #include <filesystem>
-#include <fstream>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -18,8 +15,10 @@
 #include "ptq/calibrate/kv_samples.hpp"
 #include "ptq/calibrate/sequences.hpp"
 #include "ptq/core/atomic_file.hpp"
+#include "ptq/core/clock.hpp"
 #include "ptq/core/hash.hpp"
 #include "ptq/core/json.hpp"
+#include "ptq/core/own_json.hpp"
 #include "ptq/engine/engine.hpp"
 #include "ptq/eval/cache_report.hpp"
 #include "ptq/eval/cached_decode.hpp"
@@ -30,6 +29,8 @@
 #include "ptq/eval/retrieval.hpp"
 #include "ptq/model/tokenizer.hpp"
 #include "ptq/results/record.hpp"
+#include "ptq/results/record_json.hpp"
+#include "ptq/results/record_page.hpp"
 #include "ptq/run/engine_loader.hpp"
 #include "ptq/run/experiment.hpp"
 #include "ptq/run/plugins.hpp"
@@ -114,37 +115,7 @@ inline CellJob job_from_json(const Json& json, const std::string& where) {
   return job;
 }
 
-// Now, as ISO 8601 in UTC.
-inline std::string utc_time() {
-  const std::time_t now = std::time(nullptr);
-  std::tm parts{};
-  ::gmtime_r(&now, &parts);
-  char text[32];
-  std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &parts);
-  return text;
-}
-
-// The largest resident memory of this process so far, in bytes; 0 where the system does not say.
-inline uint64_t peak_resident_bytes() {
-  std::ifstream status("/proc/self/status");
-  for (std::string word; status >> word;) {
-    uint64_t kib = 0;
-    if (word == "VmHWM:" && status >> kib) return kib * 1024;
-  }
-  return 0;
-}
-
 namespace cell_detail {
-
-class Stopwatch {
- public:
-  double seconds() const {
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
-  }
-
- private:
-  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
-};
 
 // The instances of a cell's methods and what they offer.
 struct Methods {
@@ -289,7 +260,6 @@ struct Evaluate {
 // report(fraction, note): fraction of the whole cell; from any thread.
 inline void run_cell(const CellJob& job,
                      const std::function<void(double, const std::string&)>& report) {
-  using cell_detail::Stopwatch;
   Record record = job.record;
   record.started_at = utc_time();
   const Stopwatch whole;

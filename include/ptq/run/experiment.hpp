@@ -13,6 +13,7 @@
 
 #include "ptq/calibrate/sequences.hpp"
 #include "ptq/core/config_tree.hpp"
+#include "ptq/core/own_json.hpp"
 #include "ptq/data/retrieval_prompt.hpp"
 #include "ptq/eval/evaluation.hpp"
 
@@ -34,7 +35,7 @@ struct ModelSettings {
 // One method of a variant, as written; run/grid.hpp finds it among the installed ones.
 struct MethodPart {
   std::string method;
-  nlohmann::ordered_json options;  // only what the user gave
+  Json options;  // only what the user gave
   std::string where, options_where;
 };
 
@@ -81,48 +82,6 @@ inline const std::vector<std::string>& evaluation_kinds() {
   static const std::vector<std::string> kinds = {"perplexity", "cached-decode", "passkey",
                                                  "retrieval", "generation"};
   return kinds;
-}
-
-inline const std::vector<std::pair<std::string, Regime>>& regime_words() {
-  static const std::vector<std::pair<std::string, Regime>> names = {
-      {"streaming", Regime::streaming},
-      {"prefill-exact", Regime::prefill_exact},
-      {"prefill-encoded", Regime::prefill_encoded},
-      {"independent", Regime::independent}};
-  return names;
-}
-
-inline std::string regime_word(Regime regime) {
-  for (const auto& [name, value] : regime_words()) {
-    if (value == regime) return name;
-  }
-  return "?";
-}
-
-inline Regime regime_from_word(const std::string& word, const std::string& where) {
-  std::vector<std::string> names;
-  for (const auto& [name, value] : regime_words()) {
-    if (name == word) return value;
-    names.push_back(name);
-  }
-  throw usage_error("unknown regime `" + word + "`", where, did_you_mean(word, names));
-}
-
-inline const std::vector<std::string>& compute_words() {
-  static const std::vector<std::string> words = {"fp32", "bf16"};
-  return words;
-}
-
-inline std::string compute_word(Compute compute) {
-  return compute_words()[compute == Compute::bf16 ? 1 : 0];
-}
-
-inline Compute compute_from_word(const std::string& word, const std::string& where) {
-  for (const Compute compute : {Compute::fp32, Compute::bf16}) {
-    if (word == compute_word(compute)) return compute;
-  }
-  throw usage_error("unknown compute mode `" + word + "`", where,
-                    did_you_mean(word, compute_words()));
 }
 
 // The fields of each settings struct, listed once for everything that reads or writes them. A
@@ -232,7 +191,7 @@ inline int64_t longest_context(const EvaluationSettings& settings) {
 namespace experiment_detail {
 
 struct SettingsToJson {
-  nlohmann::ordered_json out = nlohmann::ordered_json::object();
+  Json out = Json::object();
 
   void file(const char* key, std::string& value, const char* = "") { out[key] = value; }
   void choice(const char* key, std::string& value, const std::vector<std::string>&) {
@@ -258,7 +217,7 @@ struct SettingsToJson {
 };
 
 struct SettingsFromJson {
-  const nlohmann::ordered_json& in;
+  const Json& in;
 
   void file(const char* key, std::string& value, const char* = "") {
     value = in.at(key).get<std::string>();
@@ -356,7 +315,7 @@ inline std::string default_label(const std::vector<MethodPart>& parts) {
 inline MethodPart read_part(TableReader& table, const ConfigNode& node, Problems& problems) {
   MethodPart part;
   part.where = part.options_where = node.where;
-  part.options = nlohmann::ordered_json::object();
+  part.options = Json::object();
   table.string("method", part.method);
   if (const ConfigNode* options = table.node("options")) {
     part.options_where = options->where + " " + table.full("options");
@@ -504,27 +463,26 @@ void require_unique(const std::vector<Item>& items, const Name& name, const char
 }  // namespace experiment_detail
 
 // All settings, defaults included, in a fixed order.
-inline nlohmann::ordered_json settings_to_json(EvaluationSettings settings) {
+inline Json settings_to_json(EvaluationSettings settings) {
   experiment_detail::SettingsToJson writer;
   visit_settings(settings, writer);
   return writer.out;
 }
-inline nlohmann::ordered_json settings_to_json(calibrate::CalibrationSettings settings) {
+inline Json settings_to_json(calibrate::CalibrationSettings settings) {
   experiment_detail::SettingsToJson writer;
   visit_settings(settings, writer);
   return writer.out;
 }
 
 // The reverse, for our own files: throws nlohmann's exceptions when something is missing.
-inline EvaluationSettings settings_from_json(const std::string& kind,
-                                             const nlohmann::ordered_json& json) {
+inline EvaluationSettings settings_from_json(const std::string& kind, const Json& json) {
   EvaluationSettings settings = make_settings(kind);
   experiment_detail::SettingsFromJson reader{json};
   visit_settings(settings, reader);
   return settings;
 }
 
-inline calibrate::CalibrationSettings calibration_from_json(const nlohmann::ordered_json& json) {
+inline calibrate::CalibrationSettings calibration_from_json(const Json& json) {
   calibrate::CalibrationSettings settings;
   experiment_detail::SettingsFromJson reader{json};
   visit_settings(settings, reader);

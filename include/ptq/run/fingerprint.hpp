@@ -11,7 +11,6 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <vector>
@@ -19,6 +18,7 @@
 #include "ptq/core/atomic_file.hpp"
 #include "ptq/core/hash.hpp"
 #include "ptq/core/mapped_file.hpp"
+#include "ptq/core/own_json.hpp"
 #include "ptq/core/threads.hpp"
 #include "ptq/model/weight_files.hpp"
 
@@ -146,7 +146,7 @@ inline ModelFingerprint model_fingerprint(const std::filesystem::path& folder,
 }
 
 // The first 16 hex digits of the SHA-256 of the canonical JSON: keys sorted, no spaces.
-inline std::string cell_id(const nlohmann::ordered_json& identity) {
+inline std::string cell_id(const Json& identity) {
   const nlohmann::json sorted = nlohmann::json::parse(identity.dump());
   return sha256_hex(sorted.dump()).substr(0, 16);
 }

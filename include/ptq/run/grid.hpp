@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "ptq/core/own_json.hpp"
 #include "ptq/core/problems.hpp"
 #include "ptq/core/suggest.hpp"
 #include "ptq/model/anatomy.hpp"
@@ -79,7 +80,7 @@ inline bool fits_track(const MethodInfo& method, const std::string& track) {
 
 namespace grid_detail {
 
-inline Record::Part make_part(const MethodInfo& info, const nlohmann::ordered_json& options,
+inline Record::Part make_part(const MethodInfo& info, const Json& options,
                               std::map<std::string, std::string>& hashes) {
   Record::Part part;
   part.plugin = std::filesystem::path(info.plugin_file).filename().string();
@@ -297,29 +298,28 @@ inline void check_contexts(const ExperimentGrid& grid, const Experiment& experim
 // Everything that decides the result of a cell. Names and paths do not: a renamed folder with the
 // same content is the same model. Whether a method calibrates only its instance knows, so the
 // calibration counts for all but the lossless ones.
-inline nlohmann::ordered_json cell_identity(
-    const GridModel& model, const GridMethod& method, const GridEvaluation& evaluation,
-    uint64_t seed, const std::string& version, const std::string& device,
-    const std::optional<GridCalibration>& calibration = {}) {
-  nlohmann::ordered_json parts = nlohmann::ordered_json::array();
+inline Json cell_identity(const GridModel& model, const GridMethod& method,
+                          const GridEvaluation& evaluation, uint64_t seed,
+                          const std::string& version, const std::string& device,
+                          const std::optional<GridCalibration>& calibration = {}) {
+  Json parts = Json::array();
   for (const Record::Part& part : method.record.parts) {
     parts.push_back({{"plugin_sha256", part.plugin_sha256},
                      {"method", part.method},
                      {"options", part.options}});
   }
-  nlohmann::ordered_json settings = settings_to_json(evaluation.settings);
+  Json settings = settings_to_json(evaluation.settings);
   for (const char* path : {"text", "texts"}) {
     if (settings.contains(path)) settings[path] = evaluation.data_sha256;
   }
-  nlohmann::ordered_json identity = {
-      {"host", version},
-      {"abi", std::to_string(PTQ_ABI_MAJOR) + "." + std::to_string(PTQ_ABI_MINOR)},
-      {"model", model.record.fingerprint},
-      {"compute", compute_word(model.compute)},
-      {"parts", parts},
-      {"evaluation", {{"kind", evaluation.kind}, {"settings", settings}}},
-      {"seed", seed},
-      {"device", device}};
+  Json identity = {{"host", version},
+                   {"abi", std::to_string(PTQ_ABI_MAJOR) + "." + std::to_string(PTQ_ABI_MINOR)},
+                   {"model", model.record.fingerprint},
+                   {"compute", compute_word(model.compute)},
+                   {"parts", parts},
+                   {"evaluation", {{"kind", evaluation.kind}, {"settings", settings}}},
+                   {"seed", seed},
+                   {"device", device}};
   if (calibration && !method.record.lossless) {
     identity["calibration"] = settings_to_json(calibration->settings);
     identity["calibration"]["text"] = calibration->sha256;

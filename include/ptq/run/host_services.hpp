@@ -11,12 +11,12 @@
 #include <limits>
 #include <mutex>
 #include <new>
-#include <nlohmann/json.hpp>
 #include <string>
 #include <unordered_map>
 #include <vector>
 
 #include "ptq/core/error.hpp"
+#include "ptq/core/own_json.hpp"
 #include "ptq/core/safe_text.hpp"
 #include "ptq/encoding/encoding.hpp"
 #include "ptq/engine/engine.hpp"
@@ -32,7 +32,7 @@ inline ptq_encoding* handle(RowSink& sink) { return reinterpret_cast<ptq_encodin
 // One instance's side of all its calls. Not thread-safe but for fail, log and cancelled.
 class HostSide {
  public:
-  HostSide(std::string method, nlohmann::ordered_json options, uint64_t seed)
+  HostSide(std::string method, Json options, uint64_t seed)
       : method_(std::move(method)), options_(std::move(options)), seed_(seed) {}
   ~HostSide() {
     for (const auto& [p, memory] : memory_) give_back(p, memory.on);
@@ -40,7 +40,7 @@ class HostSide {
   HostSide(const HostSide&) = delete;
   HostSide& operator=(const HostSide&) = delete;
 
-  const nlohmann::ordered_json& options() const { return options_; }
+  const Json& options() const { return options_; }
 
   // Gets what a method reports through ptq.progress/1: a fraction of the call that runs. Any
   // thread.
@@ -236,7 +236,7 @@ class HostSide {
         }};
     return service;
   }
-  const nlohmann::ordered_json* option(const char* name) const {
+  const Json* option(const char* name) const {
     const auto found = options_.find(name);
     return found == options_.end() ? nullptr : &*found;
   }
@@ -449,7 +449,7 @@ class HostSide {
   }
 
   std::string method_;
-  nlohmann::ordered_json options_;
+  Json options_;
   uint64_t seed_;
   const CudaPlace* device_ = nullptr;  // of the call that runs
   std::mutex mutex_;

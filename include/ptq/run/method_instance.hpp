@@ -7,12 +7,12 @@
 #include <functional>
 #include <initializer_list>
 #include <memory>
-#include <nlohmann/json.hpp>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "ptq/core/error.hpp"
+#include "ptq/core/own_json.hpp"
 #include "ptq/core/safe_text.hpp"
 #include "ptq/engine/engine.hpp"
 #include "ptq/plugin.h"
@@ -24,7 +24,7 @@ namespace ptq {
 // One instance of a method with its options.
 class MethodInstance {
  public:
-  MethodInstance(const MethodInfo& info, nlohmann::ordered_json options, uint64_t seed)
+  MethodInstance(const MethodInfo& info, Json options, uint64_t seed)
       : info_(loaded(info)), host_(info.name, std::move(options), seed) {
     const std::string json = host_.options().dump();
     host_.invoke("create", [&](const ptq_call* call) {

@@ -4,11 +4,11 @@
 
 #include <cmath>
 #include <cstdint>
-#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
 #include "ptq/core/error.hpp"
+#include "ptq/core/own_json.hpp"
 #include "ptq/core/problems.hpp"
 #include "ptq/core/suggest.hpp"
 
@@ -19,10 +19,10 @@ enum class OptionType { integer, real, boolean, string };
 struct OptionSpec {
   std::string name, help;
   OptionType type = OptionType::integer;
-  nlohmann::ordered_json default_value;
+  Json default_value;
   bool has_range = false;
-  double min = 0, max = 0;                      // inclusive
-  std::vector<nlohmann::ordered_json> allowed;  // empty = no list
+  double min = 0, max = 0;    // inclusive
+  std::vector<Json> allowed;  // empty = no list
 };
 
 inline const char* option_type_name(OptionType type) {
@@ -33,23 +33,6 @@ inline const char* option_type_name(OptionType type) {
     case OptionType::string: return "string";
   }
   return "?";
-}
-
-// "integer", "number", ... as a TOML user calls the type of a value.
-inline std::string value_type_name(const nlohmann::ordered_json& value) {
-  if (value.is_number_integer()) return "integer";
-  if (value.is_number()) return "number";
-  if (value.is_boolean()) return "boolean";
-  if (value.is_string()) return "string";
-  if (value.is_array()) return "array";
-  if (value.is_object()) return "table";
-  return "nothing";
-}
-
-// A number without trailing zeros: 17, 0.01.
-inline std::string number_text(double x) {
-  if (x == std::floor(x) && std::abs(x) < 1e15) return std::to_string(int64_t(x));
-  return nlohmann::ordered_json(x).dump();
 }
 
 // "1, 2, 4, 8" or "0 to 128" or "": what values an option takes.
@@ -63,9 +46,7 @@ inline std::string option_range_text(const OptionSpec& spec) {
 namespace options_detail {
 
 // The value with the option's own type (an integer is a fine number), or an Error.
-inline nlohmann::ordered_json checked_option(const OptionSpec& spec,
-                                             const nlohmann::ordered_json& value,
-                                             const std::string& where) {
+inline Json checked_option(const OptionSpec& spec, const Json& value, const std::string& where) {
   const bool fits = (spec.type == OptionType::integer && value.is_number_integer()) ||
                     (spec.type == OptionType::real && value.is_number()) ||
                     (spec.type == OptionType::boolean && value.is_boolean()) ||
@@ -75,7 +56,7 @@ inline nlohmann::ordered_json checked_option(const OptionSpec& spec,
                           option_type_name(spec.type) + ", got " + value_type_name(value),
                       where, "for example " + spec.name + " = " + spec.default_value.dump());
   }
-  nlohmann::ordered_json out = value;
+  Json out = value;
   if (spec.type == OptionType::real) out = value.get<double>();
   if (out.is_number()) {
     const double x = out.get<double>();
@@ -105,9 +86,8 @@ inline nlohmann::ordered_json checked_option(const OptionSpec& spec,
 // What the user gave (an object) completed with the defaults, in the order of the specification.
 // `where` is the place of `given` ("file:line key"). Throws one Error that names every unknown
 // option (with the nearest known one), wrong type, and value outside its range or list.
-inline nlohmann::ordered_json validate_options(const std::vector<OptionSpec>& specs,
-                                               const nlohmann::ordered_json& given,
-                                               const std::string& where) {
+inline Json validate_options(const std::vector<OptionSpec>& specs, const Json& given,
+                             const std::string& where) {
   if (!given.is_null() && !given.is_object()) {
     throw usage_error("options must be a table, got " + value_type_name(given), where,
                       "for example options = { bits = 4 }");
@@ -124,7 +104,7 @@ inline nlohmann::ordered_json validate_options(const std::vector<OptionSpec>& sp
         usage_error("unknown option `" + name + "`", where,
                     names.empty() ? "this method has no options" : did_you_mean(name, names)));
   }
-  nlohmann::ordered_json complete = nlohmann::ordered_json::object();
+  Json complete = Json::object();
   for (const OptionSpec& spec : specs) {
     if (!given.is_object() || !given.contains(spec.name)) {
       complete[spec.name] = spec.default_value;

@@ -13,11 +13,11 @@
 #include <cstring>
 #include <exception>
 #include <filesystem>
-#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
 #include "ptq/core/error.hpp"
+#include "ptq/core/own_json.hpp"
 #include "ptq/core/safe_text.hpp"
 #include "ptq/plugin.h"
 #include "ptq/run/options.hpp"
@@ -111,9 +111,8 @@ inline MethodInfo read_method(const ptq_method* table) {
     spec.min = o.min;
     spec.max = o.max;
     try {
-      spec.default_value = nlohmann::ordered_json::parse(o.default_value ? o.default_value : "");
-      for (const char* const* a = o.allowed; a && *a; ++a)
-        spec.allowed.push_back(nlohmann::ordered_json::parse(*a));
+      spec.default_value = Json::parse(o.default_value ? o.default_value : "");
+      for (const char* const* a = o.allowed; a && *a; ++a) spec.allowed.push_back(Json::parse(*a));
     } catch (const nlohmann::json::exception&) {
       throw environment_error("method " + info.name + ", option " + spec.name +
                               ": default or allowed value is not JSON");
@@ -121,7 +120,7 @@ inline MethodInfo read_method(const ptq_method* table) {
     info.options.push_back(std::move(spec));
   }
   try {  // the declared defaults obey the declared types and ranges
-    nlohmann::ordered_json defaults = nlohmann::ordered_json::object();
+    Json defaults = Json::object();
     for (const OptionSpec& o : info.options) defaults[o.name] = o.default_value;
     validate_options(info.options, defaults, "defaults of " + info.name);
   } catch (const Error& e) {
@@ -179,10 +178,10 @@ inline std::vector<MethodInfo> load_plugin(const std::filesystem::path& file) {
 }
 
 // The methods of a plugin as text, for another process: everything but `table`.
-inline nlohmann::ordered_json describe(const std::vector<MethodInfo>& methods) {
-  nlohmann::ordered_json list = nlohmann::ordered_json::array();
+inline Json describe(const std::vector<MethodInfo>& methods) {
+  Json list = Json::array();
   for (const MethodInfo& m : methods) {
-    nlohmann::ordered_json options = nlohmann::ordered_json::array();
+    Json options = Json::array();
     for (const OptionSpec& o : m.options) {
       const auto limit = [](double x) {  // JSON has no infinity
         char text[32];
@@ -209,7 +208,7 @@ inline nlohmann::ordered_json describe(const std::vector<MethodInfo>& methods) {
   }
   return list;
 }
-inline std::vector<MethodInfo> from_description(const nlohmann::ordered_json& list) {
+inline std::vector<MethodInfo> from_description(const Json& list) {
   std::vector<MethodInfo> methods;
   for (const auto& json : list) {
     MethodInfo m;

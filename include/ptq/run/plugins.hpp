@@ -8,12 +8,12 @@
 #include <fstream>
 #include <iterator>
 #include <memory>
-#include <nlohmann/json.hpp>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "ptq/core/error.hpp"
+#include "ptq/core/own_json.hpp"
 #include "ptq/core/safe_text.hpp"
 #include "ptq/run/apart.hpp"
 #include "ptq/run/method_instance.hpp"
@@ -58,8 +58,7 @@ class PluginSet {
   }
 
   // options: complete and valid (validate_options).
-  std::unique_ptr<MethodInstance> create(const MethodInfo& info,
-                                         const nlohmann::ordered_json& options,
+  std::unique_ptr<MethodInstance> create(const MethodInfo& info, const Json& options,
                                          uint64_t seed) const {
     return std::make_unique<MethodInstance>(info, options, seed);
   }
@@ -84,13 +83,13 @@ class PluginSet {
     ApartSettings settings;
     settings.seconds = kLoadSeconds;
     const ApartEnd end = Apart::run(settings, [&] {
-      nlohmann::ordered_json answer;
+      Json answer;
       try {
         answer["methods"] = describe(load_plugin(file));
       } catch (const Error& e) {
         answer["error"] = reason(e);
       }
-      return answer.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+      return answer.dump(-1, ' ', false, Json::error_handler_t::replace);
     });
     switch (end.how) {
       case ApartEnd::How::answered: break;
@@ -100,7 +99,7 @@ class PluginSet {
                                 std::to_string(settings.longest_answer >> 20) + " MiB");
       default: throw environment_error(end.reason() + " while it is loaded");
     }
-    const auto answer = nlohmann::ordered_json::parse(end.answer);
+    const auto answer = Json::parse(end.answer);
     if (answer.contains("error")) throw environment_error(answer["error"].get<std::string>());
     return from_description(answer.at("methods"));
   }

@@ -4,11 +4,11 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <system_error>
 
+#include "ptq/core/own_json.hpp"
 #include "ptq/model/random_weights.hpp"
 #include "ptq/model/tokenizer.hpp"
 
@@ -32,7 +32,7 @@ inline std::shared_ptr<RandomWeights> make_random_weights(std::optional<uint64_t
 // random weights it does not matter which ids a text has.
 constexpr int64_t kByteTokens = 256;
 inline Tokenizer byte_tokenizer() {
-  nlohmann::ordered_json vocab;  // spelling of a byte in the file -> id
+  Json vocab;  // spelling of a byte in the file -> id
   for (uint32_t byte = 0; byte < kByteTokens; ++byte) {
     std::string spelling;
     append_utf8(spelling, byte_alphabet()[byte]);

@@ -13,10 +13,10 @@
 #include <chrono>
 #include <cstdio>
 #include <filesystem>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 
+#include "ptq/core/own_json.hpp"
 #include "ptq/core/problems.hpp"
 #include "ptq/engine/pass/cache_rules.hpp"
 #include "ptq/run/cell.hpp"
@@ -35,7 +35,7 @@ namespace trial_detail {
 
 // In the child: what is found out, as JSON.
 inline std::string try_here(const CellJob& job, const ModelConfig& config) {
-  nlohmann::ordered_json answer;
+  Json answer;
   try {
     const cell_detail::Methods methods = cell_detail::make_methods(job, config);
     if (methods.kv != nullptr) {
@@ -105,7 +105,7 @@ inline MethodTrial try_method(const GridMethod& method, const GridModel& model, 
     while (::waitpid(child, nullptr, 0) < 0 && errno == EINTR) {
     }
   }
-  const auto answer = nlohmann::ordered_json::parse(text, nullptr, /*allow_exceptions=*/false);
+  const auto answer = Json::parse(text, nullptr, /*allow_exceptions=*/false);
   MethodTrial trial;
   if (!answer.is_object()) return trial;
   if (answer.contains("message")) {
