@@ -21,8 +21,7 @@
 #include "ptq/core/error.hpp"
 #include "ptq/core/output_file.hpp"
 #include "ptq/run/engine_loader.hpp"
-#include "ptq/run/experiment.hpp"
-#include "ptq/run/random_model.hpp"
+#include "ptq/run/model_source.hpp"
 
 namespace po = boost::program_options;
 
@@ -81,8 +80,8 @@ int run(Settings s) {
     throw usage_error("--long-only wants the number of tokens: --long-context");
   const Compute compute = compute_from_word(s.compute, "--compute");
   Sheet sheet(s.json);
-  const EngineOptions options{
-      s.threads, compute, make_random_weights(random_weights_seed(s.model, false, 0), s.threads)};
+  const ModelSource source{s.model, compute, random_weights_seed(s.model, false, 0)};
+  const EngineOptions options = engine_options(source, s.threads);
   const std::string name = std::filesystem::path(s.model).filename().string();
   fmt::print("{} on {}, {}, {} tokens\n\n", name, device, s.compute, s.speed.context);
   const Limits limits = measure_limits(sheet, device, compute, s.threads);

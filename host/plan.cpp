@@ -159,8 +159,9 @@ std::string plan_text(const Plan& plan, const Store& store, const std::vector<Ce
     text += model_memory(model, plan, longest);
   }
   for (const GridModel& model : plan.grid.models) {
-    if (!model.random_seed) continue;
-    text += "note: " + model.record.name + " has " + random_weights_note(*model.random_seed) + "\n";
+    if (!model.source.random_seed) continue;
+    text += "note: " + model.record.name + " has " +
+            random_weights_note(*model.source.random_seed) + "\n";
   }
   return text;
 }

@@ -11,7 +11,8 @@
 #include <thread>
 
 #include "host/machine.hpp"
-#include "ptq/run/cell.hpp"
+#include "ptq/core/clock.hpp"
+#include "ptq/run/cell_job.hpp"
 #include "ptq/run/progress.hpp"
 #include "ptq/run/supervise.hpp"
 
@@ -116,13 +117,13 @@ class Runner {
     record.seed = plan_.experiment.seed;
     record.code = code_facts();
     record.environment = machine_facts();
-    record.environment["compute"] = compute_word(model.compute);
+    record.environment["compute"] = compute_word(model.source.compute);
     record.environment["fingerprint_of"] = model.fingerprint_of;
     record.warnings = model.warnings;
-    if (model.random_seed) {
+    if (const auto seed = model.source.random_seed) {
       record.environment["weights"] = "random";
-      record.environment["weights_seed"] = *model.random_seed;
-      record.warnings.push_back(random_weights_note(*model.random_seed));
+      record.environment["weights_seed"] = *seed;
+      record.warnings.push_back(random_weights_note(*seed));
     }
     record.started_at = utc_time();
     return record;
@@ -142,20 +143,22 @@ class Runner {
     const Cell& cell = running.cell;
     CellJob job;
     job.record = new_record(cell);
-    job.model_folder = absolute_path(plan_.grid.models[cell.model].folder);
-    job.compute = plan_.grid.models[cell.model].compute;
-    job.random_seed = plan_.grid.models[cell.model].random_seed;
     job.attempt = absolute_path(running.attempt);
     job.data_file = plan_.grid.evaluations[cell.evaluation].data_file;
-    if (const auto& c = plan_.grid.calibration) {
-      job.calibration = CalibrationJob{c->settings, absolute_path(c->file).string(), c->sha256};
+    SubjectRequest& subject = job.subject;
+    subject.model = plan_.grid.models[cell.model].source;
+    subject.model.folder = absolute_path(subject.model.folder);
+    subject.calibration = plan_.grid.calibration;
+    if (subject.calibration) {
+      subject.calibration->file = absolute_path(subject.calibration->file).string();
     }
-    job.plugin_files = plan_.grid.methods[cell.method].plugin_files;
-    for (std::string& file : job.plugin_files) file = absolute_path(file).string();
+    subject.plugin_files = plan_.grid.methods[cell.method].plugin_files;
+    for (std::string& file : subject.plugin_files) file = absolute_path(file).string();
     const int cores = std::max(1, int(std::thread::hardware_concurrency()));
-    job.device = plan_.device;
-    job.threads = settings_.threads;
-    if (job.threads == 0 && settings_.jobs > 1) job.threads = std::max(1, cores / settings_.jobs);
+    subject.device = plan_.device;
+    subject.threads = settings_.threads;
+    if (subject.threads == 0 && settings_.jobs > 1)
+      subject.threads = std::max(1, cores / settings_.jobs);
     job.supervisor = ::getpid();
     const fs::path file = running.attempt / "job.json";
     write_file_synced(file, json_text(to_json(job)));

@@ -48,7 +48,7 @@ grep -qF '"loss": null' "$work"/forward/*calibrated*/record.json || fail "a loss
 
 # Nothing to learn from.
 run 2 "$work/plain.toml" "${plugins[@]}" --out "$work/none"
-says err "\`calibrated\` learns from a calibration text, and the experiment names none"
+says err "\`calibrated\` learns from a calibration text, and none is named"
 head -c 500 datasets/embedded/calib.txt >"$work/short.txt"
 run 2 "$work/e.toml" "${plugins[@]}" --out "$work/none" --set 'calibration.text="short.txt"' \
   --only calibrated

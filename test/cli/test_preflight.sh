@@ -89,7 +89,7 @@ run 0 "$work/m.toml" --dry-run --set "models=[\"$model\",\"$work/m80\"]"
 experiment fp16 streaming_llm >"$work/s.toml"
 refused "$work/s.toml" "drops rows" --set "$ppl.regime=prefill-encoded"
 experiment fp16 kvquant >"$work/k.toml"
-refused "$work/k.toml" "learns from a calibration text, and the experiment names none"
+refused "$work/k.toml" "learns from a calibration text, and none is named"
 
 # Two folders of one name.
 mkdir -p "$work/a/hf" "$work/b/hf"

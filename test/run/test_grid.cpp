@@ -209,19 +209,19 @@ TEST_CASE("cells are the product, with ids that follow the content", "[grid]") {
   changed.models[0].record.fingerprint = "other";
   CHECK(id(changed, 0, "1.0", "cpu") != before);
   changed = grid;
-  changed.models[0].compute = Compute::bf16;
+  changed.models[0].source.compute = Compute::bf16;
   CHECK(id(changed, 0, "1.0", "cpu") != before);
 
   // A calibration counts where a method may use it: by content, not by name.
   changed = grid;
-  changed.calibration = GridCalibration{{}, "calib.txt", "1234"};
+  changed.calibration = calibrate::CalibrationSource{{}, "calib.txt", "1234"};
   const std::string calibrated = id(changed, 0, "1.0", "cpu");
   CHECK(calibrated != before);
   changed.calibration->settings.text = "other name";
   CHECK(id(changed, 0, "1.0", "cpu") == calibrated);
   changed.calibration->sha256 = "5678";
   CHECK(id(changed, 0, "1.0", "cpu") != calibrated);
-  changed.calibration = GridCalibration{{}, "calib.txt", "1234"};
+  changed.calibration = calibrate::CalibrationSource{{}, "calib.txt", "1234"};
   changed.calibration->settings.sequences = 8;
   CHECK(id(changed, 0, "1.0", "cpu") != calibrated);
   changed.methods[0].record.lossless = true;

@@ -22,6 +22,12 @@ struct CalibrationSettings {
   double memory_gib = 4;  // of what is kept for methods; fewer sequences are used beyond it
 };
 
+// Settings whose text was found.
+struct CalibrationSource {
+  CalibrationSettings settings;  // the file name as the user wrote it
+  std::string file, sha256;      // where it was found; of its content
+};
+
 // Random pieces of `length` tokens, each to be read from position 0. The places are those that
 // random.randint(0, tokens - length - 1) of Python gives after random.seed(seed), as in
 // IST-DASLab/gptq datautils.py, whose loader the later methods use too: pieces may overlap.

@@ -23,19 +23,17 @@
 #include "ptq/run/experiment.hpp"
 #include "ptq/run/fingerprint.hpp"
 #include "ptq/run/locate.hpp"
+#include "ptq/run/model_source.hpp"
 #include "ptq/run/plugins.hpp"
-#include "ptq/run/random_model.hpp"
 
 namespace ptq {
 
 struct GridModel {
   Record::Model record;  // what results say about it
-  std::filesystem::path folder;
+  ModelSource source;
   ModelConfig config;
-  Compute compute = Compute::fp32;
-  std::optional<uint64_t> random_seed;  // of random weights; nothing: the folder's weights
-  std::string fingerprint_of;           // what of the weights the fingerprint is made of
-  std::vector<std::string> warnings;    // findings about the folder, one sentence each
+  std::string fingerprint_of;         // what of the weights the fingerprint is made of
+  std::vector<std::string> warnings;  // findings about the folder, one sentence each
 };
 
 struct GridMethod {
@@ -50,12 +48,6 @@ struct GridEvaluation {
   std::string data_sha256;
 };
 
-// What methods may calibrate on.
-struct GridCalibration {
-  calibrate::CalibrationSettings settings;  // the file name as the user wrote it
-  std::string file, sha256;                 // where it was found
-};
-
 struct Cell {
   size_t model = 0, method = 0, evaluation = 0;  // positions in the grid
   std::string id;                                // 16 hex digits
@@ -66,7 +58,7 @@ struct ExperimentGrid {
   std::vector<GridModel> models;
   std::vector<GridMethod> methods;
   std::vector<GridEvaluation> evaluations;
-  std::optional<GridCalibration> calibration;
+  std::optional<calibrate::CalibrationSource> calibration;
   std::vector<Cell> cells;
 };
 
@@ -146,8 +138,33 @@ inline void check_composition(const MethodVariant& variant,
 
 }  // namespace grid_detail
 
-// The variants of the experiment with complete options. `searched` is added to the message about an
-// unknown method: where plugins were looked for and what was skipped there.
+// One variant with complete options. `searched` is added to the message about an unknown method:
+// where plugins were looked for and what was skipped there. hashes: of plugin files, as far as they
+// are known.
+inline GridMethod resolve_method(const MethodVariant& variant,
+                                 const std::vector<MethodInfo>& installed,
+                                 const std::string& searched,
+                                 std::map<std::string, std::string>& hashes, Problems& problems) {
+  GridMethod method;
+  method.record.label = variant.label;
+  method.record.lossless = true;
+  std::vector<const MethodInfo*> infos;
+  for (const MethodPart& part : variant.parts) {
+    problems.collect([&] {
+      const MethodInfo& info = grid_detail::find_method(installed, part, searched);
+      infos.push_back(&info);
+      if ((info.traits & PTQ_LOSSLESS) == 0) method.record.lossless = false;
+      const auto options = validate_options(info.options, part.options,
+                                            part.options_where + " of `" + info.name + "`");
+      method.record.parts.push_back(grid_detail::make_part(info, options, hashes));
+      method.plugin_files.push_back(info.plugin_file);
+    });
+  }
+  problems.collect([&] { grid_detail::check_composition(variant, infos); });
+  return method;
+}
+
+// The variants of the experiment.
 inline std::vector<GridMethod> resolve_methods(const Experiment& experiment,
                                                const std::vector<MethodInfo>& installed,
                                                const std::string& searched, Problems& problems) {
@@ -168,23 +185,7 @@ inline std::vector<GridMethod> resolve_methods(const Experiment& experiment,
   std::vector<GridMethod> methods;
   std::map<std::string, std::string> hashes;
   for (const MethodVariant& variant : variants) {
-    GridMethod method;
-    method.record.label = variant.label;
-    method.record.lossless = true;
-    std::vector<const MethodInfo*> infos;
-    for (const MethodPart& part : variant.parts) {
-      problems.collect([&] {
-        const MethodInfo& info = grid_detail::find_method(installed, part, searched);
-        infos.push_back(&info);
-        if ((info.traits & PTQ_LOSSLESS) == 0) method.record.lossless = false;
-        const auto options = validate_options(info.options, part.options,
-                                              part.options_where + " of `" + info.name + "`");
-        method.record.parts.push_back(grid_detail::make_part(info, options, hashes));
-        method.plugin_files.push_back(info.plugin_file);
-      });
-    }
-    problems.collect([&] { grid_detail::check_composition(variant, infos); });
-    methods.push_back(std::move(method));
+    methods.push_back(resolve_method(variant, installed, searched, hashes, problems));
   }
 
   if (!experiment.baseline.empty()) {
@@ -210,19 +211,19 @@ inline std::vector<GridModel> resolve_models(const Experiment& experiment,
     problems.collect([&] {
       const ModelFolder found = find_model(reference.text, bases, reference.where);
       GridModel model;
-      model.folder = found.folder;
-      model.compute = experiment.model.compute;
-      model.random_seed =
-          random_weights_seed(found.folder, experiment.model.random, experiment.model.random_seed);
+      model.source = {
+          found.folder, experiment.model.compute,
+          random_weights_seed(found.folder, experiment.model.random, experiment.model.random_seed)};
       try {
-        grid_detail::check_model_folder(found.folder, model.random_seed.has_value(), model.config,
-                                        model.warnings);
+        grid_detail::check_model_folder(found.folder, model.source.random_seed.has_value(),
+                                        model.config, model.warnings);
       } catch (const Error& error) {
         // A download that did not finish: the command that began it also completes it.
         if (!lookup_detail::looks_like_hub_id(reference.text, bases)) throw;
         throw Error(error.code(), error.message(), error.where(), download_command(reference.text));
       }
-      const ModelFingerprint fingerprint = model_fingerprint(found.folder, model.random_seed);
+      const ModelFingerprint fingerprint =
+          model_fingerprint(found.folder, model.source.random_seed);
       model.fingerprint_of = fingerprint.made_of;
       const std::string name = reference.name.empty() ? found.name : reference.name;
       model.record = {name, reference.text, fingerprint.hex, parameter_count(model.config)};
@@ -263,11 +264,11 @@ inline std::vector<GridEvaluation> resolve_evaluations(
   return evaluations;
 }
 
-inline std::optional<GridCalibration> resolve_calibration(
+inline std::optional<calibrate::CalibrationSource> resolve_calibration(
     const Experiment& experiment, const std::vector<std::filesystem::path>& bases,
     Problems& problems) {
   if (experiment.calibration_where.empty()) return {};
-  GridCalibration out{experiment.calibration, "", ""};
+  calibrate::CalibrationSource out{experiment.calibration, "", ""};
   problems.collect([&] {
     out.file = find_data_file(out.settings.text, bases, experiment.calibration_where).string();
     out.sha256 = sha256_file(out.file);
@@ -301,7 +302,7 @@ inline void check_contexts(const ExperimentGrid& grid, const Experiment& experim
 inline Json cell_identity(const GridModel& model, const GridMethod& method,
                           const GridEvaluation& evaluation, uint64_t seed,
                           const std::string& version, const std::string& device,
-                          const std::optional<GridCalibration>& calibration = {}) {
+                          const std::optional<calibrate::CalibrationSource>& calibration = {}) {
   Json parts = Json::array();
   for (const Record::Part& part : method.record.parts) {
     parts.push_back({{"plugin_sha256", part.plugin_sha256},
@@ -315,7 +316,7 @@ inline Json cell_identity(const GridModel& model, const GridMethod& method,
   Json identity = {{"host", version},
                    {"abi", std::to_string(PTQ_ABI_MAJOR) + "." + std::to_string(PTQ_ABI_MINOR)},
                    {"model", model.record.fingerprint},
-                   {"compute", compute_word(model.compute)},
+                   {"compute", compute_word(model.source.compute)},
                    {"parts", parts},
                    {"evaluation", {{"kind", evaluation.kind}, {"settings", settings}}},
                    {"seed", seed},

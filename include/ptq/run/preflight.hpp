@@ -20,7 +20,7 @@
 #include "ptq/model/tokenizer.hpp"
 #include "ptq/run/experiment.hpp"
 #include "ptq/run/grid.hpp"
-#include "ptq/run/random_model.hpp"
+#include "ptq/run/model_source.hpp"
 
 namespace ptq {
 namespace preflight_detail {
@@ -123,9 +123,7 @@ inline void check_inputs(const ExperimentGrid& grid, const Experiment& experimen
   using namespace preflight_detail;
   std::vector<std::pair<const GridModel*, Tokenizer>> models;
   for (const GridModel& model : grid.models) {
-    problems.collect([&] {
-      models.emplace_back(&model, load_tokenizer(model.folder, model.random_seed.has_value()));
-    });
+    problems.collect([&] { models.emplace_back(&model, load_tokenizer(model.source)); });
   }
   for (const GridEvaluation& evaluation : grid.evaluations) {
     const auto written =

@@ -19,9 +19,10 @@
 #include "ptq/core/own_json.hpp"
 #include "ptq/core/problems.hpp"
 #include "ptq/engine/pass/cache_rules.hpp"
-#include "ptq/run/cell.hpp"
 #include "ptq/run/experiment.hpp"
 #include "ptq/run/grid.hpp"
+#include "ptq/run/method_set.hpp"
+#include "ptq/run/subject_request.hpp"
 
 namespace ptq {
 
@@ -34,15 +35,15 @@ struct MethodTrial {
 namespace trial_detail {
 
 // In the child: what is found out, as JSON.
-inline std::string try_here(const CellJob& job, const ModelConfig& config) {
+inline std::string try_here(const GridMethod& method, const ModelConfig& config, uint64_t seed) {
   Json answer;
   try {
-    const cell_detail::Methods methods = cell_detail::make_methods(job, config);
+    const MethodSet methods = make_methods(method.record.parts, method.plugin_files, seed, config);
     if (methods.kv != nullptr) {
       for (int64_t l = 0; l < config.num_hidden_layers; ++l)
         for (const KvSide side : {KvSide::keys, KvSide::values})
           CacheRules(side, int(l), config.head_dim, methods.kv);
-      answer["wants_calibration"] = cell_detail::wants_calibration(methods.kv);
+      answer["wants_calibration"] = wants_calibration(methods.kv);
       answer["evicts"] = methods.kv->policy(KvSide::keys).evicts;
     }
   } catch (const Error& e) {
@@ -78,10 +79,6 @@ inline std::string read_all(int fd, int seconds) {
 
 inline MethodTrial try_method(const GridMethod& method, const GridModel& model, uint64_t seed) {
   constexpr int kSeconds = 10;
-  CellJob job;
-  job.record.method = method.record;
-  job.record.seed = seed;
-  job.plugin_files = method.plugin_files;
   int pipe_ends[2];
   if (::pipe2(pipe_ends, O_CLOEXEC) != 0) return {};
   std::fflush(nullptr);
@@ -89,7 +86,7 @@ inline MethodTrial try_method(const GridMethod& method, const GridModel& model, 
   if (child == 0) {
     const int null = ::open("/dev/null", O_RDWR);
     for (int fd = 0; fd < 3; ++fd) ::dup2(null, fd);
-    const std::string text = trial_detail::try_here(job, model.config);
+    const std::string text = trial_detail::try_here(method, model.config, seed);
     for (size_t at = 0; at < text.size();) {
       const ssize_t n = ::write(pipe_ends[1], text.data() + at, text.size() - at);
       if (n <= 0) break;
@@ -136,7 +133,7 @@ inline void try_methods(const ExperimentGrid& grid, const Experiment& experiment
         break;
       }
       if (trial.wants_calibration && experiment.calibration_where.empty()) {
-        problems.add(cell_detail::calibration_is_missing(variant.label, variant.where));
+        problems.add(calibration_is_missing(variant.label, variant.where, kCalibrationTable));
         break;
       }
       for (const Evaluation& evaluation : experiment.evaluations) {

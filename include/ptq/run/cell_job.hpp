@@ -1,0 +1,91 @@
+// What a cell's own process needs to know, as one JSON file from the supervisor.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+
+#include "ptq/core/json.hpp"
+#include "ptq/core/own_json.hpp"
+#include "ptq/results/record.hpp"
+#include "ptq/results/record_json.hpp"
+#include "ptq/run/experiment.hpp"
+#include "ptq/run/subject_request.hpp"
+
+namespace ptq {
+
+struct CellJob {
+  Record record;  // complete but for what is measured
+  SubjectRequest subject;
+  std::filesystem::path attempt;  // the folder of the results
+  std::string data_file;          // empty: the evaluation reads none
+  int64_t supervisor = 0;         // process id
+};
+
+// A path as JSON. Names of files are bytes, strings of JSON are UTF-8: other bytes stand as
+// numbers.
+inline Json path_json(const std::string& path) {
+  if (utf8_error_offset(path) == std::string::npos) return path;
+  Json bytes = Json::array();
+  for (const char c : path) bytes.push_back(int(static_cast<unsigned char>(c)));
+  return bytes;
+}
+inline std::string path_from_json(const Json& json) {
+  if (json.is_string()) return json.get<std::string>();
+  std::string path;
+  for (const Json& byte : json) path += char(byte.get<int>());
+  return path;
+}
+
+// Of the subject only what the record does not say.
+inline Json to_json(const CellJob& job) {
+  const SubjectRequest& subject = job.subject;
+  Json plugin_files = Json::array();
+  for (const std::string& file : subject.plugin_files) plugin_files.push_back(path_json(file));
+  Json json = {{"record", to_json(job.record)},
+               {"model_folder", path_json(subject.model.folder.string())},
+               {"attempt", path_json(job.attempt.string())},
+               {"compute", compute_word(subject.model.compute)},
+               {"data_file", path_json(job.data_file)},
+               {"plugin_files", plugin_files},
+               {"device", subject.device},
+               {"threads", subject.threads},
+               {"supervisor", job.supervisor}};
+  if (subject.model.random_seed) json["random_seed"] = *subject.model.random_seed;
+  if (subject.calibration) {
+    json["calibration"] = {{"settings", settings_to_json(subject.calibration->settings)},
+                           {"file", path_json(subject.calibration->file)},
+                           {"sha256", subject.calibration->sha256}};
+  }
+  return json;
+}
+
+inline CellJob job_from_json(const Json& json, const std::string& where) {
+  CellJob job;
+  job.record = record_from_json(json.at("record"), where);
+  job.attempt = path_from_json(json.at("attempt"));
+  job.data_file = path_from_json(json.at("data_file"));
+  job.supervisor = json.at("supervisor").get<int64_t>();
+
+  SubjectRequest& subject = job.subject;
+  subject.method = job.record.method;
+  subject.seed = job.record.seed;
+  subject.calibration_where = job.record.experiment;
+  subject.model.folder = path_from_json(json.at("model_folder"));
+  subject.model.compute = compute_from_word(json.at("compute").get<std::string>(), where);
+  if (json.contains("random_seed"))
+    subject.model.random_seed = json.at("random_seed").get<uint64_t>();
+  if (json.contains("calibration")) {
+    const Json& c = json.at("calibration");
+    subject.calibration = {calibration_from_json(c.at("settings")), path_from_json(c.at("file")),
+                           c.at("sha256").get<std::string>()};
+  }
+  for (const Json& file : json.at("plugin_files")) {
+    subject.plugin_files.push_back(path_from_json(file));
+  }
+  subject.device = json.at("device").get<std::string>();
+  subject.threads = json.at("threads").get<int>();
+  return job;
+}
+
+}  // namespace ptq

@@ -1,0 +1,86 @@
+// The methods of one subject: an instance of every part, and which of them encodes what.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "ptq/core/error.hpp"
+#include "ptq/core/hash.hpp"
+#include "ptq/engine/engine.hpp"
+#include "ptq/results/record.hpp"
+#include "ptq/run/plugins.hpp"
+
+namespace ptq {
+
+struct MethodSet {
+  std::vector<std::unique_ptr<MethodInstance>> instances;
+  KvMethod* kv = nullptr;           // nullptr: a full-precision cache
+  WeightMethod* weights = nullptr;  // nullptr: the weights stay as they are
+
+  // Largest sums of bytes that the plugins held at one time.
+  uint64_t peak_scratch() const {
+    uint64_t bytes = 0;
+    for (const auto& instance : instances) bytes += instance->peak_scratch();
+    return bytes;
+  }
+  uint64_t peak_bookkeeping() const {
+    uint64_t bytes = 0;
+    for (const auto& instance : instances) bytes += instance->peak_bookkeeping();
+    return bytes;
+  }
+  // What the methods have changed of the process, as sentences; everything is put back now.
+  std::vector<std::string> settle() {
+    std::vector<std::string> changes;
+    for (const auto& instance : instances)
+      for (const std::string& change : instance->settle()) changes.push_back(change);
+    return changes;
+  }
+};
+
+namespace method_set_detail {
+
+inline std::unique_ptr<MethodInstance> make_instance(const Record::Part& part,
+                                                     const std::string& file, uint64_t seed) {
+  if (sha256_file(file) != part.plugin_sha256) {
+    throw environment_error("the plugin was changed while the experiment ran", file,
+                            "run the experiment again");
+  }
+  for (const MethodInfo& info : PluginSet::load(file)) {
+    if (info.name == part.method) {
+      return std::make_unique<MethodInstance>(info, part.options, seed);
+    }
+  }
+  throw environment_error("the plugin has no method `" + part.method + "`", file);
+}
+
+}  // namespace method_set_detail
+
+// files: the plugin of each part. Loads exactly these: a plugin that cannot be loaded must not
+// touch other cells.
+inline MethodSet make_methods(const std::vector<Record::Part>& parts,
+                              const std::vector<std::string>& files, uint64_t seed,
+                              const ModelConfig& config) {
+  MethodSet methods;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    methods.instances.push_back(method_set_detail::make_instance(parts[i], files.at(i), seed));
+    MethodInstance& instance = *methods.instances.back();
+    if (KvMethod* kv = instance.kv(config)) methods.kv = kv;
+    if (WeightMethod* weights = instance.weights()) methods.weights = weights;
+  }
+  return methods;
+}
+
+inline bool wants_calibration(const KvMethod* kv) {
+  return kv != nullptr && (kv->wants().samples || kv->wants().fisher);
+}
+
+// where: the place that would name the text; hint: what to write there.
+inline Error calibration_is_missing(const std::string& label, const std::string& where,
+                                    const std::string& hint) {
+  return usage_error("`" + label + "` learns from a calibration text, and none is named", where,
+                     hint);
+}
+
+}  // namespace ptq

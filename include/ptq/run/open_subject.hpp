@@ -1,0 +1,204 @@
+// A subject: a model with its methods, calibrated, encoded and ready to be asked. Whoever wants to
+// evaluate it, look at its logits or trace its pass opens it here.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "ptq/calibrate/kv_samples.hpp"
+#include "ptq/calibrate/sequences.hpp"
+#include "ptq/core/clock.hpp"
+#include "ptq/core/own_json.hpp"
+#include "ptq/engine/engine.hpp"
+#include "ptq/eval/evaluation.hpp"
+#include "ptq/model/tokenizer.hpp"
+#include "ptq/results/record.hpp"
+#include "ptq/run/engine_loader.hpp"
+#include "ptq/run/method_set.hpp"
+#include "ptq/run/model_source.hpp"
+#include "ptq/run/subject_request.hpp"
+
+namespace ptq {
+
+// What is told while a subject is opened and asked; either may be empty.
+struct SubjectReports {
+  // steps: how many of the long steps are done, of which a method may need two: calibrating and
+  // encoding the weights.
+  std::function<void(double steps, const std::string& doing)> step;
+  // What a method says of one long call: its name and a fraction of the call. From any thread.
+  std::function<void(const std::string& method, double fraction)> method;
+};
+
+namespace subject_detail {
+
+// Hands the layers on to the method and notes what it did with them.
+class WeightsWitness : public WeightMethod {
+ public:
+  explicit WeightsWitness(WeightMethod& method) : method_(method) {}
+  void encode(int layer, const std::string& name, const std::string& kind, const float* w,
+              int64_t rows, int64_t columns, RowSink& out) override {
+    method_.encode(layer, name, kind, w, rows, columns, out);
+    if (out.filled()) {
+      ++encoded_;
+    } else {
+      plain_.push_back(name);
+    }
+  }
+  // Nothing where no layer was encoded.
+  Json json() const {
+    if (encoded_ == 0) return Json::object();
+    return {{"layers_encoded", encoded_}, {"layers_plain", plain_}};
+  }
+
+ private:
+  WeightMethod& method_;
+  int64_t encoded_ = 0;
+  std::vector<std::string> plain_;  // linear layers that stay as they are
+};
+
+inline Json weight_bytes_json(const WeightBytes& bytes) {
+  Json json = {{"bytes", bytes.total()},
+               {"bytes_encoded", bytes.encoded},
+               {"bytes_dense", bytes.dense},
+               {"encoded_scalars", bytes.encoded_scalars},
+               {"dense_scalars", bytes.dense_scalars}};
+  const bool any = bytes.encoded_scalars > 0;
+  put_number(json, "encoded_bits", any ? bytes.encoded_bits() : std::nan(""),
+             "no layer is encoded");
+  return json;
+}
+
+}  // namespace subject_detail
+
+// Owns all that an evaluation refers to.
+class OpenSubject {
+ public:
+  OpenSubject(SubjectRequest request, SubjectReports reports)
+      : request_(std::move(request)), reports_(std::move(reports)) {
+    load();
+    if (wants_calibration(methods_.kv)) calibrate_cache();
+    if (methods_.weights != nullptr) encode_weights();
+  }
+  OpenSubject(const OpenSubject&) = delete;
+  OpenSubject& operator=(const OpenSubject&) = delete;
+
+  Engine& engine() { return *engine_; }
+  MethodSet& methods() { return methods_; }
+  KvMethod* kv() { return methods_.kv; }  // nullptr: a full-precision cache
+  const Tokenizer& tokenizer() {
+    if (!tokenizer_) tokenizer_ = load_tokenizer(request_.model);
+    return *tokenizer_;
+  }
+  // The model in full precision. Where the methods leave the weights alone, the same engine with a
+  // full-precision cache is that reference.
+  Engine& reference() {
+    if (methods_.weights == nullptr) return *engine_;
+    if (!second_) second_ = make_another_engine();
+    return *second_;
+  }
+  // As evaluations see it; the subject itself must stay where it is.
+  eval::Subject subject(bool with_reference) {
+    return {*engine_, methods_.kv, with_reference ? &reference() : nullptr, tokenizer()};
+  }
+
+  // What it took.
+  double load_seconds() const { return load_seconds_; }
+  double calibrate_seconds() const { return calibrate_seconds_; }
+  double quantize_seconds() const { return quantize_seconds_; }
+  int steps() const { return steps_; }                      // the long ones that there were
+  const Json& calibration() const { return calibration_; }  // null: the methods wanted none
+  const std::vector<std::string>& warnings() const { return warnings_; }
+  // Bytes of the resident weights, and which layers the method encoded.
+  Json weights() const {
+    Json json = subject_detail::weight_bytes_json(engine_->weight_bytes());
+    json.update(layers_);
+    return json;
+  }
+
+ private:
+  std::unique_ptr<Engine> make_another_engine() const {
+    return make_engine(request_.device, request_.build, request_.model.folder.string(), options_);
+  }
+  void report(double steps, const char* doing) const {
+    if (reports_.step) reports_.step(steps, doing);
+  }
+
+  void load() {
+    const Stopwatch clock;
+    report(0, "loading");
+    if (request_.with_tokenizer) tokenizer();
+    options_ = engine_options(request_.model, request_.threads);
+    engine_ = make_another_engine();
+    methods_ = make_methods(request_.method.parts, request_.plugin_files, request_.seed,
+                            engine_->config());
+    for (const auto& instance : methods_.instances) {
+      instance->on_progress([this, name = instance->info().name](double fraction) {
+        if (reports_.method) reports_.method(name, fraction);
+      });
+    }
+    if (request_.with_reference) reference();
+    load_seconds_ = clock.seconds();
+  }
+
+  // Shows the cache method what it wants to learn from.
+  void calibrate_cache() {
+    const Stopwatch clock;
+    if (!request_.calibration) {
+      throw calibration_is_missing(request_.method.label, request_.calibration_where,
+                                   request_.calibration_hint);
+    }
+    const auto& [settings, file, sha256] = *request_.calibration;
+    const auto gradients = make_cpu_gradients(request_.model.folder.string(), options_);
+    const auto sequences = calibrate::read_sequences(
+        tokenizer(), file, settings, gradients->config().max_position_embeddings, request_.seed);
+    const calibrate::KvCalibration used = calibrate::calibrate_kv(
+        *gradients, *methods_.kv, sequences, uint64_t(settings.memory_gib * double(1 << 30)),
+        [&](double share) { report(share, "calibrating"); });
+    if (used.sequences < settings.sequences) {
+      warnings_.push_back("calibrated on " + std::to_string(used.sequences) + " of " +
+                          std::to_string(settings.sequences) +
+                          " sequences; calibration.memory_gib allows no more");
+    }
+    calibration_ = {{"text", settings.text},
+                    {"text_sha256", sha256},
+                    {"join", settings.join},
+                    {"sequences", used.sequences},
+                    {"length", used.length},
+                    {"seed", request_.seed},
+                    {"sample_bytes", used.sample_bytes}};
+    put_number(calibration_, "loss", used.loss, "the method wants no gradients");
+    ++steps_;
+    calibrate_seconds_ = clock.seconds();
+  }
+
+  void encode_weights() {
+    const Stopwatch clock;
+    subject_detail::WeightsWitness witness(*methods_.weights);
+    engine_->encode_weights(witness, [&](int done, int total) {
+      report(steps_ + double(done) / std::max(total, 1), "encoding weights");
+    });
+    layers_ = witness.json();
+    ++steps_;
+    quantize_seconds_ = clock.seconds();
+  }
+
+  SubjectRequest request_;
+  SubjectReports reports_;
+  EngineOptions options_;
+  std::optional<Tokenizer> tokenizer_;
+  MethodSet methods_;  // outlives the engines, whose sequences refer to it
+  std::unique_ptr<Engine> engine_, second_;
+  double load_seconds_ = 0, calibrate_seconds_ = 0, quantize_seconds_ = 0;
+  int steps_ = 0;
+  Json calibration_, layers_ = Json::object();
+  std::vector<std::string> warnings_;
+};
+
+}  // namespace ptq

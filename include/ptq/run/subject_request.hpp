@@ -1,0 +1,35 @@
+// What a subject is made of (open_subject.hpp opens it).
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "ptq/calibrate/sequences.hpp"
+#include "ptq/results/record.hpp"
+#include "ptq/run/model_source.hpp"
+
+namespace ptq {
+
+// What to write into an experiment that names no calibration text.
+constexpr const char* kCalibrationTable =
+    "add to it:  [calibration]  text = \"datasets/embedded/calib.txt\"";
+
+// What to open.
+struct SubjectRequest {
+  ModelSource model;
+  std::string device = "cpu";  // or "cuda:N"
+  std::string build;      // version and commit of the program, which the CUDA engine must share
+  int threads = 0;        // 0 = all cores
+  Record::Method method;  // no parts: full precision
+  std::vector<std::string> plugin_files;  // of each part of the method
+  uint64_t seed = 0;                      // of the methods, and of the places in the text below
+  std::optional<calibrate::CalibrationSource> calibration;
+  // The place that names the calibration text, and what to write there where it is missing.
+  std::string calibration_where, calibration_hint = kCalibrationTable;
+  // Opened with the rest; otherwise when they are first asked for.
+  bool with_tokenizer = false, with_reference = false;
+};
+
+}  // namespace ptq
