@@ -22,6 +22,7 @@
 //   shared_rank      false   true   all heads use the largest rank among them
 //   raw_fallback     true    false  store rows where factors are not smaller
 #include "ptq/plugin.hpp"
+#include "ptq/plugin_math.hpp"
 
 namespace {
 
@@ -30,54 +31,37 @@ using ptq::plugin::Call;
 using ptq::plugin::Options;
 using ptq::plugin::set_flags;
 
-// The options, with the defaults that differ between the two methods.
-struct OptionSet {
-  ptq_option all[10];
-  const ptq_option* list[10];
-  constexpr OptionSet(const char* min_rank, const char* max_rank, const char* window,
-                      const char* ours, const char* study)
-      : all{{sizeof(ptq_option), PTQ_OPTION_INT, "chunk", "16", "rows factorised together", 2, 256,
-             nullptr},
-            {sizeof(ptq_option), PTQ_OPTION_FLOAT, "energy", "0.95",
-             "share of squared singular values that is kept", 0.01, 1, nullptr},
-            {sizeof(ptq_option), PTQ_OPTION_INT, "min_rank", min_rank, "smallest rank", 0, 254,
-             nullptr},
-            {sizeof(ptq_option), PTQ_OPTION_INT, "max_rank", max_rank, "largest rank; 0 = no limit",
-             0, 254, nullptr},
-            {sizeof(ptq_option), PTQ_OPTION_INT, "window", window,
-             "newest tokens kept in full precision", 0, 65536, nullptr},
-            {sizeof(ptq_option), PTQ_OPTION_INT, "sink", "0", "first tokens kept in full precision",
-             0, 4096, nullptr},
-            {sizeof(ptq_option), PTQ_OPTION_BOOL, "center", ours,
-             "take the mean row of a chunk off", 0, 0, nullptr},
-            {sizeof(ptq_option), PTQ_OPTION_BOOL, "pre_rope", ours, "encode keys before rotation",
-             0, 0, nullptr},
-            {sizeof(ptq_option), PTQ_OPTION_BOOL, "shared_rank", study,
-             "one rank for all heads of a chunk", 0, 0, nullptr},
-            {sizeof(ptq_option), PTQ_OPTION_BOOL, "raw_fallback", ours,
-             "store rows where factors are not smaller", 0, 0, nullptr}},
-        list{&all[0], &all[1], &all[2], &all[3], &all[4],
-             &all[5], &all[6], &all[7], &all[8], &all[9]} {}
+// The defaults that differ between the two methods.
+struct Defaults {
+  int64_t min_rank, max_rank, window;
+  bool center, pre_rope, shared_rank, raw_fallback;
+  bool current;  // no option: the query's own chunk may be encoded before it is read
 };
-const OptionSet kOurs("0", "0", "32", "true", "false");
-const OptionSet kStudy("2", "32", "0", "false", "true");
+constexpr Defaults kOurs = {0, 0, 32, true, true, false, true, false};
+constexpr Defaults kStudy = {2, 32, 0, false, false, true, false, true};
 
 class Factors {
  public:
-  // current: the query's own chunk may be encoded before it is read, as in the study.
-  Factors(const Options& o, bool current)
-      : how_{sizeof(ptq_lowrank),
-             (o.boolean("center") ? PTQ_LOWRANK_CENTER : 0) |
-                 (o.boolean("shared_rank") ? PTQ_LOWRANK_SHARED : 0) |
-                 (o.boolean("raw_fallback") ? PTQ_LOWRANK_RAW : 0),
-             o.integer("chunk"),
-             o.integer("min_rank"),
-             o.integer("max_rank"),
-             o.real("energy")},
-        window_(o.integer("window")),
-        sink_(o.integer("sink")),
-        pre_rope_(o.boolean("pre_rope")),
-        current_(current) {
+  Factors(Options& o, const Defaults& d)
+      : how_{sizeof(ptq_lowrank), 0, 16, d.min_rank, d.max_rank, 0.95},
+        window_(d.window),
+        pre_rope_(d.pre_rope),
+        current_(d.current) {
+    bool center = d.center, shared_rank = d.shared_rank, raw_fallback = d.raw_fallback;
+    o.integer("chunk", how_.chunk, "rows factorised together").between(2, 256);
+    o.number("energy", how_.energy, "share of squared singular values that is kept")
+        .between(0.01, 1);
+    o.integer("min_rank", how_.min_rank, "smallest rank").between(0, 254);
+    o.integer("max_rank", how_.max_rank, "largest rank; 0 = no limit").between(0, 254);
+    o.integer("window", window_, "newest tokens kept in full precision").between(0, 65536);
+    o.integer("sink", sink_, "first tokens kept in full precision").between(0, 4096);
+    o.flag("center", center, "take the mean row of a chunk off");
+    o.flag("pre_rope", pre_rope_, "encode keys before rotation");
+    o.flag("shared_rank", shared_rank, "one rank for all heads of a chunk");
+    o.flag("raw_fallback", raw_fallback, "store rows where factors are not smaller");
+
+    how_.flags = (center ? PTQ_LOWRANK_CENTER : 0) | (shared_rank ? PTQ_LOWRANK_SHARED : 0) |
+                 (raw_fallback ? PTQ_LOWRANK_RAW : 0);
     if (how_.max_rank != 0 && how_.max_rank < how_.min_rank)
       throw ptq::plugin::Invalid("max_rank = " + std::to_string(how_.max_rank) +
                                  " is below min_rank = " + std::to_string(how_.min_rank));
@@ -99,7 +83,7 @@ class Factors {
 
  private:
   ptq_lowrank how_;
-  int64_t window_, sink_;
+  int64_t window_, sink_ = 0;
   bool pre_rope_, current_;
 };
 
@@ -107,15 +91,13 @@ class Forge : public Factors {
  public:
   static constexpr About about = {"forge", "1.0.0",
                                   "KV cache: centred low-rank chunks, keys before rotation", ""};
-  static std::span<const ptq_option* const> options() { return kOurs.list; }
-  explicit Forge(const Options& o) : Factors(o, false) {}
+  explicit Forge(Options& o) : Factors(o, kOurs) {}
 };
 class ForgeSeed : public Factors {
  public:
   static constexpr About about = {"forge_seed", "1.0.0",
                                   "KV cache: low-rank chunks as an earlier study defined them", ""};
-  static std::span<const ptq_option* const> options() { return kStudy.list; }
-  explicit ForgeSeed(const Options& o) : Factors(o, true) {}
+  explicit ForgeSeed(Options& o) : Factors(o, kStudy) {}
 };
 
 }  // namespace

@@ -15,9 +15,8 @@ class Fp16 {
   static constexpr About about = {"fp16", "1.0.0", "full-precision baseline, weights and KV cache",
                                   "", PTQ_LOSSLESS};
   static constexpr bool runs_on_cuda = true;
-  static std::span<const ptq_option* const> options() { return {}; }
 
-  explicit Fp16(const Options&) {}
+  explicit Fp16(Options&) {}
 
   void policy(const ptq_kv_shape&, ptq_kv_policy& keys, ptq_kv_policy& values) const {
     keys.block = values.block = 1;

@@ -13,6 +13,7 @@
 #include <cstring>
 
 #include "ptq/plugin.hpp"
+#include "ptq/plugin_math.hpp"
 
 namespace {
 
@@ -21,15 +22,6 @@ using ptq::plugin::Call;
 using ptq::plugin::Options;
 using ptq::plugin::set_flags;
 using ptq::plugin::tensor;
-
-const char* const kScalings[] = {"\"token\"", "\"one\"", nullptr};
-const ptq_option kOptions[] = {
-    {sizeof(ptq_option), PTQ_OPTION_STRING, "scaling", "\"token\"",
-     "token: one scale per token and head; one: no scale", 0, 0, kScalings},
-    {sizeof(ptq_option), PTQ_OPTION_BOOL, "rotate", "false", "store rows after a Hadamard rotation",
-     0, 0, nullptr},
-};
-const ptq_option* const kOptionList[] = {&kOptions[0], &kOptions[1]};
 
 // The value of a code. 0x7F and 0xFF are NaN in the format; no code of ours, they read as 448.
 float value_of(int code) {
@@ -57,10 +49,12 @@ class Fp8 {
  public:
   static constexpr About about = {"fp8", "1.0.0", "KV cache: FP8 (E4M3), 8 bits",
                                   "FP8 Formats for Deep Learning (arXiv 2209.05433)"};
-  static std::span<const ptq_option* const> options() { return kOptionList; }
 
-  explicit Fp8(const Options& o)
-      : per_token_(o.text("scaling") == "token"), rotate_(o.boolean("rotate")) {
+  explicit Fp8(Options& o) {
+    o.word("scaling", per_token_, "token: one scale per token and head; one: no scale",
+           {{"token", true}, {"one", false}});
+    o.flag("rotate", rotate_, "store rows after a Hadamard rotation");
+
     for (int code = 0; code < 256; ++code) levels_[code] = value_of(code);
   }
 
@@ -91,7 +85,7 @@ class Fp8 {
   }
 
  private:
-  bool per_token_, rotate_;
+  bool per_token_ = true, rotate_ = false;
   float levels_[256];
 };
 

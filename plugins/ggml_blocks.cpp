@@ -16,6 +16,7 @@
 #include <cmath>
 
 #include "ptq/plugin.hpp"
+#include "ptq/plugin_math.hpp"
 
 namespace {
 
@@ -25,22 +26,6 @@ using ptq::plugin::Options;
 using ptq::plugin::set_flags;
 
 constexpr int64_t kBlock = 32;
-
-const char* const kTypes[] = {"\"q8_0\"", "\"q4_0\"", nullptr};
-const ptq_option kRotate = {sizeof(ptq_option),
-                            PTQ_OPTION_BOOL,
-                            "rotate",
-                            "false",
-                            "store rows after a Hadamard rotation",
-                            0,
-                            0,
-                            nullptr};
-const ptq_option kKeyType8 = {
-    sizeof(ptq_option), PTQ_OPTION_STRING, "key_type", "\"q8_0\"", "format of keys", 0, 0, kTypes};
-const ptq_option kKeyType4 = {
-    sizeof(ptq_option), PTQ_OPTION_STRING, "key_type", "\"q4_0\"", "format of keys", 0, 0, kTypes};
-const ptq_option* const kOptions8[] = {&kKeyType8, &kRotate};
-const ptq_option* const kOptions4[] = {&kKeyType4, &kRotate};
 
 // Scale and codes of n <= 32 numbers, as ggml stores them; codes are offset to begin at 0.
 float encode_q8_0(const float* x, int64_t n, uint8_t* codes) {
@@ -61,8 +46,10 @@ float encode_q4_0(const float* x, int64_t n, uint8_t* codes) {
 
 class Blocks {
  public:
-  Blocks(const Options& o, bool eight_bits)
-      : eight_{o.text("key_type") == "q8_0", eight_bits}, rotate_(o.boolean("rotate")) {}
+  Blocks(Options& o, bool eight_bits) : eight_{eight_bits, eight_bits} {
+    o.word("key_type", eight_[PTQ_KEYS], "format of keys", {{"q8_0", true}, {"q4_0", false}});
+    o.flag("rotate", rotate_, "store rows after a Hadamard rotation");
+  }
 
   void policy(const ptq_kv_shape&, ptq_kv_policy& keys, ptq_kv_policy& values) const {
     for (ptq_kv_policy* p : {&keys, &values})
@@ -89,22 +76,20 @@ class Blocks {
 
  private:
   bool eight_[2];  // keys, values
-  bool rotate_;
+  bool rotate_ = false;
 };
 
 class Q8 : public Blocks {
  public:
   static constexpr About about = {"q8_0", "1.0.0", "KV cache: llama.cpp's q8_0, 8.5 bits",
                                   "llama.cpp, ggml-quants.c"};
-  static std::span<const ptq_option* const> options() { return kOptions8; }
-  explicit Q8(const Options& o) : Blocks(o, true) {}
+  explicit Q8(Options& o) : Blocks(o, true) {}
 };
 class Q4 : public Blocks {
  public:
   static constexpr About about = {"q4_0", "1.0.0", "KV cache: llama.cpp's q4_0, 4.5 bits",
                                   "llama.cpp, ggml-quants.c"};
-  static std::span<const ptq_option* const> options() { return kOptions4; }
-  explicit Q4(const Options& o) : Blocks(o, false) {}
+  explicit Q4(Options& o) : Blocks(o, false) {}
 };
 
 }  // namespace

@@ -19,44 +19,29 @@ using ptq::plugin::Invalid;
 using ptq::plugin::Options;
 using ptq::plugin::set_flags;
 
-const char* const kBits[] = {"1", "2", "4", "8", nullptr};
-const char* const kSideBits[] = {"0", "1", "2", "4", "8", nullptr};
-const char* const kAxes[] = {"\"channel\"", "\"token\"", nullptr};
-const ptq_option kOptions[] = {
-    {sizeof(ptq_option), PTQ_OPTION_INT, "bits", "2", "bits per code, keys and values", 0, 0,
-     kBits},
-    {sizeof(ptq_option), PTQ_OPTION_INT, "key_bits", "0", "bits of keys; 0 = bits", 0, 0,
-     kSideBits},
-    {sizeof(ptq_option), PTQ_OPTION_INT, "value_bits", "0", "bits of values; 0 = bits", 0, 0,
-     kSideBits},
-    {sizeof(ptq_option), PTQ_OPTION_INT, "group_size", "32",
-     "tokens (keys) or channels (values) that share a scale", 1, 4096, nullptr},
-    {sizeof(ptq_option), PTQ_OPTION_INT, "residual_length", "128",
-     "R: newest tokens kept in full precision; a multiple of group_size", 1, 65536, nullptr},
-    {sizeof(ptq_option), PTQ_OPTION_STRING, "key_axis", "\"channel\"",
-     "what shares a scale of keys: channel (KIVI) or token", 0, 0, kAxes},
-    {sizeof(ptq_option), PTQ_OPTION_BOOL, "rotate", "false", "store rows after a Hadamard rotation",
-     0, 0, nullptr},
-};
-const ptq_option* const kOptionList[] = {&kOptions[0], &kOptions[1], &kOptions[2], &kOptions[3],
-                                         &kOptions[4], &kOptions[5], &kOptions[6]};
-
 class Kivi {
  public:
   static constexpr About about = {"kivi", "1.1.0",
                                   "KV cache: keys per channel, values per token, asymmetric",
                                   "KIVI (arXiv 2402.02750)"};
   static constexpr bool runs_on_cuda = true;  // the host rounds and packs, on either device
-  static std::span<const ptq_option* const> options() { return kOptionList; }
 
-  explicit Kivi(const Options& o)
-      : bits_{int(o.integer("key_bits")), int(o.integer("value_bits"))},
-        group_size_(o.integer("group_size")),
-        residual_length_(o.integer("residual_length")),
-        key_axis_(o.text("key_axis") == "channel" ? 0 : 1),
-        rotate_(o.boolean("rotate")) {
-    for (int& bits : bits_)
-      if (bits == 0) bits = int(o.integer("bits"));
+  explicit Kivi(Options& o) {
+    int bits = 2;
+    o.integer("bits", bits, "bits per code, keys and values").among({1, 2, 4, 8});
+    o.integer("key_bits", bits_[PTQ_KEYS], "bits of keys; 0 = bits").among({0, 1, 2, 4, 8});
+    o.integer("value_bits", bits_[PTQ_VALUES], "bits of values; 0 = bits").among({0, 1, 2, 4, 8});
+    o.integer("group_size", group_size_, "tokens (keys) or channels (values) that share a scale")
+        .between(1, 4096);
+    o.integer("residual_length", residual_length_,
+              "R: newest tokens kept in full precision; a multiple of group_size")
+        .between(1, 65536);
+    o.word("key_axis", key_axis_, "what shares a scale of keys: channel (KIVI) or token",
+           {{"channel", 0}, {"token", 1}});
+    o.flag("rotate", rotate_, "store rows after a Hadamard rotation");
+
+    for (int& side : bits_)
+      if (side == 0) side = bits;
     if (residual_length_ % group_size_ != 0)
       throw Invalid("residual_length = " + std::to_string(residual_length_) +
                     " is not a multiple of group_size = " + std::to_string(group_size_));
@@ -77,10 +62,10 @@ class Kivi {
   }
 
  private:
-  int bits_[2];  // keys, values
-  int64_t group_size_, residual_length_;
-  int key_axis_;
-  bool rotate_;
+  int bits_[2] = {0, 0};  // keys, values
+  int64_t group_size_ = 32, residual_length_ = 128;
+  int key_axis_ = 0;
+  bool rotate_ = false;
 };
 
 }  // namespace

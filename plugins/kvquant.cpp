@@ -26,6 +26,7 @@
 #include <functional>
 
 #include "ptq/plugin.hpp"
+#include "ptq/plugin_math.hpp"
 
 namespace {
 
@@ -35,30 +36,6 @@ using ptq::plugin::Invalid;
 using ptq::plugin::Options;
 using ptq::plugin::set_flags;
 using ptq::plugin::tensor;
-
-const char* const kBits[] = {"1", "2", "3", "4", "8", nullptr};
-const char* const kSideBits[] = {"0", "1", "2", "3", "4", "8", nullptr};
-const ptq_option kOptions[] = {
-    {sizeof(ptq_option), PTQ_OPTION_INT, "bits", "2", "bits per code, keys and values", 0, 0,
-     kBits},
-    {sizeof(ptq_option), PTQ_OPTION_INT, "key_bits", "0", "bits of keys; 0 = bits", 0, 0,
-     kSideBits},
-    {sizeof(ptq_option), PTQ_OPTION_INT, "value_bits", "0", "bits of values; 0 = bits", 0, 0,
-     kSideBits},
-    {sizeof(ptq_option), PTQ_OPTION_FLOAT, "outlier_share", "0.01",
-     "share of numbers kept exactly; 0 = none", 0, 0.5, nullptr},
-    {sizeof(ptq_option), PTQ_OPTION_INT, "cap_outliers", "0",
-     "keys: numbers of a token kept exactly above and below, at most; 0 = no cap", 0, 65536,
-     nullptr},
-    {sizeof(ptq_option), PTQ_OPTION_BOOL, "nuq", "true",
-     "levels from Fisher-weighted k-means; false: uniform", 0, 0, nullptr},
-    {sizeof(ptq_option), PTQ_OPTION_BOOL, "q_norm", "true",
-     "with nuq: correct mean and deviation of what is read", 0, 0, nullptr},
-    {sizeof(ptq_option), PTQ_OPTION_INT, "sink", "1", "first tokens kept in full precision", 0,
-     4096, nullptr},
-};
-const ptq_option* const kOptionList[] = {&kOptions[0], &kOptions[1], &kOptions[2], &kOptions[3],
-                                         &kOptions[4], &kOptions[5], &kOptions[6], &kOptions[7]};
 
 // The share-quantile of values, linear between its two neighbours. A few of the values from the
 // nearer end are all that is looked at.
@@ -188,17 +165,24 @@ class Kvquant {
   static constexpr About about = {
       "kvquant", "1.0.0", "KV cache: calibrated levels, keys before rotation, exact outliers",
       "KVQuant (arXiv 2401.18079)"};
-  static std::span<const ptq_option* const> options() { return kOptionList; }
 
-  explicit Kvquant(const Options& o)
-      : bits_{int(o.integer("key_bits")), int(o.integer("value_bits"))},
-        outlier_share_(o.real("outlier_share")),
-        cap_(o.integer("cap_outliers")),
-        nuq_(o.boolean("nuq")),
-        q_norm_(o.boolean("q_norm")),
-        sink_(o.integer("sink")) {
-    for (int& bits : bits_)
-      if (bits == 0) bits = int(o.integer("bits"));
+  explicit Kvquant(Options& o) {
+    int bits = 2;
+    o.integer("bits", bits, "bits per code, keys and values").among({1, 2, 3, 4, 8});
+    o.integer("key_bits", bits_[PTQ_KEYS], "bits of keys; 0 = bits").among({0, 1, 2, 3, 4, 8});
+    o.integer("value_bits", bits_[PTQ_VALUES], "bits of values; 0 = bits")
+        .among({0, 1, 2, 3, 4, 8});
+    o.number("outlier_share", outlier_share_, "share of numbers kept exactly; 0 = none")
+        .between(0, 0.5);
+    o.integer("cap_outliers", cap_,
+              "keys: numbers of a token kept exactly above and below, at most; 0 = no cap")
+        .between(0, 65536);
+    o.flag("nuq", nuq_, "levels from Fisher-weighted k-means; false: uniform");
+    o.flag("q_norm", q_norm_, "with nuq: correct mean and deviation of what is read");
+    o.integer("sink", sink_, "first tokens kept in full precision").between(0, 4096);
+
+    for (int& side : bits_)
+      if (side == 0) side = bits;
   }
 
   void policy(const ptq_kv_shape& shape, ptq_kv_policy& keys, ptq_kv_policy& values) {
@@ -381,11 +365,11 @@ class Kvquant {
                   tensor(value.data(), {heads, tokens, k}), false, out);
   }
 
-  int bits_[2];  // keys, values
-  double outlier_share_;
-  int64_t cap_;
-  bool nuq_, q_norm_;
-  int64_t sink_;
+  int bits_[2] = {0, 0};  // keys, values
+  double outlier_share_ = 0.01;
+  int64_t cap_ = 0;
+  bool nuq_ = true, q_norm_ = true;
+  int64_t sink_ = 1;
   std::vector<Learned> learned_[2];  // [side][layer]
 };
 

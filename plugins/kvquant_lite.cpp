@@ -16,6 +16,7 @@
 #include <algorithm>
 
 #include "ptq/plugin.hpp"
+#include "ptq/plugin_math.hpp"
 
 namespace {
 
@@ -24,38 +25,23 @@ using ptq::plugin::Call;
 using ptq::plugin::Options;
 using ptq::plugin::tensor;
 
-const char* const kBits[] = {"1", "2", "3", "4", "8", nullptr};
-const ptq_option kOptions[] = {
-    {sizeof(ptq_option), PTQ_OPTION_INT, "key_bits", "2", "bits per code of keys", 0, 0, kBits},
-    {sizeof(ptq_option), PTQ_OPTION_INT, "value_bits", "2", "bits per code of values", 0, 0, kBits},
-    {sizeof(ptq_option), PTQ_OPTION_INT, "num_outliers", "1",
-     "numbers kept exactly per token and head", 0, 16, nullptr},
-    {sizeof(ptq_option), PTQ_OPTION_INT, "residual_length", "32",
-     "newest tokens kept in full precision", 0, 65536, nullptr},
-    {sizeof(ptq_option), PTQ_OPTION_INT, "group_size", "32",
-     "tokens of a key channel that share a scale", 1, 4096, nullptr},
-    {sizeof(ptq_option), PTQ_OPTION_INT, "sink", "1", "first tokens kept in full precision", 0,
-     4096, nullptr},
-    {sizeof(ptq_option), PTQ_OPTION_BOOL, "pre_rope", "true", "encode keys before rotation", 0, 0,
-     nullptr},
-};
-const ptq_option* const kOptionList[] = {&kOptions[0], &kOptions[1], &kOptions[2], &kOptions[3],
-                                         &kOptions[4], &kOptions[5], &kOptions[6]};
-
 class KvquantLite {
  public:
   static constexpr About about = {"kvquant_lite", "1.0.0",
                                   "KV cache: uniform codes and exact outliers, no calibration",
                                   "after KVQuant (arXiv 2401.18079)"};
-  static std::span<const ptq_option* const> options() { return kOptionList; }
 
-  explicit KvquantLite(const Options& o)
-      : bits_{int(o.integer("key_bits")), int(o.integer("value_bits"))},
-        outliers_(o.integer("num_outliers")),
-        residual_length_(o.integer("residual_length")),
-        group_size_(o.integer("group_size")),
-        sink_(o.integer("sink")),
-        pre_rope_(o.boolean("pre_rope")) {}
+  explicit KvquantLite(Options& o) {
+    o.integer("key_bits", bits_[PTQ_KEYS], "bits per code of keys").among({1, 2, 3, 4, 8});
+    o.integer("value_bits", bits_[PTQ_VALUES], "bits per code of values").among({1, 2, 3, 4, 8});
+    o.integer("num_outliers", outliers_, "numbers kept exactly per token and head").between(0, 16);
+    o.integer("residual_length", residual_length_, "newest tokens kept in full precision")
+        .between(0, 65536);
+    o.integer("group_size", group_size_, "tokens of a key channel that share a scale")
+        .between(1, 4096);
+    o.integer("sink", sink_, "first tokens kept in full precision").between(0, 4096);
+    o.flag("pre_rope", pre_rope_, "encode keys before rotation");
+  }
 
   void policy(const ptq_kv_shape&, ptq_kv_policy& keys, ptq_kv_policy& values) const {
     keys.sink = values.sink = sink_;
@@ -79,9 +65,9 @@ class KvquantLite {
   }
 
  private:
-  int bits_[2];  // keys, values
-  int64_t outliers_, residual_length_, group_size_, sink_;
-  bool pre_rope_;
+  int bits_[2] = {2, 2};  // keys, values
+  int64_t outliers_ = 1, residual_length_ = 32, group_size_ = 32, sink_ = 1;
+  bool pre_rope_ = true;
 };
 
 }  // namespace

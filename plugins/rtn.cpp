@@ -10,35 +10,22 @@ using ptq::plugin::About;
 using ptq::plugin::Call;
 using ptq::plugin::Options;
 
-const char* const kBits[] = {"2", "3", "4", "8", nullptr};
-const char* const kGrids[] = {"\"asym_gptq\"", "\"asym_awq\"",   "\"sym_gptq\"",
-                              "\"sym_full\"",  "\"sym_narrow\"", nullptr};
-const ptq_option kOptions[] = {
-    {sizeof(ptq_option), PTQ_OPTION_INT, "bits", "4", "bits per weight", 0, 0, kBits},
-    {sizeof(ptq_option), PTQ_OPTION_INT, "group_size", "128",
-     "weights along `in` that share a scale; 0 = a whole row", 0, 65536, nullptr},
-    {sizeof(ptq_option), PTQ_OPTION_STRING, "grid", "\"asym_gptq\"",
-     "asym_gptq, asym_awq, sym_gptq, sym_full or sym_narrow", 0, 0, kGrids},
-    {sizeof(ptq_option), PTQ_OPTION_BOOL, "include_lm_head", "false",
-     "quantize the output head too, when it is not tied to the embedding", 0, 0, nullptr},
-};
-const ptq_option* const kOptionList[] = {&kOptions[0], &kOptions[1], &kOptions[2], &kOptions[3]};
-
 class Rtn {
  public:
   static constexpr About about = {"rtn", "1.0.0", "weights: round to nearest, no calibration", ""};
-  static std::span<const ptq_option* const> options() { return kOptionList; }
 
-  explicit Rtn(const Options& o)
-      : bits_(int(o.integer("bits"))),
-        group_size_(o.integer("group_size")),
-        include_lm_head_(o.boolean("include_lm_head")) {
-    const std::string grid = o.text("grid");
-    grid_ = grid == "asym_awq"     ? PTQ_GRID_ASYM_AWQ
-            : grid == "sym_gptq"   ? PTQ_GRID_SYM_GPTQ
-            : grid == "sym_full"   ? PTQ_GRID_SYM_FULL
-            : grid == "sym_narrow" ? PTQ_GRID_SYM_NARROW
-                                   : PTQ_GRID_ASYM_GPTQ;
+  explicit Rtn(Options& o) {
+    o.integer("bits", bits_, "bits per weight").among({2, 3, 4, 8});
+    o.integer("group_size", group_size_, "weights along `in` that share a scale; 0 = a whole row")
+        .between(0, 65536);
+    o.word("grid", grid_, "asym_gptq, asym_awq, sym_gptq, sym_full or sym_narrow",
+           {{"asym_gptq", PTQ_GRID_ASYM_GPTQ},
+            {"asym_awq", PTQ_GRID_ASYM_AWQ},
+            {"sym_gptq", PTQ_GRID_SYM_GPTQ},
+            {"sym_full", PTQ_GRID_SYM_FULL},
+            {"sym_narrow", PTQ_GRID_SYM_NARROW}});
+    o.flag("include_lm_head", include_lm_head_,
+           "quantize the output head too, when it is not tied to the embedding");
   }
 
   void encode(const Call& call, const ptq_linear& linear, ptq_encoding* out) {
@@ -47,9 +34,9 @@ class Rtn {
   }
 
  private:
-  int bits_, grid_;
-  int64_t group_size_;
-  bool include_lm_head_;
+  int bits_ = 4, grid_ = PTQ_GRID_ASYM_GPTQ;
+  int64_t group_size_ = 128;
+  bool include_lm_head_ = false;
 };
 
 }  // namespace

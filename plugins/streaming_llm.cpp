@@ -18,23 +18,16 @@ using ptq::plugin::Call;
 using ptq::plugin::Options;
 using ptq::plugin::set_flags;
 
-const ptq_option kOptions[] = {
-    {sizeof(ptq_option), PTQ_OPTION_INT, "start_size", "4", "first tokens that stay", 0, 65536,
-     nullptr},
-    {sizeof(ptq_option), PTQ_OPTION_INT, "recent_size", "512", "newest tokens that stay", 0,
-     1048576, nullptr},
-};
-const ptq_option* const kOptionList[] = {&kOptions[0], &kOptions[1]};
-
 class StreamingLlm {
  public:
   static constexpr About about = {"streaming_llm", "1.0.0",
                                   "KV cache: first and newest tokens only, a control",
                                   "StreamingLLM (arXiv 2309.17453)"};
-  static std::span<const ptq_option* const> options() { return kOptionList; }
 
-  explicit StreamingLlm(const Options& o)
-      : start_(o.integer("start_size")), recent_(o.integer("recent_size")) {}
+  explicit StreamingLlm(Options& o) {
+    o.integer("start_size", start_, "first tokens that stay").between(0, 65536);
+    o.integer("recent_size", recent_, "newest tokens that stay").between(0, 1048576);
+  }
 
   void policy(const ptq_kv_shape&, ptq_kv_policy& keys, ptq_kv_policy& values) const {
     keys.key_space = PTQ_PRE_ROPE;
@@ -49,7 +42,7 @@ class StreamingLlm {
   }
 
  private:
-  int64_t start_, recent_;
+  int64_t start_ = 4, recent_ = 512;
 };
 
 }  // namespace

@@ -17,6 +17,7 @@
 #include <algorithm>
 
 #include "ptq/plugin.hpp"
+#include "ptq/plugin_math.hpp"
 
 namespace {
 
@@ -26,23 +27,14 @@ using ptq::plugin::Options;
 using ptq::plugin::set_flags;
 using ptq::plugin::tensor;
 
-const char* const kBits[] = {"1", "2", "3", "4", "8", nullptr};
-const ptq_option kOptions[] = {
-    {sizeof(ptq_option), PTQ_OPTION_INT, "key_bits", "2", "bits per code of keys", 0, 0, kBits},
-    {sizeof(ptq_option), PTQ_OPTION_INT, "value_bits", "2", "bits per code of values", 0, 0, kBits},
-    {sizeof(ptq_option), PTQ_OPTION_INT, "residual_length", "32",
-     "newest tokens kept in full precision", 1, 65536, nullptr},
-    {sizeof(ptq_option), PTQ_OPTION_INT, "num_outliers", "1",
-     "numbers kept exactly per token and head", 1, 16, nullptr},
-};
-const ptq_option* const kOptionList[] = {&kOptions[0], &kOptions[1], &kOptions[2], &kOptions[3]};
-
 class Rewriting {
  public:
-  Rewriting(const Options& o, int64_t outliers)
-      : bits_{int(o.integer("key_bits")), int(o.integer("value_bits"))},
-        residual_length_(o.integer("residual_length")),
-        outliers_(outliers) {}
+  explicit Rewriting(Options& o) {
+    o.integer("key_bits", bits_[PTQ_KEYS], "bits per code of keys").among({1, 2, 3, 4, 8});
+    o.integer("value_bits", bits_[PTQ_VALUES], "bits per code of values").among({1, 2, 3, 4, 8});
+    o.integer("residual_length", residual_length_, "newest tokens kept in full precision")
+        .between(1, 65536);
+  }
 
   void policy(const ptq_kv_shape&, ptq_kv_policy& keys, ptq_kv_policy& values) const {
     for (ptq_kv_policy* p : {&keys, &values}) {
@@ -63,9 +55,12 @@ class Rewriting {
                     tensor(largest.value.data(), {heads, tokens, k}), true, out);
   }
 
+ protected:
+  int64_t outliers_ = 0;
+
  private:
-  int bits_[2];  // keys, values
-  int64_t residual_length_, outliers_;
+  int bits_[2] = {2, 2};  // keys, values
+  int64_t residual_length_ = 32;
 };
 
 class KiviSeed : public Rewriting {
@@ -73,8 +68,7 @@ class KiviSeed : public Rewriting {
   static constexpr About about = {
       "kivi_seed", "1.0.0", "KV cache: an earlier study's KIVI, history re-encoded every step",
       "not KIVI (arXiv 2402.02750); see `kivi`"};
-  static std::span<const ptq_option* const> options() { return {kOptionList, 3}; }
-  explicit KiviSeed(const Options& o) : Rewriting(o, 0) {}
+  explicit KiviSeed(Options& o) : Rewriting(o) {}
 };
 class KvquantSeed : public Rewriting {
  public:
@@ -82,8 +76,10 @@ class KvquantSeed : public Rewriting {
       "kvquant_seed", "1.0.0",
       "KV cache: an earlier study's KVQuant, history re-encoded every step",
       "not KVQuant (arXiv 2401.18079); see `kvquant`"};
-  static std::span<const ptq_option* const> options() { return kOptionList; }
-  explicit KvquantSeed(const Options& o) : Rewriting(o, o.integer("num_outliers")) {}
+  explicit KvquantSeed(Options& o) : Rewriting(o) {
+    outliers_ = 1;
+    o.integer("num_outliers", outliers_, "numbers kept exactly per token and head").between(1, 16);
+  }
 };
 
 }  // namespace

@@ -170,7 +170,7 @@ typedef struct ptq_progress_service {
 
 /* ---- host service: encodings --------------------------------------------------------------- */
 
-/* The host's storage of one answer. Opaque: filled through ptq.encode/1 only, exactly once. An
+/* The host's storage of one answer. Opaque: filled through the ptq.encode services only, once. An
    answer that is refused (the status of the service) leaves it as it was: another may follow. A
    function that returns PTQ_OK after a refusal has failed. */
 typedef struct ptq_encoding ptq_encoding;
@@ -178,8 +178,9 @@ typedef struct ptq_encoding ptq_encoding;
 /* How the range of a group becomes scale and zero point. s is the scale, z the zero point, q the
    code, n = 2^bits - 1, lo and hi the smallest and largest value of the group. Rounding is half to
    even everywhere; s (and a float z) are rounded to float16 *before* the codes are computed. Where
-   the host computes s it lies in [2^-24, 65504]; an all-zero group decodes to exact zeros, and with
-   PTQ_GRID_MIN a constant group has s = 0. Numbers must be finite. */
+   the host computes them, s lies in [2^-24, 65504] and a float z in [-65504, 65504]. A group of
+   zeros decodes to exact zeros: s = 1, and z = 2^(b-1) where it is an integer. With PTQ_GRID_MIN
+   every constant group has s = 0. Numbers must be finite. */
 
 /* KIVI: s = (hi-lo)/n, z = lo (float16), x = q*s + z; code 0 where s = 0. */
 #define PTQ_GRID_MIN 1
@@ -333,7 +334,8 @@ typedef struct ptq_kv_shape {
    tokens lie before the query, the first `sink` rows are dense, the next
        E(t) = block * floor(max(0, t - sink - window) / block)
    rows are read from their encoding, and all later rows, the query's own included, are dense.
-   Rows are encoded once and never rewritten. KIVI: keys {0, 0, R}, values {0, R, 1}. */
+   A row is encoded once, unless PTQ_KV_REWRITES says otherwise. KIVI, as {sink, window, block}:
+   keys {0, 0, R}, values {0, R, 1}. */
 typedef struct ptq_kv_policy {
   uint32_t struct_size;
   uint32_t key_space; /* keys only: PTQ_POST_ROPE or PTQ_PRE_ROPE */
@@ -389,14 +391,12 @@ typedef struct ptq_kv {
                        ptq_kv_policy* keys, ptq_kv_policy* values);
 
   /* [method] x: [kv_heads, tokens, head_dim], float32, finite, read-only, tokens >= 1. `out` must
-     be filled. All blocks
-     of one layer and side use one format (bits, grid, axis, group size). */
+     be filled. All blocks of one layer and side use one format (bits, grid, axis, group size). */
   ptq_status (*encode)(void* method, const ptq_call* call, const ptq_kv_block* block,
                        const ptq_tensor* x, ptq_encoding* out);
 } ptq_kv;
 
-/* ---- capability: calibration of a KV cache ----------------------------------------------------
- */
+/* ---- capability: calibration of a KV cache ------------------------------------------------- */
 
 /* "ptq.kv.calibration/1", growing, since 1.1. For cache methods that learn from a sample of a
    model's keys and values, e.g. ranges of channels or tables of levels. `get` may give another

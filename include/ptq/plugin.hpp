@@ -2,8 +2,7 @@
 //
 // A method is a class with
 //   static constexpr ptq::plugin::About about = {...};
-//   static std::span<const ptq_option* const> options();
-//   explicit Method(const ptq::plugin::Options&);
+//   explicit Method(ptq::plugin::Options&);  // declares the options and reads them, see Options
 // and one or both of
 //   void policy(const ptq_kv_shape&, ptq_kv_policy& keys, ptq_kv_policy& values) const;
 //   void encode(const ptq::plugin::Call&, const ptq_kv_block&, const ptq_tensor& x, ptq_encoding*);
@@ -13,18 +12,21 @@
 //   void calibrate(const ptq::plugin::Call&, const ptq_kv_block&, const ptq_tensor& x,
 //                  const ptq_tensor* fisher);
 // It may throw: every exception becomes a failed call with its text. PTQ_PLUGIN(name, license,
-// Method...) makes the exported symbol. plugins/kivi.cpp is a short example.
+// Method...) makes the exported symbol. plugins/kivi.cpp is a short example; plugin_math.hpp has
+// arithmetic that several methods share.
 #pragma once
 
+#include <charconv>
+#include <concepts>
 #include <cstring>
+#include <deque>
 #include <exception>
 #include <initializer_list>
-#include <limits>
 #include <new>
-#include <span>
 #include <stdexcept>
 #include <string>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "ptq/plugin.h"
@@ -50,25 +52,111 @@ struct HostFailed {
   ptq_status status;
 };
 
-// The options of an instance.
+// One declared option, for the bounds that follow its declaration.
+class Option {
+ public:
+  // Inclusive bounds of a number.
+  Option& between(double min, double max) {
+    table_.min = min, table_.max = max;
+    return *this;
+  }
+  // The only values an integer may take.
+  Option& among(std::initializer_list<int64_t> values) {
+    for (const int64_t value : values) values_.push_back(std::to_string(value));
+    return *this;
+  }
+
+ private:
+  friend class Options;
+  ptq_option table_{};
+  std::string default_;              // as JSON text
+  std::vector<std::string> values_;  // the only allowed ones, as JSON text; empty = no list
+  std::vector<const char*> allowed_;
+};
+
+// The options of a method, declared and read in one line each, in its constructor:
+//
+//   explicit Kivi(Options& o) {
+//     o.integer("group_size", group_size_, "tokens that share a scale").between(1, 4096);
+//   }
+//   int64_t group_size_ = 32;
+//
+// What the variable holds before is the default; after, it holds the user's value. The constructor
+// also runs once when the plugin is loaded, for the declarations alone: every variable then keeps
+// its default. A check of options against each other stands below all declarations.
+//
+// Names, words and help are literals; words consist of letters, digits and _.
 class Options {
  public:
+  Options() = default;  // declarations alone
   explicit Options(const ptq_call* call)
       : call_(call),
         service_(static_cast<const ptq_options_service*>(call->service(call, PTQ_OPTIONS_1))) {
     if (!service_) throw std::runtime_error("this host has no service ptq.options/1");
   }
-  int64_t integer(const char* name) const { return service_->get_int(call_, name); }
-  bool boolean(const char* name) const { return service_->get_int(call_, name) != 0; }
-  double real(const char* name) const { return service_->get_float(call_, name); }
-  std::string text(const char* name) const {
-    const char* s = service_->get_string(call_, name);
-    return s ? s : "";
+  Options(const Options&) = delete;
+  Options& operator=(const Options&) = delete;
+
+  template <std::integral T>
+  Option& integer(const char* name, T& value, const char* help) {
+    Option& option = declare(PTQ_OPTION_INT, name, std::to_string(value), help);
+    if (service_) value = T(service_->get_int(call_, name));
+    return option;
+  }
+  Option& number(const char* name, double& value, const char* help) {
+    char text[32];
+    const auto end = std::to_chars(text, text + sizeof text, value).ptr;
+    Option& option = declare(PTQ_OPTION_FLOAT, name, std::string(text, end), help);
+    if (service_) value = service_->get_float(call_, name);
+    return option;
+  }
+  void flag(const char* name, bool& value, const char* help) {
+    declare(PTQ_OPTION_BOOL, name, value ? "true" : "false", help);
+    if (service_) value = service_->get_int(call_, name) != 0;
+  }
+  // One of some words, each with what it means to the method.
+  template <class T>
+  void word(const char* name, T& value, const char* help,
+            std::initializer_list<std::pair<const char*, std::type_identity_t<T>>> words) {
+    Option& option = declare(PTQ_OPTION_STRING, name, "", help);
+    const char* chosen = service_ ? service_->get_string(call_, name) : nullptr;
+    const T before = value;
+    for (const auto& [word, meaning] : words) {
+      option.values_.push_back('"' + std::string(word) + '"');
+      if (meaning == before) option.default_ = option.values_.back();
+      if (chosen && std::strcmp(word, chosen) == 0) value = meaning;
+    }
+  }
+
+  // As plugin.h wants them. Valid as long as this object, until something more is declared.
+  const std::vector<const ptq_option*>& tables() {
+    tables_.clear();
+    for (Option& option : all_) {
+      option.allowed_.clear();
+      for (const std::string& value : option.values_) option.allowed_.push_back(value.c_str());
+      option.allowed_.push_back(nullptr);
+      option.table_.default_value = option.default_.c_str();
+      option.table_.allowed = option.values_.empty() ? nullptr : option.allowed_.data();
+      tables_.push_back(&option.table_);
+    }
+    return tables_;
   }
 
  private:
-  const ptq_call* call_;
-  const ptq_options_service* service_;
+  Option& declare(int32_t type, const char* name, std::string default_value, const char* help) {
+    Option& option = all_.emplace_back();
+    option.table_.struct_size = sizeof(ptq_option);
+    option.table_.type = type;
+    option.table_.name = name;
+    option.table_.help = help;
+    option.default_ = std::move(default_value);
+    return option;
+  }
+
+  const ptq_call* call_ = nullptr;
+  const ptq_options_service* service_ = nullptr;  // NULL: every variable keeps its default
+  std::deque<Option> all_;                        // which never moves what it holds
+  std::vector<const ptq_option*> tables_;
 };
 
 // What a function of a method may ask of the host.
@@ -161,71 +249,6 @@ ptq_tensor tensor(const T* data, std::initializer_list<int64_t> shape) {
   return t;
 }
 
-// Throws unless x is float32 [batch, rows, columns] on the CPU: what a cache method that looks at
-// the numbers itself can work on.
-inline void require_float3(const ptq_tensor& x) {
-  if (x.dtype.code != PTQ_FLOAT || x.dtype.bits != 32 || x.dtype.lanes != 1)
-    throw Invalid("x is not float32");
-  if (x.ndim != 3)
-    throw Invalid("x has " + std::to_string(x.ndim) + " axes, expected [heads, tokens, head_dim]");
-  if (x.device_type != PTQ_CPU) throw Invalid("x is not on the CPU");
-}
-
-// A contiguous copy of x [batch, rows, columns].
-inline std::vector<float> copy_of(const ptq_tensor& x) {
-  require_float3(x);
-  std::vector<float> out;
-  out.reserve(size_t(x.shape[0] * x.shape[1] * x.shape[2]));
-  for (int64_t b = 0; b < x.shape[0]; ++b)
-    for (int64_t r = 0; r < x.shape[1]; ++r)
-      for (int64_t c = 0; c < x.shape[2]; ++c)
-        out.push_back(
-            static_cast<const float*>(x.data)[b * x.stride[0] + r * x.stride[1] + c * x.stride[2]]);
-  return out;
-}
-
-// The k numbers of largest |x| of each of n rows, in falling order (the first of equals first).
-struct Outliers {
-  std::vector<int32_t> index;  // [n, k], the column
-  std::vector<float> value;    // [n, k]
-};
-// Takes them out of `rows` [n, columns], where 0 takes their place.
-inline Outliers take_largest(float* rows, int64_t n, int64_t columns, int64_t k) {
-  Outliers out;
-  const auto size = [](float x) { return x < 0 ? -x : x; };
-  for (float* row = rows; row < rows + n * columns; row += columns) {
-    const size_t first = out.index.size();
-    for (int64_t i = 0; i < k; ++i) {
-      int64_t top = -1;
-      for (int64_t c = 0; c < columns; ++c)
-        if (row[c] == row[c] && (top < 0 || size(row[c]) > size(row[top]))) top = c;
-      if (top < 0) top = i;  // NaN only
-      out.index.push_back(int32_t(top));
-      out.value.push_back(row[top]);
-      row[top] = std::numeric_limits<float>::quiet_NaN();  // compares as not larger
-    }
-    for (size_t i = first; i < out.index.size(); ++i) row[out.index[i]] = 0;
-  }
-  return out;
-}
-
-// To the nearest float16, half to even, as the host stores scales; infinity above 65519.99.
-inline float round_float16(float x) {
-  const float size = x < 0 ? -x : x;
-  if (!(size < 65520.0f)) return size == size ? x * 1e38f * 1e38f : x;
-  // Adding and subtracting a number of the right size cuts the mantissa to 10 bits.
-  uint32_t bits;
-  std::memcpy(&bits, &size, sizeof bits);
-  uint32_t exponent = bits >> 23;
-  if (exponent < 113) exponent = 113;  // below 2^-14 the steps stay 2^-24
-  const uint32_t magic = (exponent + 13) << 23;
-  float big;
-  std::memcpy(&big, &magic, sizeof big);
-  const float sum = size + big;
-  const float rounded = sum - big;
-  return x < 0 ? -rounded : rounded;
-}
-
 // Sets PTQ_KV_* bits of a policy.
 inline void set_flags(ptq_kv_policy& policy, uint32_t flags) {
   if (!PTQ_HAS(&policy, flags))
@@ -276,7 +299,10 @@ concept WeightMethod = requires(M m, const Call& call, const ptq_linear& linear,
 template <class M>
 struct Tables {
   static ptq_status create(const ptq_call* call, const char*, void** method) {
-    return guarded(call, [&] { *method = new M(Options(call)); });
+    return guarded(call, [&] {
+      Options options(call);
+      *method = new M(options);
+    });
   }
   static void destroy(void* method, const ptq_call*) { delete static_cast<M*>(method); }
 
@@ -326,19 +352,31 @@ struct Tables {
       if (std::strcmp(id, PTQ_WEIGHTS_1) == 0) return &table;
     }
     return nullptr;
-  }  // namespace ptq::plugin
+  }
+
+  // What an instance declares when nobody has chosen yet. Lives as long as the plugin.
+  static const std::vector<const ptq_option*>& options() {
+    static Options declared;
+    try {
+      [[maybe_unused]] const M probe(declared);
+    } catch (const Invalid&) {
+      // The defaults cannot be used together: whoever creates the method with them is told.
+    }
+    return declared.tables();
+  }
 
   static const ptq_method* method() {
+    static const std::vector<const ptq_option*>& declared = options();
     static const ptq_method table = {
         sizeof table,
-        uint32_t(M::options().size()),
+        uint32_t(declared.size()),
         (KvMethod<M> ? PTQ_CAN_KV : 0u) | (WeightMethod<M> ? PTQ_CAN_WEIGHTS : 0u),
         M::about.traits,
         M::about.name,
         M::about.version,
         M::about.summary,
         M::about.paper,
-        M::options().data(),
+        declared.data(),
         create,
         destroy,
         get};

@@ -13,22 +13,14 @@ using ptq::plugin::Call;
 using ptq::plugin::Invalid;
 using ptq::plugin::Options;
 
-const ptq_option kWants = {sizeof(ptq_option),
-                           PTQ_OPTION_INT,
-                           "wants",
-                           "3",
-                           "0 nothing, 1 samples, 2 gradients, 3 both",
-                           0,
-                           3,
-                           nullptr};
-const ptq_option* const kOptionList[] = {&kWants};
-
 class Calibrated {
  public:
   static constexpr About about = {"calibrated", "1.0.0", "8 bits inside a range that is learned",
                                   ""};
-  static std::span<const ptq_option* const> options() { return kOptionList; }
-  explicit Calibrated(const Options& o) : wants_(uint32_t(o.integer("wants"))) {}
+
+  explicit Calibrated(Options& o) {
+    o.integer("wants", wants_, "0 nothing, 1 samples, 2 gradients, 3 both").between(0, 3);
+  }
 
   void policy(const ptq_kv_shape& shape, ptq_kv_policy& keys, ptq_kv_policy& values) {
     heads_ = shape.kv_heads, dim_ = shape.head_dim;
@@ -82,7 +74,7 @@ class Calibrated {
   }
 
  private:
-  uint32_t wants_;
+  uint32_t wants_ = PTQ_WANT_SAMPLES | PTQ_WANT_FISHER;
   int64_t heads_ = 0, dim_ = 0;
   std::map<std::pair<int32_t, int32_t>, float> largest_;  // (layer, side)
 };

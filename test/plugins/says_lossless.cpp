@@ -14,9 +14,8 @@ class SaysLossless {
  public:
   static constexpr About about = {"says_lossless", "1.0.0", "full precision \x1b[31m, it says", "",
                                   PTQ_LOSSLESS};
-  static std::span<const ptq_option* const> options() { return {}; }
 
-  explicit SaysLossless(const Options&) {}
+  explicit SaysLossless(Options&) {}
 
   void policy(const ptq_kv_shape&, ptq_kv_policy& keys, ptq_kv_policy& values) const {
     keys.block = values.block = 1;
