@@ -34,7 +34,7 @@ std::vector<Cell> cells() {
           {"kvquant 2-bit, no outliers", "kvquant", {{"outlier_share", 0}}},
           {"kvquant_lite 2-bit", "kvquant_lite", {}},
           {"forge", "forge", {{"energy", 0.5}}},
-          {"forge_seed", "forge_seed", {}}};
+          {"forge_study", "forge_study", {}}};
 }
 
 // Rows about a common vector: what keys are like, and what has a low rank.

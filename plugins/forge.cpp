@@ -3,24 +3,12 @@
 // X [chunk, head_dim] = P Q with the smallest rank that keeps a share `energy` of sum(sigma^2); the
 // relative error is sqrt(1 - energy): 0.95 allows 22 %. The only source is the study that named it
 // ("Fast On-chip Reconstruction of Generative Embeddings"); there is no paper. Two methods:
-//   forge_seed  the study's definition: rotated keys, no window, one rank for all heads, clamped to
-//               2 .. 32, factors stored even where they take more room than the rows
-//   forge       ours: a chunk's mean row is taken off first, so that energy is measured on what
-//               tells tokens apart (where all keys share a large vector, rank 1 holds 95 % of the
-//               energy and every key becomes that vector); keys before rotation; a window; rank per
-//               head; rows are stored as they are where factors take no less
-//
-// Options            forge   forge_seed
-//   chunk            16      16     rows that are factorised together, 2 .. 256
-//   energy           0.95    0.95   share kept, above 0 to 1
-//   min_rank         0       2      rank is at least this (a chunk of zeros has rank 0)
-//   max_rank         0       32     rank is at most this; 0 = no limit
-//   window           32      0      newest rows in full precision
-//   sink             0       0      first rows in full precision
-//   center           true    false  take the mean row off
-//   pre_rope         true    false  keys before rotation
-//   shared_rank      false   true   all heads use the largest rank among them
-//   raw_fallback     true    false  store rows where factors are not smaller
+//   forge_study  the study's definition: rotated keys, no window, one rank for all heads, clamped
+//                to 2 .. 32, factors stored even where they take more room than the rows
+//   forge        ours: a chunk's mean row is taken off first, so that energy is measured on what
+//                tells tokens apart (where all keys share a large vector, rank 1 holds 95 % of the
+//                energy and every key becomes that vector); keys before rotation; a window; rank
+//                per head; rows are stored as they are where factors take no less
 #include "ptq/plugin.hpp"
 #include "ptq/plugin_math.hpp"
 
@@ -31,14 +19,29 @@ using ptq::plugin::Call;
 using ptq::plugin::Options;
 using ptq::plugin::set_flags;
 
-// The defaults that differ between the two methods.
+// The defaults that differ between the two methods. min_rank: a chunk of zeros has rank 0 all the
+// same; max_rank 0: no limit.
 struct Defaults {
   int64_t min_rank, max_rank, window;
   bool center, pre_rope, shared_rank, raw_fallback;
   bool current;  // no option: the query's own chunk may be encoded before it is read
 };
-constexpr Defaults kOurs = {0, 0, 32, true, true, false, true, false};
-constexpr Defaults kStudy = {2, 32, 0, false, false, true, false, true};
+constexpr Defaults kOurs = {.min_rank = 0,
+                            .max_rank = 0,
+                            .window = 32,
+                            .center = true,
+                            .pre_rope = true,
+                            .shared_rank = false,
+                            .raw_fallback = true,
+                            .current = false};
+constexpr Defaults kStudy = {.min_rank = 2,
+                             .max_rank = 32,
+                             .window = 0,
+                             .center = false,
+                             .pre_rope = false,
+                             .shared_rank = true,
+                             .raw_fallback = false,
+                             .current = true};
 
 class Factors {
  public:
@@ -93,13 +96,13 @@ class Forge : public Factors {
                                   "KV cache: centred low-rank chunks, keys before rotation", ""};
   explicit Forge(Options& o) : Factors(o, kOurs) {}
 };
-class ForgeSeed : public Factors {
+class ForgeStudy : public Factors {
  public:
-  static constexpr About about = {"forge_seed", "1.0.0",
+  static constexpr About about = {"forge_study", "1.0.0",
                                   "KV cache: low-rank chunks as an earlier study defined them", ""};
-  explicit ForgeSeed(Options& o) : Factors(o, kStudy) {}
+  explicit ForgeStudy(Options& o) : Factors(o, kStudy) {}
 };
 
 }  // namespace
 
-PTQ_PLUGIN("forge", "Apache-2.0", Forge, ForgeSeed)
+PTQ_PLUGIN("forge", "Apache-2.0", Forge, ForgeStudy)

@@ -4,10 +4,8 @@
 // 448, smallest step 2^-9. A number is divided by its scale, rounded half to even and saturated.
 // The row of the query itself is read from its code.
 //
-// Options
-//   scaling  token (default): s = max|x| / 448 per token and head, 8 + 16/head_dim bits
-//            one: s = 1, as servers do it without calibration, 8 bits
-//   rotate   false | true: rows are stored after an orthonormal Hadamard rotation
+// One scale per token and head, s = max|x| / 448, takes 8 + 16/head_dim bits; s = 1, as servers do
+// it without calibration, takes 8.
 #include <algorithm>
 #include <cmath>
 #include <cstring>

@@ -8,10 +8,8 @@
 //         the extreme is exact, the other side reaches 7/8 of it             4.5 bits per number
 // The row of the query itself is read from its code, as there.
 //
-// Options
-//   key_type  q8_0 or q4_0 (default: the method's own): q4_0 hurts keys with a large bias (Qwen2)
-//   rotate    false | true: rows are stored after an orthonormal Hadamard rotation (QuaRot,
-//             arXiv 2404.00456), which spreads outlier channels
+// q4_0 hurts keys with a large bias (Qwen2): `key_type` gives them 8 bits. `rotate`: an orthonormal
+// Hadamard rotation spreads outlier channels (QuaRot, arXiv 2404.00456).
 #include <algorithm>
 #include <cmath>
 

@@ -13,14 +13,8 @@
 //   Q-norm  levels are shifted and scaled once, so that mean and deviation of what is read equal
 //           those of the sample (section 3.6 of the paper)
 //
-// Options
-//   bits, key_bits, value_bits  1, 2, 3, 4, 8 (2; 0 = bits)
-//   outlier_share               share of numbers kept exactly, half on each side (0.01)
-//   cap_outliers                keys: exact numbers of a token, at most, above and below the range:
-//                               those farthest out; the original has 21 (0 = no cap)
-//   nuq                         levels from k-means; false: uniform, needs no gradients (true)
-//   q_norm                      with nuq: correct mean and deviation (true)
-//   sink                        first tokens in full precision (1)
+// outlier_share lies half on each side of the range. cap_outliers keeps those farthest out; the
+// original has 21. Without nuq no gradients are needed.
 #include <algorithm>
 #include <cmath>
 #include <functional>

@@ -3,16 +3,11 @@
 //
 // Per token and head the numbers of largest |x| are kept exactly (value, index) and set to 0; what
 // is left is quantized uniformly with scale and minimum, keys per channel over group_size tokens,
-// values per token over all channels. Unlike the study's version (`kvquant_seed`) history is never
+// values per token over all channels. Unlike the study's version (`kvquant_study`) history is never
 // encoded again, keys are taken before their rotation, where channels are steady, and the first
 // token stays in full precision. The full method is `kvquant` (arXiv 2401.18079).
 //
-// Options (defaults as the study's configuration)
-//   key_bits, value_bits  1, 2, 3, 4, 8 (2)      num_outliers     0 .. 16 per token and head (1)
-//   residual_length       newest rows in full precision (32)
-//   group_size            tokens of a channel that share a scale (32)
-//   sink                  first rows in full precision (1)
-//   pre_rope              keys before rotation (true)
+// Defaults are those of the study's configuration.
 #include <algorithm>
 
 #include "ptq/plugin.hpp"

@@ -5,10 +5,6 @@
 // in place, a model goes on for ever at a steady perplexity. Positions are those inside the cache,
 // so keys are cached before rotation (mit-han-lab/streaming-llm, kv_cache.py). What was dropped
 // cannot be retrieved: the control that shows whether a retrieval test tests retrieval.
-//
-// Options
-//   start_size   first tokens that stay (4)
-//   recent_size  newest tokens that a query sees beside itself (512; paper 2044)
 #include "ptq/plugin.hpp"
 
 namespace {
@@ -42,7 +38,7 @@ class StreamingLlm {
   }
 
  private:
-  int64_t start_ = 4, recent_ = 512;
+  int64_t start_ = 4, recent_ = 512;  // recent: beside the query itself; the paper has 2044
 };
 
 }  // namespace

@@ -1,19 +1,14 @@
-// kivi_seed and kvquant_seed: the cache methods of an earlier study, as its code defined them. For
-// reproduction of its tables only.
+// kivi_study and kvquant_study: the cache methods of an earlier study, as its code defined them.
+// For reproduction of its tables only.
 //
 // Both differ from the methods whose names they bear: the whole history is decoded, grows by one
 // token and is encoded again at every step, so that errors add up; statistics of a key channel span
 // the whole history; keys are taken after rotation. (huthvincent/ptq-bench, src/methods/kivi.py and
 // kvquant.py at c16033f.) The prompt is encoded once, when it is complete.
-//   kivi_seed     2 bits, keys: scale and minimum per channel over all tokens; values: per token
-//                 over all channels of a head
-//   kvquant_seed  the same codes; per token and head the number of largest |x| is kept exactly, and
-//                 set to 0 before the codes are chosen
-//
-// Options
-//   key_bits, value_bits  bits per code (2)
-//   residual_length       newest tokens in full precision, the query's own included (32)
-//   num_outliers          kvquant_seed: numbers kept exactly per token and head (1)
+//   kivi_study     keys: scale and minimum per channel over all tokens; values: per token over all
+//                  channels of a head
+//   kvquant_study  the same codes; per token and head the number of largest |x| is kept exactly,
+//                  and set to 0 before the codes are chosen
 #include <algorithm>
 
 #include "ptq/plugin.hpp"
@@ -63,20 +58,20 @@ class Rewriting {
   int64_t residual_length_ = 32;
 };
 
-class KiviSeed : public Rewriting {
+class KiviStudy : public Rewriting {
  public:
   static constexpr About about = {
-      "kivi_seed", "1.0.0", "KV cache: an earlier study's KIVI, history re-encoded every step",
+      "kivi_study", "1.0.0", "KV cache: an earlier study's KIVI, history re-encoded every step",
       "not KIVI (arXiv 2402.02750); see `kivi`"};
-  explicit KiviSeed(Options& o) : Rewriting(o) {}
+  explicit KiviStudy(Options& o) : Rewriting(o) {}
 };
-class KvquantSeed : public Rewriting {
+class KvquantStudy : public Rewriting {
  public:
   static constexpr About about = {
-      "kvquant_seed", "1.0.0",
+      "kvquant_study", "1.0.0",
       "KV cache: an earlier study's KVQuant, history re-encoded every step",
       "not KVQuant (arXiv 2401.18079); see `kvquant`"};
-  explicit KvquantSeed(Options& o) : Rewriting(o) {
+  explicit KvquantStudy(Options& o) : Rewriting(o) {
     outliers_ = 1;
     o.integer("num_outliers", outliers_, "numbers kept exactly per token and head").between(1, 16);
   }
@@ -84,4 +79,4 @@ class KvquantSeed : public Rewriting {
 
 }  // namespace
 
-PTQ_PLUGIN("seed", "Apache-2.0", KiviSeed, KvquantSeed)
+PTQ_PLUGIN("study", "Apache-2.0", KiviStudy, KvquantStudy)

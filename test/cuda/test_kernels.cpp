@@ -74,7 +74,7 @@ TEMPLATE_TEST_CASE("cuda: embedding, norm, rotary embedding, SwiGLU, residual", 
   const std::vector<int32_t> positions = {0, 1, 77, 4095};
   cpu.use_rope(rope);
   const auto batch = cpu.begin({1, 2, 3, 4}, positions, false);
-  Rotary table(rope, std::is_same_v<T, Bf16>);
+  Rotary table(rope, std::is_same_v<T, cuda::Bf16>);
   table.extend(4096);
   auto x = floats(as<T>(random_floats(size_t(n * heads * dim), 5)));
   const OnDevice<T> dx(as<T>(x));

@@ -80,7 +80,7 @@ const Case kCases[] = {
     {"kvquant_lite", R"({"residual_length": 12, "group_size": 8, "pre_rope": false})"},
     {"forge", R"({"window": 10, "energy": 0.8})"},
     {"forge", R"({"window": 0, "sink": 3, "center": false, "raw_fallback": false})"},
-    {"forge_seed", R"({})"},
+    {"forge_study", R"({})"},
     {"fp8", R"({})"},
     {"fp8", R"({"scaling": "token", "rotate": true})"},
     {"q8_0", R"({})"},
@@ -235,8 +235,8 @@ TEST_CASE("cuda engine: keys before rotation want whole vectors", "[cuda]") {
   Engines engines("cuda-narrow", m);
   const Method lite("kvquant_lite", {}, engines.cpu.config());
   CHECK_THROWS_WITH(engines.cuda.start(lite.kv), Catch::Contains("head_dim 24"));
-  const Method seed("kivi_seed", {}, engines.cpu.config());
-  CHECK_THROWS_WITH(engines.cuda.start(seed.kv), Catch::Contains("rewrites"));
+  const Method study("kivi_study", {}, engines.cpu.config());
+  CHECK_THROWS_WITH(engines.cuda.start(study.kv), Catch::Contains("rewrites"));
 }
 
 namespace {

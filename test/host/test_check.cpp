@@ -69,7 +69,7 @@ Report check(const std::string& file, std::vector<std::string> options = {}) {
 
 TEST_CASE("the plugins of this tree keep the rules", "[check]") {
   for (const char* name : {"example_c", "forge", "fp16", "fp8", "ggml_blocks", "kivi", "kvquant",
-                           "kvquant_lite", "rtn", "seed", "streaming_llm"}) {
+                           "kvquant_lite", "rtn", "streaming_llm", "study"}) {
     const Report report = check("plugins/" + std::string(name) + ".so");
     INFO(name << ": " << report.tests.dump(1));
     CHECK(report.code == 0);

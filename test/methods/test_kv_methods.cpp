@@ -120,7 +120,7 @@ std::vector<Preset> presets() {
           {"kvquant_lite", {{"residual_length", 16}, {"group_size", 16}}},
           {"kvquant_lite", {{"pre_rope", false}, {"num_outliers", 0}}},
           {"forge", {{"window", 16}}},
-          {"forge_seed", {{"energy", 0.7}}},
+          {"forge_study", {{"energy", 0.7}}},
           {"kvquant", {}},
           {"kvquant", {{"nuq", false}, {"bits", 3}, {"outlier_share", 0}}},
           {"kivi", {{"rotate", true}, {"residual_length", 32}}}};
@@ -193,11 +193,11 @@ TEST_CASE("kv methods: fp8 rounds to E4M3, half to even, and saturates") {
 TEST_CASE("kv methods: the study's KVQuant keeps the largest number of a token") {
   const ModelConfig c = shape(1, 1, 4);
   const std::vector<float> x = {0.1f, -0.4f, 6.0f, 0.3f};
-  const Coded with = through(Method("kvquant_seed", {}, c), c, KvSide::values, x);
+  const Coded with = through(Method("kvquant_study", {}, c), c, KvSide::values, x);
   const std::vector<float> want = {0.0667f, -0.4f, 6.0f, 0.3f};
   for (size_t i = 0; i < 4; ++i) CHECK(with.values[i] == Approx(want[i]).margin(1e-3));
   CHECK(with.bytes == 1 + 4 + 3);  // codes, scale and minimum, value and index
-  const Coded without = through(Method("kivi_seed", {}, c), c, KvSide::values, x);
+  const Coded without = through(Method("kivi_study", {}, c), c, KvSide::values, x);
   const std::vector<float> plain = {-0.4f, -0.4f, 6.0f, -0.4f};
   for (size_t i = 0; i < 4; ++i) CHECK(without.values[i] == Approx(plain[i]).margin(4e-3));
   // The same numbers through the version that encodes once.
@@ -296,9 +296,9 @@ TEST_CASE("kv methods: policies") {
   CHECK_FALSE(policy("kvquant", {}, KvSide::values).pre_rope);
   const KvPolicy forge = policy("forge", {}, KvSide::values);
   CHECK((forge.window == 32 && forge.block == 16 && !forge.current));
-  const KvPolicy study = policy("forge_seed", {}, KvSide::keys);
+  const KvPolicy study = policy("forge_study", {}, KvSide::keys);
   CHECK((study.window == 0 && study.block == 16 && study.current && !study.pre_rope));
-  const KvPolicy kivi = policy("kivi_seed", {}, KvSide::keys);
+  const KvPolicy kivi = policy("kivi_study", {}, KvSide::keys);
   CHECK((kivi.window == 32 && kivi.block == 1 && kivi.current && kivi.rewrites));
   const KvPolicy evicts = policy("streaming_llm", {}, KvSide::keys);
   CHECK((evicts.sink == 4 && evicts.window == 512 && evicts.evicts && evicts.pre_rope));
@@ -313,9 +313,9 @@ TEST_CASE("kv methods: rows that the cache holds after 100 tokens") {
   CpuTransformer engine(folder.path, cpu::Device(1));
   const auto ids = random_ids(100, engine.config().vocab_size);
   const std::map<std::string, std::pair<int64_t, int64_t>> want = {
-      {"q8_0", {100, 100}},     {"kvquant", {99, 99}},      {"forge", {64, 64}},
-      {"forge_seed", {96, 96}}, {"kvquant_lite", {64, 67}},  // sink 1, window 32, groups of 32
-      {"kivi_seed", {68, 68}},  {"kvquant_seed", {68, 68}}};
+      {"q8_0", {100, 100}},      {"kvquant", {99, 99}},      {"forge", {64, 64}},
+      {"forge_study", {96, 96}}, {"kvquant_lite", {64, 67}},  // sink 1, window 32, groups of 32
+      {"kivi_study", {68, 68}},  {"kvquant_study", {68, 68}}};
   for (const auto& [name, rows] : want) {
     INFO(name);
     Method m(name, {}, engine.config());
@@ -362,8 +362,8 @@ TEST_CASE("kv methods: poison in freed and scratch rows changes nothing") {
   CpuTransformer engine(folder.path, cpu::Device(2));
   const auto ids = random_ids(100, engine.config().vocab_size);
   std::vector<Preset> all = presets();
-  all.push_back({"kivi_seed", {}});
-  all.push_back({"kvquant_seed", {}});
+  all.push_back({"kivi_study", {}});
+  all.push_back({"kvquant_study", {}});
   all.push_back({"streaming_llm", {{"recent_size", 20}}});
   for (const Preset& p : all)
     for (const Regime regime : {Regime::streaming, Regime::prefill_exact}) {
@@ -382,13 +382,13 @@ TEST_CASE("kv methods: a window longer than the text is full precision") {
   CpuTransformer engine(folder.path, cpu::Device(2));
   const auto ids = random_ids(120, engine.config().vocab_size);
   const auto full = run(engine, nullptr, ids, Regime::streaming);
-  for (const Preset& p :
-       {Preset{"kvquant_lite", {{"residual_length", 128}, {"pre_rope", false}}},
-        Preset{"forge", {{"window", 128}, {"pre_rope", false}}},
-        Preset{"forge_seed", {{"chunk", 256}}}, Preset{"kivi_seed", {{"residual_length", 128}}}}) {
+  for (const Preset& p : {Preset{"kvquant_lite", {{"residual_length", 128}, {"pre_rope", false}}},
+                          Preset{"forge", {{"window", 128}, {"pre_rope", false}}},
+                          Preset{"forge_study", {{"chunk", 256}}},
+                          Preset{"kivi_study", {{"residual_length", 128}}}}) {
     INFO(p.method);
     Method m(p.method, p.options, engine.config());
-    if (p.method == "kivi_seed")  // token by token: sums in another order
+    if (p.method == "kivi_study")  // token by token: sums in another order
       CHECK(largest_difference(run(engine, m.kv, ids, Regime::streaming), full) < 2e-2);
     else
       CHECK(run(engine, m.kv, ids, Regime::streaming) == full);
@@ -459,9 +459,9 @@ TEST_CASE("kv methods: bytes equal the formulas") {
   // An outlier per token and head: 16 bits of value, 8 of index.
   CHECK(bits("kvquant_lite", {}, KvSide::keys) == 2 + 32.0 / 32 + 24.0 / dim);
   CHECK(bits("kvquant_lite", {}, KvSide::values) == 2 + 32.0 / dim + 24.0 / dim);
-  CHECK(bits("kivi_seed", {}, KvSide::keys) == 2 + 32.0 / tokens);
-  CHECK(bits("kivi_seed", {}, KvSide::values) == 2 + 32.0 / dim);
-  CHECK(bits("kvquant_seed", {}, KvSide::keys) == 2 + 32.0 / tokens + 24.0 / dim);
+  CHECK(bits("kivi_study", {}, KvSide::keys) == 2 + 32.0 / tokens);
+  CHECK(bits("kivi_study", {}, KvSide::values) == 2 + 32.0 / dim);
+  CHECK(bits("kvquant_study", {}, KvSide::keys) == 2 + 32.0 / tokens + 24.0 / dim);
   // KVQuant: levels, and scales of channels, once; a token of all heads has a pointer (with
   // outliers), values a scale and an offset.
   for (const int b : {2, 3, 4}) {
@@ -611,7 +611,7 @@ TEST_CASE("kv methods: StreamingLLM sees its sinks and its window, and nothing e
 
 TEST_CASE("kv methods: the study's methods encode the whole history at every step") {
   const ModelConfig c = shape(1, 1, 8);
-  Method m("kivi_seed", {{"residual_length", 4}}, c);
+  Method m("kivi_study", {{"residual_length", 4}}, c);
   Rotary rotary(Rope{{1.0f, 0.5f, 0.25f, 0.125f}, 1.0f}, false);
   KvRows rows(1, 8, KvSide::keys, 0, m.kv, DType::f32, &rotary);
   const std::vector<float> x = noise(40 * 8, 3);

@@ -91,11 +91,11 @@ TEST_CASE("kv reference: every method equals an independent implementation") {
       {"kvquant", "kvquant", {}},
       {"kvquant_lite", "kvquant_lite", {}},
       {"forge", "forge", {}},
-      {"forge_seed", "forge_seed", {}},
+      {"forge_study", "forge_study", {}},
       {"streaming_llm", "streaming_llm", {{"recent_size", 24}}},
       {"kivi_rotate", "kivi", {{"rotate", true}, {"residual_length", 32}}},
-      {"kivi_seed", "kivi_seed", {}},
-      {"kvquant_seed", "kvquant_seed", {}}};
+      {"kivi_study", "kivi_study", {}},
+      {"kvquant_study", "kvquant_study", {}}};
   std::string table;
   for (const Cell& cell : cells) {
     const MethodInfo* info = plugins.find(cell.method);

@@ -27,7 +27,7 @@ enum class Regime {
   prefill_exact,
   // Every query of this call reads the rows as the cache holds them after the call: also early
   // queries read encodings whose statistics include later tokens, which no deployed cache can know.
-  // So ran the study that kivi_seed, kvquant_seed and forge_seed reproduce.
+  // So ran the study that kivi_study, kvquant_study and forge_study reproduce.
   prefill_encoded,
   // One fresh pass in float32 without any cache: the reference, marked "cache not read".
   independent,
