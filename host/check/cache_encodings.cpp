@@ -70,11 +70,77 @@ void orthogonalise(std::vector<double>& y, std::vector<double>& j, int64_t t, in
   }
 }
 
+// One chunk of one matrix: rows - mean = j^T y, where the rows of y are orthogonal.
 struct Factored {
   int64_t rank = 0;
-  std::vector<double> mean, y, j, energy;
+  std::vector<float> mean;
+  std::vector<double> y, j, energy;
   std::vector<int64_t> order;  // rows of y by falling energy
+  bool finite = true;          // the mean, and so everything, is within float16
 };
+
+int64_t rank_of(const Factored& f, int64_t t, int64_t columns, const ptq_lowrank& how) {
+  double total = 0, sum = 0;
+  for (const double e : f.energy) total += e;
+  if (!(total > 0)) return 0;
+  const auto energy = [&](int64_t k) { return f.energy[size_t(f.order[size_t(k)])]; };
+  const int64_t n = std::min(t, columns);
+  const double tiny = double(n) * 2.2e-16 * energy(0);
+  int64_t rank = 0;
+  for (; rank < n; sum += energy(rank++))
+    if (how.energy >= 1 ? energy(rank) <= tiny : sum >= how.energy * total) break;
+  rank = std::max(rank, how.min_rank);
+  if (how.max_rank > 0) rank = std::min(rank, how.max_rank);
+  return std::min({rank, n, int64_t(254)});
+}
+
+// rows [t, columns].
+Factored factorise(const float* rows, int64_t t, int64_t columns, const ptq_lowrank& how) {
+  Factored f;
+  f.mean.resize(size_t(columns));
+  for (int64_t c = 0; (how.flags & PTQ_LOWRANK_CENTER) && c < columns; ++c) {
+    double sum = 0;
+    for (int64_t i = 0; i < t; ++i) sum += rows[i * columns + c];
+    f.mean[size_t(c)] = as_float16(float(sum / double(t)));
+    if (!std::isfinite(f.mean[size_t(c)])) f.finite = false;
+  }
+  if (!f.finite) return f;
+  for (int64_t i = 0; i < t * columns; ++i)
+    f.y.push_back(double(rows[i]) - double(f.mean[size_t(i % columns)]));
+  f.j.resize(size_t(t * t));
+  orthogonalise(f.y, f.j, t, columns);
+  for (int64_t i = 0; i < t; ++i) {
+    double sum = 0;
+    for (int64_t c = 0; c < columns; ++c)
+      sum += f.y[size_t(i * columns + c)] * f.y[size_t(i * columns + c)];
+    f.energy.push_back(sum);
+  }
+  f.order.resize(size_t(t));
+  std::iota(f.order.begin(), f.order.end(), 0);
+  std::stable_sort(f.order.begin(), f.order.end(),
+                   [&](int64_t a, int64_t b) { return f.energy[size_t(a)] > f.energy[size_t(b)]; });
+  f.rank = rank_of(f, t, columns, how);
+  return f;
+}
+
+// What the float16 factors decode to, [t, columns]; nothing where one is beyond float16.
+std::vector<float> product(const Factored& f, int64_t t, int64_t columns) {
+  std::vector<float> out;
+  if (!f.finite) return out;
+  for (int64_t i = 0; i < t; ++i) {
+    for (int64_t c = 0; c < columns; ++c) {
+      double value = f.mean[size_t(c)];
+      for (int64_t k = 0; k < f.rank; ++k) {
+        const int64_t row = f.order[size_t(k)];
+        value += double(as_float16(float(f.j[size_t(row * t + i)]))) *
+                 double(as_float16(float(f.y[size_t(row * columns + c)])));
+      }
+      if (!std::isfinite(value)) return {};
+      out.push_back(float(value));
+    }
+  }
+  return out;
+}
 
 }  // namespace
 
@@ -132,8 +198,8 @@ ptq_status Host::codebook_codes(const ptq_call* call, const ptq_tensor* codes,
         level[q[size_t(i)]] * as_float16(s[at]) + (offset ? as_float16(o[at]) : 0.0f);
   }
   // Levels and scales per column are stored once for all blocks: they do not count here.
-  encoding.bits = uint64_t(b) * q.size();
-  if (how->scaling != PTQ_SCALE_PER_COLUMN) encoding.bits += 16 * (s.size() + o.size());
+  encoding.bytes = uint64_t(shape.batch * shape.rows) * packed_bytes(shape.columns, b);
+  if (how->scaling != PTQ_SCALE_PER_COLUMN) encoding.bytes += 2 * (s.size() + o.size());
   return take(call, out, std::move(encoding));
 }
 
@@ -158,8 +224,6 @@ ptq_status Host::factor(const ptq_call* call, const ptq_tensor* x, const ptq_low
   for (const float value : all) {
     if (!std::isfinite(value)) return refuse("a value is not finite");
   }
-  const bool center = how->flags & PTQ_LOWRANK_CENTER, shared = how->flags & PTQ_LOWRANK_SHARED,
-             raw = how->flags & PTQ_LOWRANK_RAW;
   const int64_t t = how->chunk, d = shape.columns;
   Encoding encoding = begin_encoding(shape);
   encoding.form = fmt::format("lowrank, chunk {}, ranks {} to {}, energy {}, flags {}", how->chunk,
@@ -167,68 +231,25 @@ ptq_status Host::factor(const ptq_call* call, const ptq_tensor* x, const ptq_low
   encoding.low_rank = true;
   encoding.values.resize(all.size());
   for (int64_t first = 0; first < shape.rows; first += t) {
-    std::vector<Factored> heads(static_cast<size_t>(shape.batch));
+    std::vector<Factored> heads;
     int64_t most = 0;
+    bool finite = true;
     for (int64_t b = 0; b < shape.batch; ++b) {
-      Factored& f = heads[size_t(b)];
-      const float* rows = all.data() + (b * shape.rows + first) * d;
-      f.mean.resize(size_t(d));
-      for (int64_t c = 0; center && c < d; ++c) {
-        double sum = 0;
-        for (int64_t i = 0; i < t; ++i) sum += rows[i * d + c];
-        f.mean[size_t(c)] = as_float16(float(sum / double(t)));
-      }
-      for (int64_t i = 0; i < t * d; ++i) f.y.push_back(rows[i] - f.mean[size_t(i % d)]);
-      f.j.resize(size_t(t * t));
-      orthogonalise(f.y, f.j, t, d);
-      double total = 0;
-      for (int64_t i = 0; i < t; ++i) {
-        double sum = 0;
-        for (int64_t c = 0; c < d; ++c) sum += f.y[size_t(i * d + c)] * f.y[size_t(i * d + c)];
-        f.energy.push_back(sum);
-        total += sum;
-      }
-      f.order.resize(size_t(t));
-      std::iota(f.order.begin(), f.order.end(), 0);
-      std::stable_sort(f.order.begin(), f.order.end(), [&](int64_t a, int64_t e) {
-        return f.energy[size_t(a)] > f.energy[size_t(e)];
-      });
-      double sum = 0;
-      const double tiny = double(t) * 2.2e-16 * f.energy[size_t(f.order[0])];
-      while (f.rank < t && total > 0) {
-        const double next = f.energy[size_t(f.order[size_t(f.rank)])];
-        if (how->energy >= 1 ? next <= tiny : sum >= how->energy * total) break;
-        sum += next;
-        ++f.rank;
-      }
-      if (total > 0) f.rank = std::max(f.rank, how->min_rank);
-      f.rank = std::min({f.rank, how->max_rank > 0 ? how->max_rank : t, t, d});
-      most = std::max(most, f.rank);
+      heads.push_back(factorise(all.data() + (b * shape.rows + first) * d, t, d, *how));
+      most = std::max(most, heads.back().rank);
+      finite = finite && heads.back().finite;
     }
     for (int64_t b = 0; b < shape.batch; ++b) {
       Factored& f = heads[size_t(b)];
-      if (shared) f.rank = most;
-      const float* rows = all.data() + (b * shape.rows + first) * d;
-      float* to = encoding.values.data() + (b * shape.rows + first) * d;
-      const int64_t size = f.rank * (t + d) + (center ? d : 0);
-      if (raw && size >= t * d) {
-        for (int64_t i = 0; i < t * d; ++i) to[i] = as_float16(rows[i]);
-        encoding.bits += uint64_t(16 * t * d + 8);
-        continue;
-      }
-      for (int64_t i = 0; i < t; ++i) {
-        for (int64_t c = 0; c < d; ++c) {
-          double value = f.mean[size_t(c)];
-          for (int64_t k = 0; k < f.rank; ++k) {
-            const size_t row = size_t(f.order[size_t(k)]);
-            value += double(as_float16(float(f.j[row * size_t(t) + size_t(i)]))) *
-                     double(as_float16(float(f.y[row * size_t(d) + size_t(c)])));
-          }
-          // Factors beyond float16: the host stores the rows.
-          to[i * d + c] = std::isfinite(value) ? float(value) : as_float16(rows[i * d + c]);
-        }
-      }
-      encoding.bits += uint64_t(16 * size + 8);
+      if (finite && (how->flags & PTQ_LOWRANK_SHARED)) f.rank = most;
+      const int64_t at = (b * shape.rows + first) * d;
+      const int64_t size = f.rank * (t + d) + (how->flags & PTQ_LOWRANK_CENTER ? d : 0);
+      std::vector<float> rows;
+      if (!(how->flags & PTQ_LOWRANK_RAW) || size < t * d) rows = product(f, t, d);
+      encoding.bytes += uint64_t(2 * (rows.empty() ? t * d : size) + 1);
+      if (rows.empty())  // stored as they are
+        for (int64_t i = at; i < at + t * d; ++i) rows.push_back(as_float16(all[size_t(i)]));
+      std::copy(rows.begin(), rows.end(), encoding.values.begin() + at);
     }
   }
   return take(call, out, std::move(encoding));
@@ -268,9 +289,12 @@ ptq_status Host::overlay(const ptq_call* call, const ptq_tensor* index, const pt
     encoding.outlier_at.push_back(int64_t(i) / shape.columns * encoding.columns + at[i]);
     encoding.outlier_value.push_back(as_float16(exact[i]));
   }
+  // Fixed: an index into the row. Else: an index into the rows of all matrices, and where each row
+  // of them begins.
   const uint64_t count = encoding.outlier_at.size();
-  const uint64_t narrow = encoding.columns <= 256 ? 8 : 16;
-  encoding.outlier_bits = fixed ? (16 + narrow) * count : 32 * count + 32 * uint64_t(shape.rows);
+  const uint64_t index_bytes = fixed ? (encoding.columns <= 256 ? 1 : 2)
+                                     : (encoding.batch * encoding.columns <= 65536 ? 2 : 4);
+  encoding.outlier_bytes = (2 + index_bytes) * count + (fixed ? 0 : 4 * uint64_t(shape.rows));
   of(call).refused.clear();
   return PTQ_OK;
 }

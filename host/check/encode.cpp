@@ -43,7 +43,7 @@ bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
 
 bool same(const Encoding& a, const Encoding& b) {
   return a.dense == b.dense && a.codes == b.codes && same_bits(a.scale, b.scale) &&
-         same_bits(a.zero, b.zero) && same_bits(a.values, b.values) && a.bits == b.bits &&
+         same_bits(a.zero, b.zero) && same_bits(a.values, b.values) && a.bytes == b.bytes &&
          a.outlier_at == b.outlier_at && same_bits(a.outlier_value, b.outlier_value);
 }
 
@@ -185,7 +185,7 @@ Result lossy(const Subject& subject, const ptq_method& method, Side side) {
       x[i] = x[i % size_t(bench.columns)] + 0.1f * x[i];
     encoding = bench.encode(x);
   }
-  const double bits = double(encoding.stored_bits()) / double(x.size());
+  const double bits = 8.0 * double(encoding.stored_bytes()) / double(x.size());
   if (method.traits & PTQ_LOSSLESS) {
     const double difference = relative_error(x, encoding.decode());
     if (difference > 1e-5) {  // bfloat16 alone makes about 3e-6

@@ -235,7 +235,8 @@ ptq_status Host::dense(const ptq_call* call, const ptq_tensor* x, ptq_dtype dtyp
     if (!bfloat) {
       value = as_float16(value);
     } else if (std::isfinite(value) && value != 0) {
-      const int keep = std::ilogb(value) - 7;  // 8 significant bits
+      const int keep =
+          std::max(std::ilogb(value) - 7, -133);  // 8 bits; the smallest step is 2^-133
       value = std::ldexp(std::nearbyint(std::ldexp(value, -keep)), keep);
     }
   }

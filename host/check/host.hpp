@@ -1,6 +1,7 @@
 // A host of its own for `ptq-host check`: it records what a plugin does with a call, keeps
 // encodings unpacked and decodes them with plain float loops. It shares nothing with the real host,
-// so that a mistake there does not hide one in a plugin, and the other way round.
+// so that a mistake there does not hide one in a plugin, and the other way round;
+// test/host/test_check_hosts.cpp holds the two against each other.
 #pragma once
 
 #include <cmath>
@@ -27,6 +28,8 @@ inline float as_float16(float value) {
   const int keep = std::ilogb(size) - 10;
   return std::copysign(std::ldexp(std::nearbyint(std::ldexp(size, -keep)), keep), value);
 }
+
+inline uint64_t packed_bytes(int64_t codes, int bits) { return uint64_t(codes * bits + 7) / 8; }
 
 // `batch` matrices of [rows, columns] and the groups that an affine format cuts them into.
 struct Groups {
@@ -57,14 +60,14 @@ struct Encoding {
   std::vector<uint8_t> codes;
   std::vector<float> scale, zero;  // zero: empty for the symmetric grids
   std::vector<float> values;       // of a dense encoding, already rounded to 16 bits
-  // Of a codebook or low-rank encoding: `values` is what it decodes to, `bits` what storing it
+  // Of a codebook or low-rank encoding: `values` is what it decodes to, `bytes` what storing it
   // takes.
   bool decoded = false, low_rank = false;
-  uint64_t bits = 0;
+  uint64_t bytes = 0;
   // Outliers: places in [batch, rows, columns] and exact values.
   std::vector<int64_t> outlier_at;
   std::vector<float> outlier_value;
-  uint64_t outlier_bits = 0;
+  uint64_t outlier_bytes = 0;
   bool has_outliers = false;
   // All blocks of a layer and side agree in these: the kind with its parameters, and what is stored
   // once for all.
@@ -93,13 +96,18 @@ struct Encoding {
     }
     return x;
   }
-  // Bits that storing it takes: codes packed, scales float16, zero points float16 or b bits.
-  uint64_t stored_bits() const {
-    if (dense) return 16 * values.size() + outlier_bits;
-    if (decoded) return bits + outlier_bits;
-    const uint64_t zero_bits = how.grid == PTQ_GRID_MIN ? 16 : uint64_t(how.bits);
-    return uint64_t(how.bits) * codes.size() + 16 * scale.size() + zero_bits * zero.size() +
-           outlier_bits;
+  // Bytes that storing it takes (docs/abi.md, "What is stored"): codes packed, each row padded to a
+  // byte; scales float16; zero points float16, or packed and each matrix padded to a byte.
+  uint64_t stored_bytes() const {
+    if (dense) return 2 * values.size() + outlier_bytes;
+    if (decoded) return bytes + outlier_bytes;
+    const uint64_t zeros =
+        batch == 0 ? 0
+        : how.grid == PTQ_GRID_MIN
+            ? 2 * zero.size()
+            : uint64_t(batch) * packed_bytes(int64_t(zero.size()) / batch, how.bits);
+    return uint64_t(batch * rows) * packed_bytes(columns, how.bits) + 2 * scale.size() + zeros +
+           outlier_bytes;
   }
 };
 
@@ -303,7 +311,7 @@ class Host {
                                  const ptq_tensor*, const ptq_affine*, ptq_encoding*) noexcept;
   static ptq_status dense(const ptq_call*, const ptq_tensor*, ptq_dtype, ptq_encoding*) noexcept;
 
-  // --- ptq.encode.codebook/1, .lowrank/1, .outliers/1 (check_cache_encodings.cpp) ---
+  // --- ptq.encode.codebook/1, .lowrank/1, .outliers/1 (cache_encodings.cpp) ---
   static ptq_status codebook_codes(const ptq_call*, const ptq_tensor*, const ptq_tensor*,
                                    const ptq_tensor*, const ptq_tensor*, const ptq_codebook*,
                                    ptq_encoding*) noexcept;
