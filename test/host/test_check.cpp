@@ -14,6 +14,7 @@
 #include "host/commands/commands.hpp"
 #include "ptq/core/error.hpp"
 
+namespace ptq::test {
 namespace {
 
 using ptq::check_command;
@@ -158,3 +159,5 @@ TEST_CASE("wrong use of the check", "[check]") {
   CHECK_THROWS_AS(check_command({"a.so", "--seed", "x"}), ptq::Error);
   CHECK_THROWS_AS(check_command({"a.so", "--frobnicate"}), ptq::Error);
 }
+
+}  // namespace ptq::test

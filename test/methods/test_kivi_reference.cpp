@@ -15,10 +15,10 @@
 #include "ptq/model/safetensors.hpp"
 #include "ptq/run/plugins.hpp"
 
-using namespace ptq;
-namespace fs = std::filesystem;
-
+namespace ptq::test {
 namespace {
+
+namespace fs = std::filesystem;
 
 template <class T>
 std::vector<T> read(const SafetensorsFile& file, const std::string& name) {
@@ -170,3 +170,5 @@ TEST_CASE("kivi reference: logits and losses equal those of an independent imple
   INFO("mean difference / effect of the method: " << Catch::Detail::stringify(relative));
   CHECK((relative[5] + relative[6]) / 2 < 0.01);
 }
+
+}  // namespace ptq::test

@@ -14,10 +14,10 @@
 #include "ptq/model/safetensors.hpp"
 #include "ptq/run/plugins.hpp"
 
-using namespace ptq;
-namespace fs = std::filesystem;
-
+namespace ptq::test {
 namespace {
+
+namespace fs = std::filesystem;
 
 std::vector<float> floats(const SafetensorsFile& file, const std::string& name) {
   INFO(name);
@@ -129,3 +129,5 @@ TEST_CASE("kv reference: every method equals an independent implementation") {
     CHECK(std::abs(loss) < 2e-3);
   }
 }
+
+}  // namespace ptq::test
