@@ -3,7 +3,7 @@
 // A barrier or a warp exchange suspends the fiber until everyone it waits for has arrived. Fibers
 // are resumed in a randomly permuted order, anew in every round, from a seed: a missing barrier
 // changes results between seeds. A round without progress is a deadlock and is reported with what
-// each thread waits for. Design: spec models.md 14.2.
+// each thread waits for.
 #pragma once
 
 #include <boost/context/fiber.hpp>
