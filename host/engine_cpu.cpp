@@ -1,11 +1,12 @@
 // The one place where the passes are instantiated for the CPU.
 #include "ptq/engine/backward.hpp"
 #include "ptq/engine/cpu/backward.hpp"
-#include "ptq/engine/cpu/device.hpp"
+#include "ptq/engine/cpu/transformer.hpp"
 #include "ptq/engine/engine.hpp"
-#include "ptq/engine/pass/transformer.hpp"
 
 namespace ptq {
+
+template class Transformer<cpu::Device>;
 
 std::unique_ptr<Engine> make_cpu_engine(const std::string& folder, const EngineOptions& options) {
   return std::make_unique<Transformer<cpu::Device>>(

@@ -37,6 +37,7 @@ usage: ptq-host EXPERIMENT.toml [options]
   info                 sizes of a model folder
   tokenize             text to token ids and back
   logits               the logits of a sequence, as a safetensors file
+  trace                every point of a pass, and where two traces part
   doctor               what this build and this machine have
 
 Each command has --help. --version prints the version. The manual is docs/cli.md.
@@ -49,7 +50,7 @@ struct Command {
 constexpr Command kCommands[] = {
     {"run", run_command},       {"run-cell", run_cell_command}, {"methods", methods_command},
     {"check", check_command},   {"info", info_command},         {"tokenize", tokenize_command},
-    {"logits", logits_command}, {"doctor", doctor_command},
+    {"logits", logits_command}, {"trace", trace_command},       {"doctor", doctor_command},
 };
 
 // A word without dot and slash that is no command is a mistyped command, not a file.

@@ -1,40 +1,20 @@
 // ptq-host logits: the logits of one sequence, for comparison with other implementations.
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cstdio>
-#include <limits>
-#include <map>
-#include <new>
-#include <optional>
-#include <sstream>
 #include <string>
-#include <utility>
 #include <vector>
 
-#include "host/arguments.hpp"
 #include "host/commands/commands.hpp"
-#include "host/experiment_toml.hpp"
-#include "host/machine.hpp"
-#include "host/plugin_folders.hpp"
-#include "ptq/core/hash.hpp"
-#include "ptq/core/own_json.hpp"
-#include "ptq/data/text.hpp"
+#include "host/commands/one_sequence.hpp"
 #include "ptq/engine/engine.hpp"
 #include "ptq/model/safetensors_write.hpp"
-#include "ptq/run/apart.hpp"
-#include "ptq/run/cancel.hpp"
-#include "ptq/run/engine_loader.hpp"
-#include "ptq/run/grid.hpp"
-#include "ptq/run/locate.hpp"
-#include "ptq/run/open_subject.hpp"
 
 namespace ptq {
 namespace {
 
-constexpr const char* kHelp =
-    R"(Writes the logits of a sequence of tokens to a safetensors file.
+const std::string kHelp = std::string(
+                              R"(Writes the logits of a sequence of tokens to a safetensors file.
 
   ptq-host logits --model models/tiny-qwen2 --ids 1,2,3 --out logits.safetensors
   ptq-host logits --model models/tiny-qwen2 --text story.txt --method kivi --set bits=2 \
@@ -44,211 +24,39 @@ constexpr const char* kHelp =
 
 usage: ptq-host logits --model DIR (--ids 1,2,3 | --text FILE) --out FILE [options]
 
-  --model DIR      a Hugging Face folder, or the id of a model that was downloaded
-  --ids LIST       token ids, used as given
-  --text FILE      a text; the tokenizer adds its special tokens
   --out FILE       tensors `logits` f32 [tokens, vocab] and `ids` i64 [tokens]
-  --method NAME    an installed method; default full precision. Twice: one for the weights and
-                   one for the cache
-  --set KEY=VALUE  an option of the method, repeatable; of two methods METHOD.KEY=VALUE
-  --calibration FILE              the text of a method that learns from one
-  --calibration-sequences N       pieces of it, default 16
-  --calibration-length N          tokens of a piece, default 2048
-  --regime NAME    independent (default without --method): one pass without a cache;
-                   streaming (default with --method): every token reads the cache;
-                   prefill-exact: the tokens read each other in full precision;
-                   prefill-encoded: all tokens read the cache as it is after the last
-  --compute NAME   fp32 (default), or bf16: rounded to bfloat16 where the reference
-                   implementation rounds when it runs in it
-  --seed N         of the method; default 0
-  --device NAME, --threads N, --plugins DIR: as in ptq-host run
-)";
-
-std::vector<int32_t> ids_from_list(const std::string& list) {
-  std::vector<int32_t> ids;
-  std::istringstream words(list);
-  for (std::string word; std::getline(words, word, ',');) {
-    char* end = nullptr;
-    const long long id = std::strtoll(word.c_str(), &end, 10);
-    if (word.empty() || *end != 0 || id < 0 || id > std::numeric_limits<int32_t>::max()) {
-      throw usage_error("`" + word + "` is not a token id", "--ids", "for example --ids 1,2,3");
-    }
-    ids.push_back(int32_t(id));
-  }
-  return ids;
-}
-
-// The methods as an experiment would have them: one variant, of one part for each --method.
-GridMethod read_method(const Arguments& arguments) {
-  const std::vector<std::string> names = list_of(arguments, "method");
-  ConfigNode given;
-  for (const std::string& setting : list_of(arguments, "set")) apply_setting(given, setting);
-  if (names.empty() && !given.members.empty()) {
-    throw usage_error("--set needs --method", "--set", "for example --method kivi --set bits=2");
-  }
-  MethodVariant variant;
-  variant.where = "--method";
-  for (const std::string& name : names) {
-    const ConfigNode* options = names.size() == 1 ? &given : given.find(name);
-    variant.label += (variant.label.empty() ? "" : " + ") + name;
-    variant.parts.push_back(
-        {name, options != nullptr ? to_json(*options) : Json::object(), "--method", "--set"});
-  }
-  for (const auto& [key, value] : given.members) {
-    if (names.size() < 2 || std::find(names.begin(), names.end(), key) != names.end()) continue;
-    throw usage_error("`" + key + "` is none of the methods", "--set",
-                      "with two methods: --set " + names[0] + ".KEY=VALUE");
-  }
-  if (names.empty()) return {};
-  const PluginSet plugins = PluginSet::scan(plugin_folders(list_of(arguments, "plugins")));
-  std::map<std::string, std::string> hashes;
-  Problems problems;
-  GridMethod method =
-      resolve_method(variant, plugins.methods(), skipped_text(plugins), hashes, problems);
-  problems.throw_if_any();
-  return method;
-}
-
-std::optional<calibrate::CalibrationSource> read_calibration(const Arguments& arguments) {
-  calibrate::CalibrationSource source;
-  calibrate::CalibrationSettings& s = source.settings;
-  s.text = text_of(arguments, "calibration");
-  if (s.text.empty()) return {};
-  s.sequences = integer_of(arguments, "calibration-sequences", s.sequences, 1, 4096);
-  s.length = integer_of(arguments, "calibration-length", s.length, 2, kLongestContext);
-  source.file = find_data_file(s.text, {working_folder()}, "--calibration").string();
-  source.sha256 = sha256_file(source.file);
-  return source;
-}
-
-SubjectRequest read_subject(const Arguments& arguments) {
-  SubjectRequest request;
-  request.build = code_build();
-  request.device = resolve_device(text_of(arguments, "device"), request.build);
-  GridMethod method = read_method(arguments);
-  request.method = std::move(method.record);
-  request.plugin_files = std::move(method.plugin_files);
-  request.seed = uint64_t(integer_of(arguments, "seed", 0, 0, std::numeric_limits<int64_t>::max()));
-  request.model.folder =
-      find_model(text_of(arguments, "model"), {working_folder()}, "--model").folder;
-  if (const std::string compute = text_of(arguments, "compute"); !compute.empty()) {
-    request.model.compute = compute_from_word(compute, "--compute");
-  }
-  request.model.random_seed = random_weights_seed(request.model.folder, false, 0);
-  request.threads = int(integer_of(arguments, "threads", 0, 1, 4096));
-  request.calibration = read_calibration(arguments);
-  request.calibration_where = "--calibration";
-  request.calibration_hint = "add --calibration FILE, for example datasets/embedded/calib.txt";
-  request.with_tokenizer = arguments.count("text") > 0;
-  return request;
-}
+)") + kOneSequenceHelp;
 
 // Computes the logits, writes the file, and gives the line to print.
 std::string write_logits(const Arguments& arguments) {
-  SubjectRequest request = read_subject(arguments);
-  const bool full_precision = request.method.parts.empty();
-  const Compute compute = request.model.compute;
-  const std::string word = text_of(arguments, "regime");
-  Regime regime = full_precision ? Regime::independent : Regime::streaming;
-  if (!word.empty()) regime = regime_from_word(word, "--regime");
-  std::vector<int32_t> ids;
-  std::string text;
-  if (arguments.count("ids") > 0) {
-    ids = ids_from_list(text_of(arguments, "ids"));
-  } else {
-    text = read_utf8_file(text_of(arguments, "text"));
-  }
-  if (const auto seed = request.model.random_seed)
-    fmt::print(stderr, "note: {}\n", random_weights_note(*seed));
-
-  OpenSubject subject(std::move(request), {});
-  if (arguments.count("text") > 0) ids = subject.tokenizer().encode(text);
-  if (ids.empty()) throw usage_error("there are no tokens", "--ids or --text");
-  Engine& engine = subject.engine();
-  const int64_t tokens = int64_t(ids.size()), vocab = engine.config().vocab_size;
+  OneSequence one = open_one_sequence(arguments);
+  Engine& engine = one.subject->engine();
+  const int64_t tokens = int64_t(one.ids.size()), vocab = engine.config().vocab_size;
   std::vector<float> logits(size_t(tokens * vocab));
-  const auto sequence = engine.start(subject.kv());
-  engine.forward(*sequence, ids, regime, 0, [&](int64_t first, int64_t rows, const float* values) {
-    std::copy(values, values + rows * vocab, logits.begin() + first * vocab);
-  });
-  const std::vector<int64_t> wide(ids.begin(), ids.end());
+  const auto sequence = engine.start(one.subject->kv());
+  engine.forward(*sequence, one.ids, one.regime, 0,
+                 [&](int64_t first, int64_t rows, const float* values) {
+                   std::copy(values, values + rows * vocab, logits.begin() + first * vocab);
+                 });
+  const std::vector<int64_t> wide(one.ids.begin(), one.ids.end());
   write_safetensors(text_of(arguments, "out"),
                     {{"logits", DType::f32, {tokens, vocab}, logits.data()},
                      {"ids", DType::i64, {tokens}, wide.data()}});
-  std::vector<std::string> warnings = subject.warnings();
-  for (std::string& change : subject.methods().settle()) warnings.push_back(std::move(change));
-  for (const std::string& warning : warnings) fmt::print(stderr, "warning: {}\n", warning);
+  print_warnings(*one.subject);
   return fmt::format("{} tokens x {} logits, regime {}, compute {}, exposure {:.3f}: {}\n", tokens,
-                     vocab, regime_word(regime), compute_word(compute),
+                     vocab, regime_word(one.regime), compute_word(one.compute),
                      sequence->reads().exposure(), text_of(arguments, "out"));
-}
-
-// The same in a child process: a plugin that crashes or ends it costs a sentence, not the reason.
-std::string write_logits_apart(const Arguments& arguments) {
-  ApartSettings settings;
-  settings.quiet = false;
-  const ApartEnd end = Apart::run(settings, [&] {
-    ::dup2(2, 1);  // what a plugin prints is no answer of ours
-    Cancel::install_handlers();
-    Json answer;
-    try {
-      answer["text"] = write_logits(arguments);
-    } catch (const Error& e) {
-      answer = {{"code", int(e.code())},
-                {"message", e.message()},
-                {"where", e.where()},
-                {"hint", e.hint()}};
-    } catch (const std::bad_alloc&) {
-      answer = {{"code", int(ExitCode::resources)},
-                {"message", "out of memory"},
-                {"where", ""},
-                {"hint", ""}};
-    }
-    return json_text(answer);
-  });
-  if (end.how != ApartEnd::How::answered) {
-    std::string method;
-    for (const std::string& name : list_of(arguments, "method"))
-      method += (method.empty() ? "" : " + ") + name;
-    throw Error(ExitCode::cells_failed,
-                method.empty()
-                    ? "the process that computes the logits has no answer: it " + end.reason()
-                    : "method `" + method + "` " + end.reason(),
-                "",
-                "no logits were written" +
-                    std::string(method.empty() ? "" : "; ptq-host check says more of a plugin"));
-  }
-  const Json answer = Json::parse(end.answer);
-  if (answer.contains("text")) return answer["text"].get<std::string>();
-  throw Error(ExitCode(answer["code"].get<int>()), answer["message"].get<std::string>(),
-              answer["where"].get<std::string>(), answer["hint"].get<std::string>());
 }
 
 }  // namespace
 
 int logits_command(const std::vector<std::string>& args) {
-  if (wants_help(args, kHelp)) return 0;
-  namespace po = boost::program_options;
-  Options options;
-  auto add = options.add_options();
-  for (const char* name : {"model", "ids", "text", "out", "regime", "seed", "threads", "compute",
-                           "calibration", "calibration-sequences", "calibration-length"}) {
-    add(name, po::value<std::string>());
+  if (wants_help(args, kHelp.c_str())) return 0;
+  const Arguments arguments = parse_one_sequence(args, {"out"});
+  if (text_of(arguments, "out").empty()) {
+    throw usage_error("--out is missing", "", "--help shows examples");
   }
-  for (const char* name : {"method", "set", "plugins"}) {
-    add(name, po::value<std::vector<std::string>>());
-  }
-  add("device", po::value<std::string>()->default_value("auto"));
-  const Arguments arguments = parse_arguments(args, options);
-  for (const char* name : {"model", "out"}) {
-    if (text_of(arguments, name).empty()) {
-      throw usage_error("--" + std::string(name) + " is missing", "", "--help shows examples");
-    }
-  }
-  if (arguments.count("ids") + arguments.count("text") != 1) {
-    throw usage_error("either --ids or --text must be given", "", "--help shows examples");
-  }
-  fmt::print("{}", write_logits_apart(arguments));
+  fmt::print("{}", compute_apart(arguments, "logits", [&] { return write_logits(arguments); }));
   return 0;
 }
 

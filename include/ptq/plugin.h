@@ -324,7 +324,8 @@ typedef struct ptq_weights {
 
 /* ---- capability: KV cache ------------------------------------------------------------------ */
 
-/* Growing. The cache of one model. */
+/* Growing. The cache of one model. kv_heads: of the widest layer, where a pruned model's layers
+   differ; the tensor of a block says how many its layer has. */
 typedef struct ptq_kv_shape {
   uint32_t struct_size, reserved;
   int64_t layers, kv_heads, head_dim;

@@ -5,8 +5,10 @@
 #include <filesystem>
 #include <vector>
 
-#include "ptq/engine/cpu/device.hpp"
+#include "ptq/calibrate/layer_inputs.hpp"
+#include "ptq/engine/cpu/transformer.hpp"
 #include "ptq/engine/cuda/transformer.hpp"
+#include "ptq/engine/trace.hpp"
 #include "test/support/difference.hpp"
 #include "test/support/random_model.hpp"
 
@@ -372,3 +374,68 @@ TEST_CASE("cuda engine: a card with too little shared memory is one sentence", "
 }
 
 #endif
+
+TEST_CASE("cuda engine: a model whose layers differ gives the CPU's logits and points", "[cuda]") {
+  ptq::test::RandomModel m;
+  m.layers = 3;
+  m.layer_sizes =
+      R"([{}, {"num_attention_heads": 3, "num_key_value_heads": 1, "intermediate_size": 40},
+          {"num_attention_heads": 4, "intermediate_size": 64}])";
+  const Folder folder(m, "cuda-uneven");
+  CudaTransformer<float> cuda(folder.path, cuda::Device<float>(0));
+  CpuTransformer cpu(folder.path, cpu::Device(1));
+  const auto text = ids(13, m.vocab);
+  const auto trace_of = [&](Engine& engine) {
+    Trace trace(anatomy_of(engine.config()));
+    const auto sequence = engine.start(nullptr);
+    engine.forward(
+        *sequence, text, Regime::streaming, 0, [](int64_t, int64_t, const float*) {}, &trace);
+    CHECK(sequence->bytes().total() == 13 * kv_bytes_per_token_fp16(engine.config()));
+    return trace;
+  };
+  const Trace there = trace_of(cuda), here = trace_of(cpu);
+  const auto points = compare_traces(
+      there, [&](const std::string& name, int64_t, int64_t) -> std::optional<std::vector<float>> {
+        for (const Trace::Entry& e : here.entries())
+          if (e.name == name) return e.values;
+        return {};
+      });
+  CHECK(points.size() == size_t(3 * (kPoints - 3) + 3));
+  for (const PointDifference& p : points) {
+    INFO(p.name);
+    CHECK(p.relative <= 1e-4);
+  }
+}
+
+TEST_CASE("cuda engine: the sums of a tap are the CPU's", "[cuda]") {
+  ptq::test::RandomModel m;
+  const Folder folder(m, "cuda-tap");
+  CudaTransformer<float> cuda(folder.path, cuda::Device<float>(0));
+  CpuTransformer cpu(folder.path, cpu::Device(1));
+  const auto text = ids(37, m.vocab);
+  const auto sums_of = [&](Engine& engine) {
+    calibrate::LayerInputs inputs(1, true);
+    for (int pass = 0; pass < 2; ++pass) {  // sums go on over passes
+      const auto sequence = engine.start(nullptr);
+      engine.forward(*sequence, text, Regime::independent, 37, {}, &inputs);
+    }
+    return inputs;
+  };
+  const auto there = sums_of(cuda), here = sums_of(cpu);
+  for (const Point point :
+       {Point::attention_in, Point::heads_out, Point::mlp_in, Point::mlp_inner}) {
+    const calibrate::PointSums &a = there.at(point), &b = here.at(point);
+    INFO(int(point));
+    REQUIRE(a.rows == 74);
+    REQUIRE(a.width == b.width);
+    REQUIRE(a.gram.size() == size_t(a.width * a.width));
+    for (size_t i = 0; i < size_t(a.width); ++i) {
+      CHECK(a.squares[i] == Approx(b.squares[i]).epsilon(1e-4));
+      CHECK(a.magnitudes[i] == Approx(b.magnitudes[i]).epsilon(1e-4));
+      CHECK(a.largest[i] == Approx(b.largest[i]).epsilon(1e-4));
+      for (size_t j = 0; j < size_t(a.width); ++j)
+        CHECK(std::fabs(a.gram[i * size_t(a.width) + j] - b.gram[i * size_t(a.width) + j]) <=
+              1e-4 * std::sqrt(b.squares[i] * b.squares[j]));
+    }
+  }
+}

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "ptq/engine/cpu/device.hpp"
+#include "ptq/engine/cpu/transformer.hpp"
 #include "ptq/engine/cuda/transformer.hpp"
 #include "test/support/difference.hpp"
 #include "test/support/plugin_method.hpp"

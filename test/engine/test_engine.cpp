@@ -5,9 +5,8 @@
 #include <random>
 #include <vector>
 
-#include "ptq/engine/cpu/device.hpp"
+#include "ptq/engine/cpu/transformer.hpp"
 #include "ptq/engine/engine.hpp"
-#include "ptq/engine/pass/transformer.hpp"
 #include "ptq/model/anatomy.hpp"
 #include "test/support/random_model.hpp"
 #include "test/support/reference_model.hpp"

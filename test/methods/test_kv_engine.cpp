@@ -9,8 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "ptq/engine/cpu/device.hpp"
-#include "ptq/engine/pass/transformer.hpp"
+#include "ptq/engine/cpu/transformer.hpp"
 #include "test/support/plugin_method.hpp"
 #include "test/support/random_model.hpp"
 

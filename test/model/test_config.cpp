@@ -367,3 +367,29 @@ TEST_CASE("suggest: nearest name") {
   CHECK(did_you_mean("metod", names) == "did you mean `method`?");
   CHECK(did_you_mean("zzzz", names) == "known: bits, group_size, method");
 }
+
+TEST_CASE("config: layers of a pruned model have sizes of their own") {
+  const std::string three =
+      with(with(kLlama, "\"num_hidden_layers\": 32", "\"num_hidden_layers\": 3"),
+           "\"tie_word_embeddings\": false", "\"tie_word_embeddings\": true");
+  const ModelConfig c = parse(
+      adding(three, R"("layer_sizes": [{}, {"num_attention_heads": 16, "num_key_value_heads": 4},
+                                {"intermediate_size": 1024}])"));
+  const Anatomy a = anatomy_of(c);
+  CHECK(a.layers[0].shape.heads == 32);
+  CHECK(a.layers[1].shape.heads == 16);
+  CHECK(a.layers[1].shape.kv_width() == 4 * 128);
+  CHECK(a.layers[1].at(Role::o).columns == 16 * 128);
+  CHECK(a.layers[2].at(Role::down).columns == 1024);
+  CHECK(a.widest().inner == 14336);
+  const int64_t whole = parameter_count(parse(three)), h = 4096;
+  CHECK(parameter_count(c) == whole - 2 * 16 * 128 * h - 2 * 4 * 128 * h - 3 * h * (14336 - 1024));
+
+  CHECK_THAT(error_of(adding(three, R"("layer_sizes": [{}, {}])")), Contains("2 entries for 3"));
+  CHECK_THAT(error_of(adding(three, R"("layer_sizes": [{}, {"num_attention_heads": 33}, {}])")),
+             Contains("num_attention_heads"));
+  CHECK_THAT(error_of(adding(three, R"("layer_sizes": [{}, {"num_attention_heads": 12}, {}])")),
+             Contains("does not divide"));
+  CHECK_THAT(error_of(adding(three, R"("layer_sizes": [{}, {"hidden_size": 12}, {}])")),
+             Contains("is not a size of a layer"));
+}

@@ -10,8 +10,7 @@
 #include <vector>
 
 #include "ptq/engine/cpu/backward.hpp"
-#include "ptq/engine/cpu/device.hpp"
-#include "ptq/engine/pass/transformer.hpp"
+#include "ptq/engine/cpu/transformer.hpp"
 #include "test/support/random_model.hpp"
 #include "test/support/reference_model.hpp"
 

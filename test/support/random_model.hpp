@@ -22,6 +22,7 @@ struct RandomModel {
           vocab = 96, max_positions = 1024, sliding_window = 0;
   bool tied = true;
   uint32_t seed = 1;
+  std::string layer_sizes;  // JSON, for models whose layers differ
 };
 
 // Writes the folder (config.json, model.safetensors in float32) and returns its path.
@@ -38,6 +39,7 @@ inline std::string write_random_model(const RandomModel& m, const std::string& n
       << ", \"rms_norm_eps\": 1e-5, \"rope_theta\": 10000.0, \"hidden_act\": \"silu\""
       << ", \"sliding_window\": " << (m.sliding_window ? std::to_string(m.sliding_window) : "null")
       << ", \"tie_word_embeddings\": " << (m.tied ? "true" : "false")
+      << (m.layer_sizes.empty() ? "" : ", \"layer_sizes\": " + m.layer_sizes)
       << ", \"torch_dtype\": \"float32\", \"bos_token_id\": 0, \"eos_token_id\": 1}";
 
   std::mt19937 random(m.seed);

@@ -21,6 +21,7 @@
 #include "ptq/core/error.hpp"
 #include "ptq/engine/backward.hpp"
 #include "ptq/engine/engine.hpp"
+#include "ptq/model/anatomy.hpp"
 
 namespace ptq::calibrate {
 
@@ -38,16 +39,13 @@ class Samples final : public GradientVisitor<float> {
  public:
   Samples(const ModelConfig& config, bool rotated_keys, bool fisher, int64_t sequences,
           int64_t length, std::function<void()> each_layer)
-      : width_(config.num_key_value_heads * config.head_dim),
-        length_(length),
-        rotated_keys_(rotated_keys),
-        each_layer_(std::move(each_layer)),
-        sides_(size_t(2 * config.num_hidden_layers)) {
-    const size_t numbers = size_t(sequences * length * width_);
-    for (Side& side : sides_) {
-      side.x.resize(numbers);
-      if (fisher) side.fisher.resize(numbers);
-    }
+      : length_(length), rotated_keys_(rotated_keys), each_layer_(std::move(each_layer)) {
+    for (const LayerPlan& layer : anatomy_of(config).layers)
+      for (int side = 0; side < 2; ++side) {
+        const size_t numbers = size_t(sequences * length * layer.shape.kv_width());
+        sides_.push_back({layer.shape.kv_width(), std::vector<float>(numbers),
+                          std::vector<float>(fisher ? numbers : 0)});
+      }
   }
 
   void next(int64_t sequence) { sequence_ = sequence; }
@@ -62,19 +60,20 @@ class Samples final : public GradientVisitor<float> {
   // Shows one layer and side to the method and forgets it.
   void hand_over(KvMethod& method, int layer, KvSide which) {
     Side side = std::move(at(layer, which));
-    method.calibrate(which, layer, int64_t(side.x.size()) / width_, length_, side.x.data(),
+    method.calibrate(which, layer, int64_t(side.x.size()) / side.width, length_, side.x.data(),
                      side.fisher.empty() ? nullptr : side.fisher.data());
   }
 
  private:
   struct Side {
+    int64_t width;  // kv_heads * head_dim
     std::vector<float> x, fisher;  // [sequences * length, kv_heads, head_dim]
   };
   Side& at(int layer, KvSide side) { return sides_[size_t(2 * layer + int(side))]; }
 
   void keep(int layer, KvSide which, const float* x, const float* d) {
     Side& side = at(layer, which);
-    const int64_t n = length_ * width_;
+    const int64_t n = length_ * side.width;
     float* to = side.x.data() + sequence_ * n;
     std::copy_n(x, n, to);
     check(to, "a number of the cache", layer, which);
@@ -83,18 +82,18 @@ class Samples final : public GradientVisitor<float> {
     for (int64_t i = 0; i < n; ++i) squared[i] = d[i] * d[i];
     check(squared, "the squared gradient of the loss", layer, which);
   }
-  void check(const float* x, const char* what, int layer, KvSide side) const {
-    const int64_t n = length_ * width_;
+  void check(const float* x, const char* what, int layer, KvSide side) {
+    const int64_t width = at(layer, side).width, n = length_ * width;
     const float* bad = std::find_if(x, x + n, [](float v) { return !std::isfinite(v); });
     if (bad == x + n) return;
     throw Error(ExitCode::disagree, std::string(what) + " is not finite",
                 "layer " + std::to_string(layer) + (side == KvSide::keys ? " keys" : " values") +
                     ", calibration sequence " + std::to_string(sequence_) + ", position " +
-                    std::to_string((bad - x) / width_),
+                    std::to_string((bad - x) / width),
                 "a damaged weight or an overflow does this; try another calibration.text");
   }
 
-  int64_t width_, length_, sequence_ = 0;
+  int64_t length_, sequence_ = 0;
   bool rotated_keys_;
   std::function<void()> each_layer_;
   std::vector<Side> sides_;  // [layers, 2]
@@ -112,8 +111,7 @@ inline KvCalibration calibrate_kv(Gradients<float>& gradients, KvMethod& method,
   KvCalibration result;
   result.length = int64_t(sequences.front().size());
   const uint64_t sequence_bytes =
-      uint64_t(2 * c.num_hidden_layers * c.num_key_value_heads * c.head_dim * result.length) *
-      (fisher ? 8 : 4);
+      kv_bytes_per_token_fp16(c) / 2 * uint64_t(result.length) * (fisher ? 8 : 4);
   result.sequences =
       int64_t(std::clamp<uint64_t>(max_bytes / sequence_bytes, 1, uint64_t(sequences.size())));
   result.sample_bytes = uint64_t(result.sequences) * sequence_bytes;

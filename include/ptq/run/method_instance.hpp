@@ -15,6 +15,7 @@
 #include "ptq/core/own_json.hpp"
 #include "ptq/core/safe_text.hpp"
 #include "ptq/engine/engine.hpp"
+#include "ptq/model/anatomy.hpp"
 #include "ptq/plugin.h"
 #include "ptq/run/host_services.hpp"
 #include "ptq/run/plugin_library.hpp"
@@ -109,8 +110,8 @@ class MethodInstance {
         : owner_(owner),
           table_(table),
           calibration_(calibration),
-          heads_(c.num_key_value_heads),
           dim_(c.head_dim) {
+      for (const LayerPlan& layer : anatomy_of(c).layers) heads_.push_back(layer.shape.kv_heads);
       require_host_device(table->devices);
       const ptq_kv_shape shape{sizeof shape, 0, c.num_hidden_layers, c.num_key_value_heads,
                                c.head_dim};
@@ -169,7 +170,7 @@ class MethodInstance {
               const float* x, RowSink& out) {
       const int s = int(side);
       const ptq_kv_block block{sizeof block, s, layer, 0, first, tokens};
-      ptq_tensor view = matrix_view(x, {heads_, tokens, dim_});
+      ptq_tensor view = matrix_view(x, {heads_[size_t(layer)], tokens, dim_});
       if (place) {
         view.device_type = PTQ_CUDA;
         view.device_id = place->device_id;
@@ -193,9 +194,10 @@ class MethodInstance {
                    const float* fisher) override {
       if (!calibration_) return;
       const int s = int(side);
+      const int64_t heads = heads_[size_t(layer)];
       const ptq_kv_block rows{sizeof rows, s, layer, 0, 0, length};
-      const ptq_tensor view = matrix_view(x, {tokens, heads_, dim_}),
-                       squared = matrix_view(fisher, {tokens, heads_, dim_});
+      const ptq_tensor view = matrix_view(x, {tokens, heads, dim_}),
+                       squared = matrix_view(fisher, {tokens, heads, dim_});
       owner_.host_.invoke(
           "calibrate",
           [&](const ptq_call* call) {
@@ -208,7 +210,8 @@ class MethodInstance {
     MethodInstance& owner_;
     const ptq_kv* table_;
     const ptq_kv_calibration* calibration_;  // nullptr: the method wants none
-    int64_t heads_, dim_;
+    std::vector<int64_t> heads_;  // kv heads of each layer
+    int64_t dim_;
     KvPolicy policy_[2];
   };
 

@@ -1,0 +1,41 @@
+// What `ptq-host logits` and `ptq-host trace` have in common: one sequence of tokens through a
+// model with or without methods, computed in a child process.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "host/arguments.hpp"
+#include "ptq/engine/modes.hpp"
+#include "ptq/run/open_subject.hpp"
+
+namespace ptq {
+
+// The help of the options that parse_one_sequence reads.
+extern const char* const kOneSequenceHelp;
+
+// own: names of further options, each with a value. Errors: no model, neither or both of --ids and
+// --text.
+Arguments parse_one_sequence(const std::vector<std::string>& args,
+                             const std::vector<const char*>& own);
+
+struct OneSequence {
+  std::unique_ptr<OpenSubject> subject;
+  std::vector<int32_t> ids;  // at least one
+  Regime regime = Regime::independent;
+  Compute compute = Compute::fp32;
+};
+OneSequence open_one_sequence(const Arguments& arguments);
+
+// What opening and asking brought to light, on the standard error.
+void print_warnings(OpenSubject& subject);
+
+// The text that `compute` gives, from a child process: a plugin that crashes or ends it costs a
+// sentence, not the reason. `what`: the thing that is computed, for the message, as "trace".
+std::string compute_apart(const Arguments& arguments, const std::string& what,
+                          const std::function<std::string()>& compute);
+
+}  // namespace ptq
