@@ -128,6 +128,13 @@ class Options {
     }
   }
 
+  // Any text; the default has no quotes and no backslashes.
+  void text(const char* name, std::string& value, const char* help) {
+    declare(PTQ_OPTION_STRING, name, '"' + value + '"', help);
+    const char* chosen = service_ ? service_->get_string(call_, name) : nullptr;
+    if (chosen) value = chosen;
+  }
+
   // As plugin.h wants them. Valid as long as this object, until something more is declared.
   const std::vector<const ptq_option*>& tables() {
     tables_.clear();
@@ -359,8 +366,8 @@ struct Tables {
     static Options declared;
     try {
       [[maybe_unused]] const M probe(declared);
-    } catch (const Invalid&) {
-      // The defaults cannot be used together: whoever creates the method with them is told.
+    } catch (const std::exception&) {
+      // For example, the defaults do not go together: whoever creates the method is told.
     }
     return declared.tables();
   }

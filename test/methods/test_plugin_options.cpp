@@ -44,6 +44,7 @@ class Method {
     o.number("energy", energy, "share that is kept").between(0.01, 1);
     o.word("axis", axis, "what shares a scale", {{"channel", 0}, {"token", 1}});
     o.flag("rotate", rotate, "rows are rotated");
+    o.text("note", note, "for the record");
     if (bits == 2) throw Invalid("these defaults do not go together");
   }
   void encode(const Call&, const ptq_linear&, ptq_encoding*) {}
@@ -52,6 +53,7 @@ class Method {
   int64_t window = -1;
   double energy = 0.95;
   bool rotate = false;
+  std::string note = "none";
 };
 
 std::vector<std::string> allowed(const ptq_option& option) {
@@ -64,7 +66,7 @@ std::vector<std::string> allowed(const ptq_option& option) {
 
 TEST_CASE("an option is described to the host with its default, bounds and words", "[plugin]") {
   const ptq_method& method = *plugin::Tables<Method>::method();
-  REQUIRE(method.n_options == 5);
+  REQUIRE(method.n_options == 6);
   struct Row {
     int32_t type;
     std::string name, value, help;
@@ -82,7 +84,8 @@ TEST_CASE("an option is described to the host with its default, bounds and words
        0,
        0,
        {"\"channel\"", "\"token\""}},
-      {PTQ_OPTION_BOOL, "rotate", "false", "rows are rotated", 0, 0, {}}};
+      {PTQ_OPTION_BOOL, "rotate", "false", "rows are rotated", 0, 0, {}},
+      {PTQ_OPTION_STRING, "note", "\"none\"", "for the record", 0, 0, {}}};
   for (size_t i = 0; i < want.size(); ++i) {
     const ptq_option& option = *method.options[i];
     INFO(want[i].name);
@@ -106,6 +109,7 @@ TEST_CASE("the line that declares an option reads what the user chose", "[plugin
   CHECK(method.energy == 0.25);
   CHECK(method.axis == 1);
   CHECK(method.rotate);
+  CHECK(method.note == "token");
 }
 
 TEST_CASE("an instance is made from the options of its call", "[plugin]") {
