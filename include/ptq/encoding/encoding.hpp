@@ -9,8 +9,8 @@
 
 namespace ptq {
 
-// How the range of a group becomes scale and zero point (methods.md 2.1, 4.2); the numbers are
-// those of PTQ_GRID_* in plugin.h.
+// How the range of a group becomes scale and zero point: docs/abi.md, "What is stored". The numbers
+// are those of PTQ_GRID_* in plugin.h.
 enum class Grid : int {
   min = 1,
   sym_narrow = 2,

@@ -9,7 +9,7 @@
 namespace ptq {
 
 // What stays dense; E(t) = block * floor(max(0, t - sink - window) / block) rows after the sinks
-// are encoded when t tokens lie before the query (methods.md 4.0). The flags: PTQ_KV_* and
+// are encoded when t tokens lie before the query (plugin.h). The flags: PTQ_KV_* and
 // PTQ_PRE_ROPE in plugin.h.
 struct KvPolicy {
   int64_t sink = 0, window = 0, block = 1;

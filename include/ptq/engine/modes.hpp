@@ -17,7 +17,7 @@ enum class Compute {
          // inside matrix products, norms and softmax; the dense rows of a cache are bfloat16
 };
 
-// What a query may read of its past. See docs/decisions.md and DESIGN: "The KV cache".
+// What a query may read of its past. Why: docs/decisions.md, "Evaluation at prefill speed".
 enum class Regime {
   // Every query, the prompt's too, reads what the cache holds at its moment: rows below the
   // boundary E(t) from their encoding, the rest dense (as float16).

@@ -1,7 +1,7 @@
 // What kernels and their launchers need of CUDA, in one place.
 //
 // The same sources compile with nvcc and, in the tests, as host C++ against test/cuda/shim, which
-// has its own <cuda_runtime.h>. So: no <<< >>>, no raw PTX outside mma.hpp, no static __shared__
+// has its own <cuda_runtime.h>. So: no <<< >>>, no raw PTX outside mma.cuh, no static __shared__
 // arrays with initialisers, warps of 32 lanes, every exchange with an explicit mask.
 #pragma once
 
