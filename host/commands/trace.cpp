@@ -12,6 +12,7 @@
 #include "host/commands/commands.hpp"
 #include "host/commands/one_sequence.hpp"
 #include "ptq/core/own_json.hpp"
+#include "ptq/encoding/dense.hpp"
 #include "ptq/engine/engine.hpp"
 #include "ptq/model/safetensors.hpp"
 #include "ptq/model/safetensors_write.hpp"

@@ -1,11 +1,14 @@
 // The tap: what a pass shows, the sums that devices form of it, and traces held against another
 // implementation.
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <cmath>
+#include <cstring>
 #include <filesystem>
 #include <vector>
 
 #include "ptq/calibrate/layer_inputs.hpp"
+#include "ptq/encoding/dense.hpp"
 #include "ptq/engine/engine.hpp"
 #include "ptq/engine/trace.hpp"
 #include "ptq/model/safetensors.hpp"

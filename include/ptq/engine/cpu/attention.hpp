@@ -84,183 +84,220 @@ inline void transpose(const float* in, int64_t stride, int64_t columns, float* o
     for (int64_t r = 0; r < kTile; ++r) out[c * kTile + r] = in[r * stride + c];
 }
 
+// The running softmax of a block's rows: row r is query i0 + r / group, head-in-group r % group.
+struct State {
+  float* o;  // [rows, width] sum of exp(score - m) value
+  float* m;  // [rows] largest score
+  float* l;  // [rows] sum of exp(score - m)
+};
+
+inline constexpr float kLowest = -std::numeric_limits<float>::infinity();
+
+// One call of attention(), and the steps that a task takes for its rows.
+class Attention {
+ public:
+  Attention(const AttentionShape& shape, const float* q, const AttentionSide& keys,
+            const AttentionSide& values, float* out)
+      : shape_(shape), q_(q), keys_(keys), values_(values), out_(out) {}
+
+  int64_t per_block() const { return std::max<int64_t>(1, 128 / group_); }
+  int64_t blocks() const { return (shape_.queries + per_block() - 1) / per_block(); }
+  int64_t most_rows() const { return std::min(per_block(), shape_.queries) * group_; }
+  int64_t scratch_size() const { return most_rows() * (width_ + 2 * kTile) + 2 * kTile * width_; }
+  int64_t state_size() const { return most_rows() * (width_ + 2); }
+  State state_at(float* p) const {
+    return {p, p + most_rows() * width_, p + most_rows() * (width_ + 1)};
+  }
+  int64_t first_key(int64_t i) const {
+    return shape_.window > 0 ? std::max<int64_t>(0, shape_.first + i + 1 - shape_.window) : 0;
+  }
+
+  // Queries [i0, i1) of one head over the keys [from, to) that they see; from begins a tile.
+  void look(int64_t head, int64_t i0, int64_t i1, int64_t from_key, int64_t to_key, float* scratch,
+            const State& state) const {
+    Block b{head, i0, i1, (i1 - i0) * group_};
+    b.qs = scratch;
+    b.s = b.qs + b.rows * width_;
+    b.s2 = b.s + b.rows * kTile;
+    b.tile = b.s2 + b.rows * kTile;
+    b.tile_t = b.tile + kTile * width_;
+    std::fill(state.o, state.o + b.rows * width_, 0.0f);
+    std::fill(state.m, state.m + b.rows, kLowest);
+    std::fill(state.l, state.l + b.rows, 0.0f);
+    for (int64_t r = 0; r < b.rows; ++r) {
+      const float* src =
+          q_ + ((i0 + r / group_) * shape_.heads + head * group_ + r % group_) * shape_.head_dim;
+      for (int64_t d = 0; d < shape_.head_dim; ++d) b.qs[r * width_ + d] = src[d] * scale_;
+    }
+    const int64_t last = std::min(to_key, shape_.first + i1);  // one behind the newest visible key
+    for (int64_t begin = from_key; begin < last; begin += kTile) {
+      const int64_t end = std::min(begin + kTile, last);
+      if (keys_.evicts && begin >= keys_.sink && end <= keys_.boundary[i0]) continue;
+      score(b, begin, end);
+      for (int64_t r = 0; r < b.rows; ++r) soften(b, r, begin, state);
+      add_values(b, begin, end, state);
+    }
+  }
+
+  void finish(int64_t head, int64_t i0, int64_t i1, const State& state) const {
+    for (int64_t r = 0; r < (i1 - i0) * group_; ++r) {
+      float* dst =
+          out_ + ((i0 + r / group_) * shape_.heads + head * group_ + r % group_) * shape_.head_dim;
+      const float inverse = 1.0f / state.l[r];
+      for (int64_t d = 0; d < shape_.head_dim; ++d) dst[d] = state.o[r * width_ + d] * inverse;
+    }
+  }
+
+  // Adds what `part` saw to `all`: the same rows over other keys.
+  void merge(const State& all, const State& part) const {
+    for (int64_t r = 0; r < most_rows(); ++r) {
+      const float top = std::max(all.m[r], part.m[r]);
+      if (top == kLowest) continue;  // this row sees no key so far
+      const float a = exp_nonpositive(all.m[r] - top), b = exp_nonpositive(part.m[r] - top);
+      all.m[r] = top;
+      all.l[r] = all.l[r] * a + part.l[r] * b;
+      for (int64_t d = 0; d < width_; ++d)
+        all.o[r * width_ + d] = all.o[r * width_ + d] * a + part.o[r * width_ + d] * b;
+    }
+  }
+
+ private:
+  // Queries [i0, i1) of a head, and where a task works on them.
+  struct Block {
+    int64_t head, i0, i1, rows;
+    float* qs = nullptr;      // [rows, width], scaled; zeros behind dim
+    float* s = nullptr;       // [rows, kTile] scores, then probabilities
+    float* s2 = nullptr;      // the same from the other source, in tiles that need both
+    float* tile = nullptr;    // [kTile, width]; zeros behind dim
+    float* tile_t = nullptr;  // [dim, kTile]
+  };
+
+  // s = scores of a tile: every row against the source that holds the key for it.
+  void score(const Block& b, int64_t begin, int64_t end) const {
+    const int64_t low = keys_.boundary[b.i0], high = keys_.boundary[b.i1 - 1];
+    const auto scores = [&](bool encoded, float* to) {
+      read_tile(keys_, encoded, b.head, begin, end, low, high, b.tile, width_);
+      if (b.rows < kTransposeRows) {
+        small_gemm_nt(b.qs, width_, b.tile, width_, to, kTile, b.rows, kTile, width_);
+      } else {
+        transpose(b.tile, width_, shape_.head_dim, b.tile_t);
+        small_gemm(b.qs, width_, b.tile_t, kTile, to, kTile, b.rows, kTile, shape_.head_dim, false);
+      }
+    };
+    const Need needed = need(keys_, begin, end, low, high);
+    scores(needed.encoded, b.s);
+    if (!needed.encoded || !needed.dense) return;
+    scores(false, b.s2);
+    for (int64_t r = 0; r < b.rows; ++r) {
+      const int64_t boundary = keys_.boundary[b.i0 + r / group_];
+      for (int64_t j = 0; j < kTile; ++j) {
+        const int64_t key = begin + j;
+        if (key < keys_.sink || key >= boundary) b.s[r * kTile + j] = b.s2[r * kTile + j];
+      }
+    }
+  }
+
+  // Streaming softmax: the scores of row r become probabilities, relative to the largest so far.
+  void soften(const Block& b, int64_t r, int64_t begin, const State& state) const {
+    const int64_t i = b.i0 + r / group_, width = width_;
+    float* p = b.s + r * kTile;
+    float* o = state.o + r * width;
+    const int64_t from = std::clamp<int64_t>(first_key(i) - begin, 0, kTile);
+    const int64_t to = std::clamp<int64_t>(shape_.first + i + 1 - begin, 0, kTile);
+    if (from >= to) {
+      std::fill(p, p + kTile, 0.0f);
+      return;
+    }
+    for (int64_t j = 0; j < from; ++j) p[j] = kLowest;
+    for (int64_t j = to; j < kTile; ++j) p[j] = kLowest;
+    if (keys_.evicts)
+      for (int64_t j = std::max<int64_t>(0, keys_.sink - begin);
+           j < std::min(kTile, keys_.boundary[i] - begin); ++j)
+        p[j] = kLowest;
+    const float top = std::max(state.m[r], largest(p, kTile));
+    if (top == kLowest) {  // no visible key so far
+      std::fill(p, p + kTile, 0.0f);
+      return;
+    }
+    const float shrink = exp_nonpositive(state.m[r] - top);
+    for (int64_t j = 0; j < kTile; ++j) p[j] = exp_nonpositive(p[j] - top);
+    state.l[r] = state.l[r] * shrink + total(p, kTile);
+    state.m[r] = top;
+    if (shape_.bf16)
+      for (int64_t j = 0; j < kTile; ++j) p[j] = bf16_to_float(float_to_bf16(p[j]));
+    if (shrink != 1.0f)
+      for (int64_t d = 0; d < width; ++d) o[d] *= shrink;
+  }
+
+  // Output: probabilities times the source that holds the value for the row.
+  void add_values(const Block& b, int64_t begin, int64_t end, const State& state) const {
+    const int64_t low = values_.boundary[b.i0], high = values_.boundary[b.i1 - 1];
+    const Need needed = need(values_, begin, end, low, high);
+    if (needed.encoded && needed.dense) {
+      for (int64_t r = 0; r < b.rows; ++r) {
+        const int64_t boundary = values_.boundary[b.i0 + r / group_];
+        for (int64_t j = 0; j < kTile; ++j) {
+          const int64_t key = begin + j;
+          const bool dense = key < values_.sink || key >= boundary;
+          b.s2[r * kTile + j] = dense ? b.s[r * kTile + j] : 0.0f;
+          if (dense) b.s[r * kTile + j] = 0.0f;
+        }
+      }
+      read_tile(values_, false, b.head, begin, end, low, high, b.tile, width_);
+      small_gemm(b.s2, kTile, b.tile, width_, state.o, width_, b.rows, width_, kTile, true);
+    }
+    read_tile(values_, needed.encoded, b.head, begin, end, low, high, b.tile, width_);
+    small_gemm(b.s, kTile, b.tile, width_, state.o, width_, b.rows, width_, kTile, true);
+  }
+
+  const AttentionShape& shape_;
+  const float* q_;
+  const AttentionSide &keys_, &values_;
+  float* out_;
+  const int64_t group_ = shape_.heads / shape_.kv_heads;
+  const int64_t width_ = (shape_.head_dim + kLanes - 1) / kLanes * kLanes;  // columns, padded
+  const float scale_ = 1.0f / std::sqrt(float(shape_.head_dim));
+};
+
 }  // namespace attention_detail
 
 // q [queries, heads * head_dim] -> out of the same shape: softmax(q k^T / sqrt(head_dim)) v.
 inline void attention(ThreadPool& pool, const AttentionShape& shape, const float* q,
                       const AttentionSide& keys, const AttentionSide& values, float* out) {
   using namespace attention_detail;
-  const int64_t group = shape.heads / shape.kv_heads, dim = shape.head_dim;
-  const int64_t width = (dim + kLanes - 1) / kLanes * kLanes;  // value columns, padded
-  const int64_t per_block = std::max<int64_t>(1, 128 / group);
-  const int64_t blocks = (shape.queries + per_block - 1) / per_block;
-  const float scale = 1.0f / std::sqrt(float(dim));
-  const float lowest = -std::numeric_limits<float>::infinity();
-
-  const int64_t most_rows = std::min(per_block, shape.queries) * group;
-  const int64_t scratch_size = most_rows * (width + 2 * kTile) + 2 * kTile * width;
-  const int64_t state_size = most_rows * (width + 2);
-
-  const auto first_key = [&](int64_t i) {
-    return shape.window > 0 ? std::max<int64_t>(0, shape.first + i + 1 - shape.window) : 0;
-  };
-  // The running softmax of a block's rows: row r is query i0 + r / group, head-in-group r % group.
-  struct State {
-    float* o;  // [rows, width] sum of exp(score - m) value
-    float* m;  // [rows] largest score
-    float* l;  // [rows] sum of exp(score - m)
-  };
-  const auto state_at = [&](float* p) {
-    return State{p, p + most_rows * width, p + most_rows * (width + 1)};
-  };
-
-  // Queries [i0, i1) of one head over the keys [from, to) that they see; from begins a tile.
-  const auto look = [&](int64_t head, int64_t i0, int64_t i1, int64_t from_key, int64_t to_key,
-                        float* scratch, const State& state) {
-    const int64_t rows = (i1 - i0) * group;
-    const auto [o, m, l] = state;
-    float* qs = scratch;              // [rows, width], scaled; zeros behind dim
-    float* s = qs + rows * width;     // [rows, kTile] scores, then probabilities
-    float* s2 = s + rows * kTile;     // the same from the other source, in tiles that need both
-    float* tile = s2 + rows * kTile;  // [kTile, width]; zeros behind dim
-    float* tile_t = tile + kTile * width;  // [dim, kTile]
-    std::fill(o, o + rows * width, 0.0f);
-    std::fill(m, m + rows, lowest);
-    std::fill(l, l + rows, 0.0f);
-    for (int64_t r = 0; r < rows; ++r) {
-      const float* src = q + ((i0 + r / group) * shape.heads + head * group + r % group) * dim;
-      for (int64_t d = 0; d < dim; ++d) qs[r * width + d] = src[d] * scale;
-    }
-
-    const int64_t k_low = keys.boundary[i0], k_high = keys.boundary[i1 - 1];
-    const int64_t v_low = values.boundary[i0], v_high = values.boundary[i1 - 1];
-    const int64_t last = std::min(to_key, shape.first + i1);  // one behind the newest visible key
-    for (int64_t begin = from_key; begin < last; begin += kTile) {
-      const int64_t end = std::min(begin + kTile, last);
-      if (keys.evicts && begin >= keys.sink && end <= k_low) continue;
-
-      // Scores: every row against the source that holds the key for it.
-      const Need kn = need(keys, begin, end, k_low, k_high);
-      const auto scores = [&](bool encoded, float* to) {
-        read_tile(keys, encoded, head, begin, end, k_low, k_high, tile, width);
-        if (rows < kTransposeRows) {
-          small_gemm_nt(qs, width, tile, width, to, kTile, rows, kTile, width);
-        } else {
-          transpose(tile, width, dim, tile_t);
-          small_gemm(qs, width, tile_t, kTile, to, kTile, rows, kTile, dim, false);
-        }
-      };
-      scores(kn.encoded, s);
-      if (kn.encoded && kn.dense) {
-        scores(false, s2);
-        for (int64_t r = 0; r < rows; ++r) {
-          const int64_t b = keys.boundary[i0 + r / group];
-          for (int64_t j = 0; j < kTile; ++j) {
-            const int64_t key = begin + j;
-            if (key < keys.sink || key >= b) s[r * kTile + j] = s2[r * kTile + j];
-          }
-        }
-      }
-
-      // Streaming softmax.
-      for (int64_t r = 0; r < rows; ++r) {
-        const int64_t i = i0 + r / group;
-        float* p = s + r * kTile;
-        const int64_t from = std::clamp<int64_t>(first_key(i) - begin, 0, kTile);
-        const int64_t to = std::clamp<int64_t>(shape.first + i + 1 - begin, 0, kTile);
-        if (from >= to) {
-          std::fill(p, p + kTile, 0.0f);
-          continue;
-        }
-        for (int64_t j = 0; j < from; ++j) p[j] = lowest;
-        for (int64_t j = to; j < kTile; ++j) p[j] = lowest;
-        if (keys.evicts)
-          for (int64_t j = std::max<int64_t>(0, keys.sink - begin);
-               j < std::min(kTile, keys.boundary[i] - begin); ++j)
-            p[j] = lowest;
-        const float top = std::max(m[r], largest(p, kTile));
-        if (top == lowest) {  // no visible key so far
-          std::fill(p, p + kTile, 0.0f);
-          continue;
-        }
-        const float shrink = exp_nonpositive(m[r] - top);
-        for (int64_t j = 0; j < kTile; ++j) p[j] = exp_nonpositive(p[j] - top);
-        l[r] = l[r] * shrink + total(p, kTile);
-        m[r] = top;
-        if (shape.bf16)
-          for (int64_t j = 0; j < kTile; ++j) p[j] = bf16_to_float(float_to_bf16(p[j]));
-        if (shrink != 1.0f)
-          for (int64_t d = 0; d < width; ++d) o[r * width + d] *= shrink;
-      }
-
-      // Output: probabilities times the source that holds the value for the row.
-      const Need vn = need(values, begin, end, v_low, v_high);
-      if (vn.encoded && vn.dense) {
-        for (int64_t r = 0; r < rows; ++r) {
-          const int64_t b = values.boundary[i0 + r / group];
-          for (int64_t j = 0; j < kTile; ++j) {
-            const int64_t key = begin + j;
-            const bool dense = key < values.sink || key >= b;
-            s2[r * kTile + j] = dense ? s[r * kTile + j] : 0.0f;
-            if (dense) s[r * kTile + j] = 0.0f;
-          }
-        }
-        read_tile(values, false, head, begin, end, v_low, v_high, tile, width);
-        small_gemm(s2, kTile, tile, width, o, width, rows, width, kTile, true);
-      }
-      read_tile(values, vn.encoded, head, begin, end, v_low, v_high, tile, width);
-      small_gemm(s, kTile, tile, width, o, width, rows, width, kTile, true);
-    }
-  };
-  const auto finish = [&](int64_t head, int64_t i0, int64_t i1, const State& state) {
-    for (int64_t r = 0; r < (i1 - i0) * group; ++r) {
-      float* dst = out + ((i0 + r / group) * shape.heads + head * group + r % group) * dim;
-      const float inverse = 1.0f / state.l[r];
-      for (int64_t d = 0; d < dim; ++d) dst[d] = state.o[r * width + d] * inverse;
-    }
-  };
-
-  const int64_t start = first_key(0) / kTile * kTile, stop = shape.first + shape.queries;
+  const Attention work(shape, q, keys, values, out);
+  const int64_t blocks = work.blocks(), per_block = work.per_block(),
+                scratch_size = work.scratch_size(), state_size = work.state_size();
+  const int64_t start = work.first_key(0) / kTile * kTile, stop = shape.first + shape.queries;
   const int64_t spans = (stop - start + kSpan - 1) / kSpan;
   // A bfloat16 probability depends on the largest score so far: there, one sweep as the reference.
-  if (blocks > 1 || most_rows >= kTransposeRows || spans < 2 || shape.bf16) {
+  if (blocks > 1 || work.most_rows() >= kTransposeRows || spans < 2 || shape.bf16) {
     pool.for_each(blocks * shape.kv_heads, [&](int64_t task) {
       // Later blocks read more rows: they go first, so that the threads finish together.
       const int64_t head = task % shape.kv_heads, block = blocks - 1 - task / shape.kv_heads;
       const int64_t i0 = block * per_block, i1 = std::min(i0 + per_block, shape.queries);
       std::vector<float> buffer(size_t(scratch_size + state_size));
-      const State state = state_at(buffer.data() + scratch_size);
-      look(head, i0, i1, first_key(i0) / kTile * kTile, stop, buffer.data(), state);
-      finish(head, i0, i1, state);
+      const State state = work.state_at(buffer.data() + scratch_size);
+      work.look(head, i0, i1, work.first_key(i0) / kTile * kTile, stop, buffer.data(), state);
+      work.finish(head, i0, i1, state);
     });
     return;
   }
 
   std::vector<float> states(size_t(spans * shape.kv_heads * state_size));
   const auto state_of = [&](int64_t span, int64_t head) {
-    return state_at(states.data() + (span * shape.kv_heads + head) * state_size);
+    return work.state_at(states.data() + (span * shape.kv_heads + head) * state_size);
   };
   pool.for_each(spans, [&](int64_t span) {
     std::vector<float> scratch(static_cast<size_t>(scratch_size));
     const int64_t from = start + span * kSpan;
     for (int64_t head = 0; head < shape.kv_heads; ++head)
-      look(head, 0, shape.queries, from, from + kSpan, scratch.data(), state_of(span, head));
+      work.look(head, 0, shape.queries, from, from + kSpan, scratch.data(), state_of(span, head));
   });
   for (int64_t head = 0; head < shape.kv_heads; ++head) {
-    const State all = state_of(0, head);
-    for (int64_t span = 1; span < spans; ++span) {
-      const State part = state_of(span, head);
-      for (int64_t r = 0; r < most_rows; ++r) {
-        const float top = std::max(all.m[r], part.m[r]);
-        if (top == lowest) continue;  // this row sees no key so far
-        const float a = exp_nonpositive(all.m[r] - top), b = exp_nonpositive(part.m[r] - top);
-        all.m[r] = top;
-        all.l[r] = all.l[r] * a + part.l[r] * b;
-        for (int64_t d = 0; d < width; ++d)
-          all.o[r * width + d] = all.o[r * width + d] * a + part.o[r * width + d] * b;
-      }
-    }
-    finish(head, 0, shape.queries, all);
+    for (int64_t span = 1; span < spans; ++span)
+      work.merge(state_of(0, head), state_of(span, head));
+    work.finish(head, 0, shape.queries, state_of(0, head));
   }
 }
 
