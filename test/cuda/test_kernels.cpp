@@ -382,7 +382,8 @@ TEMPLATE_TEST_CASE("cuda: linear layers, dense and packed", "[cuda]", float, cud
     const bool rounds_weights =
         f && !(n <= cuda::kSmallRows && cuda::small_linear_reads(linear.affine));
     const OnDevice<T> dx(as<T>(x)), db(as<T>(b)), y(size_t(n * out));
-    device.begin(std::vector<int32_t>(1), {0}, Rope{{1.0f}, 1.0f}, false);
+    device.use_rope(Rope{{1.0f}, 1.0f});
+    device.begin({0}, {0}, false);
     device.linear(linear, db.data(), dx.data(), n, y.data());
     const auto got = floats(y.get());
     for (int64_t i = 0; i < n; ++i)
