@@ -9,6 +9,7 @@
 
 #include "ptq/calibrate/layer_inputs.hpp"
 #include "ptq/encoding/dense.hpp"
+#include "ptq/engine/backward.hpp"
 #include "ptq/engine/engine.hpp"
 #include "ptq/engine/trace.hpp"
 #include "ptq/model/safetensors.hpp"
@@ -134,9 +135,7 @@ TEST_CASE("anatomy: a model whose layers differ runs as the formulas say") {
   }
   loss /= double(ids.size() - 1);
   CHECK(loss == Approx(reference.loss(ids)).epsilon(1e-3));  // the cache is float16
-  struct Nothing final : GradientVisitor<float> {
-    std::vector<int64_t> tokens;
-  } nothing;
+  GradientVisitor<float> nothing;
   const auto gradients = make_cpu_gradients(folder, {1, Compute::fp32, nullptr});
   CHECK(gradients->backward(ids, nothing) == Approx(reference.loss(ids)).epsilon(1e-5));
 
