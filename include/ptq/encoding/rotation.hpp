@@ -14,11 +14,13 @@ PTQ_HD void rotate_pair(Real& a, Real& b, Real c, Real s, const Round& round) {
   a = low;
   b = high;
 }
+// Cosine and sine by reference: they are read anew for the second line, as in a loop over arrays,
+// which decides how a compiler fuses products and sums, and so the last bit.
 template <class Real>
-PTQ_HD void rotate_pair(Real& a, Real& b, Real c, Real s) {
-  const Real low = a * c - b * s, high = b * c + a * s;
-  a = low;
-  b = high;
+PTQ_HD void rotate_pair(Real& a, Real& b, const Real& c, const Real& s) {
+  const Real x = a, y = b;
+  a = x * c - y * s;
+  b = y * c + x * s;
 }
 
 }  // namespace ptq
