@@ -46,19 +46,6 @@ void require_experiment_file(const fs::path& file) {
       best.empty() ? "`ptq-host --help` shows the commands" : "did you mean " + best + "?");
 }
 
-// Size facts of models that many have but not here yet: parameters and bytes per token of an FP16
-// cache (2 * layers * kv heads * head_dim * 2), from their config.json.
-struct KnownModel {
-  const char* id;
-  int64_t parameters;
-  uint64_t kv_bytes;
-};
-constexpr KnownModel kKnownModels[] = {
-    {"Qwen/Qwen2.5-7B", 7615616512, 57344},
-    {"mistralai/Mistral-7B-v0.3", 7248023552, 131072},
-    {"meta-llama/Llama-3.1-8B", 8030261248, 131072},
-};
-
 std::string memory_line(const std::string& model, int64_t parameters, uint64_t kv_bytes,
                         int64_t longest) {
   return fmt::format(
@@ -67,18 +54,28 @@ std::string memory_line(const std::string& model, int64_t parameters, uint64_t k
       bytes_text(double(kv_bytes)), bytes_text(double(kv_bytes) * double(longest)), longest);
 }
 
+// Where the configuration of a model is: its own folder, or for a model that is not here yet
+// models/configs, which has those of the common ones.
+fs::path config_folder(const ModelReference& reference, const std::vector<fs::path>& bases) {
+  try {
+    return find_model(reference.text, bases, reference.where).folder;
+  } catch (const Error&) {
+    const fs::path name = fs::path(reference.text.substr(0, reference.text.find('@'))).filename();
+    std::error_code ignored;
+    for (const fs::path& base : bases) {
+      const fs::path folder = base / "models/configs" / name;
+      if (fs::exists(folder / "config.json", ignored)) return folder;
+    }
+    throw;
+  }
+}
+
 std::string model_memory(const ModelReference& reference, const Plan& plan, int64_t longest) {
   try {
-    const ModelConfig config =
-        load_config(find_model(reference.text, plan.bases, reference.where).folder);
+    const ModelConfig config = load_config(config_folder(reference, plan.bases));
     return memory_line(reference.text, parameter_count(config), kv_bytes_per_token_fp16(config),
                        longest);
   } catch (const Error&) {
-    for (const KnownModel& known : kKnownModels) {
-      if (reference.text.substr(0, reference.text.find('@')) == known.id) {
-        return memory_line(reference.text, known.parameters, known.kv_bytes, longest);
-      }
-    }
     return "  " + reference.text + ": unknown until its config.json is there\n";
   }
 }
@@ -152,7 +149,7 @@ std::string plan_text(const Plan& plan, const Store& store, const std::vector<Ce
   }
   int64_t longest = 0;
   for (const Evaluation& evaluation : plan.experiment.evaluations) {
-    longest = std::max(longest, longest_context(evaluation.settings));
+    longest = std::max(longest, eval::longest_context(evaluation.settings));
   }
   text += "memory:\n";
   for (const ModelReference& model : plan.experiment.models) {

@@ -210,3 +210,20 @@ TEST_CASE("figures are held against the samples", "[consistency]") {
   k.metrics["correct"] = 4;
   says(k, "the number of right samples is 3");
 }
+
+TEST_CASE("a headline names a figure of the metrics", "[consistency]") {
+  Record r = perplexity();
+  r.headline = {"ppl", "lower", "perplexity"};
+  const auto keys = [&] {
+    std::vector<std::string> out;
+    for (const Violation& violation : figure_violations(r)) out.push_back(violation.key);
+    return out;
+  };
+  CHECK(keys().empty());
+  r.headline->key = "cache.bytes_per_token";
+  CHECK(keys().empty());
+  r.headline->key = "cache.bytes_per_tokens";
+  CHECK(keys() == std::vector<std::string>{"headline.key"});
+  r.headline->key = "cache";
+  CHECK(keys() == std::vector<std::string>{"headline.key"});
+}

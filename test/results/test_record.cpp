@@ -24,6 +24,7 @@ Record example() {
   r.code = {"0.1.0", "0123456789ab"};
   r.environment = {{"cpu", "x"}, {"threads", 2}};
   r.warnings = {"first", "second"};
+  r.headline = {"ppl", "lower", "perplexity"};
   r.metrics = {{"ppl", 6.1600000000000001},
                {"nll", 0.1 + 0.2},
                {"cache", {{"bytes_total", 12}}},
@@ -42,7 +43,7 @@ Record reread(const Record& r) {
 TEST_CASE("a record survives its JSON", "[record]") {
   Record r = example();
   const Json json = to_json(r);
-  CHECK(json["schema_version"] == 1);
+  CHECK(json["schema_version"] == 2);
   CHECK(json["error"].is_null());
   CHECK(json.begin().key() == "schema_version");
   CHECK(to_json(reread(r)) == json);
@@ -114,10 +115,14 @@ TEST_CASE("a damaged record names the place", "[record]") {
   refuses("/status", "failed", "error");
   refuses("/error", Json::object(), "error");
   refuses("/warnings", {1}, "warnings[0]");
+  refuses("/headline", "ppl", "headline");
+  refuses("/headline/key", 1, "headline.key");
+  refuses("/headline/direction", "up", "headline.direction");
   refuses("/metrics", nullptr, "metrics");
   refuses("/seconds", "1", "seconds");
 
   for (const auto& [key, value] : good.items()) {
+    if (key == "headline") continue;  // what is not measured has none
     Json bad = good;
     bad.erase(key);
     INFO(key);
@@ -125,8 +130,8 @@ TEST_CASE("a damaged record names the place", "[record]") {
                       Catch::Contains("the key is missing") && Catch::Contains(key));
   }
   Json future = good;
-  future["schema_version"] = 2;
-  CHECK_THROWS_WITH(record_from_json(future, "result.json"), Catch::Contains("schema version 2"));
+  future["schema_version"] = 3;
+  CHECK_THROWS_WITH(record_from_json(future, "result.json"), Catch::Contains("schema version 3"));
   CHECK_THROWS_AS(record_from_json(Json::array(), "result.json"), Error);
   Json more = good;
   more["added_later"] = 1;
@@ -166,4 +171,19 @@ TEST_CASE("the human page", "[record]") {
   CHECK(page.find("it broke (exit code 1)") != std::string::npos);
   CHECK(page.find("\n    a\n    ```\n    b\n") != std::string::npos);
   CHECK(page.find("## Metrics\n\nnone\n") != std::string::npos);
+}
+
+TEST_CASE("a record says which of its figures ranks methods, one of version 1 does not",
+          "[record]") {
+  const Record r = reread(example());
+  REQUIRE(r.headline);
+  CHECK(r.headline->key == "ppl");
+  CHECK(r.headline->direction == "lower");
+  CHECK(r.headline->title == "perplexity");
+  Json old = to_json(example());
+  old["schema_version"] = 1;
+  old.erase("headline");
+  const Record before = record_from_json(old, "result.json");
+  CHECK_FALSE(before.headline);
+  CHECK(before.metrics == r.metrics);
 }

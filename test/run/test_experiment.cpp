@@ -131,7 +131,7 @@ TEST_CASE("settings survive the way through JSON", "[experiment]") {
     const auto json = settings_to_json(e.settings);
     CHECK(settings_to_json(settings_from_json(e.kind, json)) == json);
   }
-  CHECK(settings_to_json(make_settings("generation"))["regime"] == "prefill-exact");
+  CHECK(settings_to_json(eval::make_settings("generation"))["regime"] == "prefill-exact");
 }
 
 TEST_CASE("calibration has a text, and defaults for the rest", "[experiment]") {
@@ -145,7 +145,7 @@ TEST_CASE("calibration has a text, and defaults for the rest", "[experiment]") {
   CHECK(e.calibration.length == 2048);
   CHECK(e.calibration.memory_gib == 4);
   const auto json = settings_to_json(e.calibration);
-  CHECK(settings_to_json(calibration_from_json(json)) == json);
+  CHECK(settings_to_json(read_settings(calibrate::CalibrationSettings{}, json)) == json);
 
   CHECK_THAT(error_of(std::string(kSmall) + "[calibration]\nlength = 64\n"),
              Contains("`calibration.text` is missing: the file to calibrate on") &&

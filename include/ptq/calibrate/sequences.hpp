@@ -22,6 +22,16 @@ struct CalibrationSettings {
   double memory_gib = 4;  // of what is kept for methods; fewer sequences are used beyond it
 };
 
+// The fields, as visit_settings of eval/settings.hpp lists those of evaluations.
+template <class Visitor>
+void visit_settings(CalibrationSettings& s, Visitor& v) {
+  v.file("text", s.text, "calibrate on");
+  v.choice("join", s.join, join_words());
+  v.integer("sequences", s.sequences, 1, 4096);
+  v.integer("length", s.length, 2, kLongestContext);
+  v.number("memory_gib", s.memory_gib, 0, 65536);
+}
+
 // Settings whose text was found.
 struct CalibrationSource {
   CalibrationSettings settings;  // the file name as the user wrote it
@@ -49,9 +59,7 @@ inline std::vector<std::vector<int32_t>> read_sequences(const Tokenizer& tokeniz
                                                         const std::string& file,
                                                         const CalibrationSettings& settings,
                                                         int64_t longest, uint64_t seed) {
-  std::string text = read_utf8_file(file);
-  if (settings.join == "wikitext2") text = join_wikitext2(text);
-  const std::vector<int32_t> tokens = tokenizer.encode(text);
+  const std::vector<int32_t> tokens = tokenizer.encode(read_joined_file(file, settings.join));
   const int64_t length = std::min(settings.length, longest), found = int64_t(tokens.size());
   if (found <= length)
     throw usage_error("the calibration text is too short: " + std::to_string(found) +

@@ -15,6 +15,9 @@
 
 namespace ptq {
 
+// The longest text that settings may ask for, in tokens.
+constexpr int64_t kLongestContext = int64_t{1} << 24;
+
 // The whole file, not empty, valid UTF-8, nothing changed in it.
 inline std::string read_utf8_file(const std::filesystem::path& path) {
   constexpr uint64_t kLargest = uint64_t{1} << 30;
@@ -42,6 +45,22 @@ inline std::string join_wikitext2(std::string_view raw) {
     if (row.find_first_not_of(" \t\r\n") != std::string_view::npos) joined += row;
   }
   return joined;
+}
+
+// How the rows of a text file are put together: as they stand, or in the form above.
+inline const std::vector<std::string>& join_words() {
+  static const std::vector<std::string> words = {"raw", "wikitext2"};
+  return words;
+}
+inline std::string read_joined_file(const std::filesystem::path& path, const std::string& join) {
+  std::string text = read_utf8_file(path);
+  return join == "wikitext2" ? join_wikitext2(text) : text;
+}
+
+// A text of so many bytes per token asked for is long enough and need not be tokenized to know it.
+inline bool clearly_long(std::string_view text, int64_t tokens) {
+  constexpr int64_t kBytesPerToken = 64;
+  return int64_t(text.size()) / kBytesPerToken > tokens;
 }
 
 // One entry of a JSON Lines file.

@@ -9,7 +9,7 @@
 
 #include "ptq/core/own_json.hpp"
 #include "ptq/engine/engine.hpp"
-#include "ptq/eval/evaluation.hpp"
+#include "ptq/eval/subject.hpp"
 
 namespace ptq::eval {
 

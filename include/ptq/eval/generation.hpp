@@ -12,31 +12,21 @@
 #include <utility>
 #include <vector>
 
-#include "ptq/core/error.hpp"
 #include "ptq/core/own_json.hpp"
 #include "ptq/data/text.hpp"
-#include "ptq/eval/cache_report.hpp"
-#include "ptq/eval/evaluation.hpp"
 #include "ptq/eval/lock_step.hpp"
+#include "ptq/eval/measured.hpp"
+#include "ptq/eval/settings.hpp"
 #include "ptq/eval/statistics.hpp"
+#include "ptq/eval/subject.hpp"
 #include "ptq/eval/token_scores.hpp"
 
 namespace ptq::eval {
 
 namespace generation_detail {
 
-inline void check(const GenerationSettings& s) {
-  if (s.samples < 1 || s.prompt_tokens < 1 || s.continuation_tokens < 1 || s.batch < 1) {
-    throw usage_error("samples, prompt_tokens, continuation_tokens and batch must be at least 1",
-                      "generation");
-  }
-  if (s.regime == Regime::independent) {
-    throw usage_error("a continuation cannot be decoded without a cache", "generation: regime",
-                      "use `streaming`, `prefill-exact` or `prefill-encoded`");
-  }
-}
-
 constexpr int kQuarters = 4;
+constexpr const char* kShorter = "use smaller `prompt_tokens` or `continuation_tokens`";
 
 // Score k lies in quarter k * 4 / scored.
 inline Json quarters_json(const TokenScores (&quarters)[kQuarters], int64_t scored) {
@@ -64,117 +54,136 @@ struct Sample {
   }
 };
 
+// What is known of the texts that are done.
+struct Scores {
+  TokenScores all, quarters[kQuarters];
+  std::vector<double> perplexities, differences, blocks;  // per sample, sample, block
+
+  // Adds one text and returns its own scores.
+  TokenScores add(const Sample& text, bool with_reference) {
+    TokenScores sample;
+    for (int q = 0; q < kQuarters; ++q) {
+      sample.add(text.quarters[q]);
+      quarters[q].add(text.quarters[q]);
+    }
+    all.add(sample);
+    perplexities.push_back(sample.ppl());
+    if (with_reference) {
+      differences.push_back(sample.delta_nll());
+      sample.add_blocks(blocks);
+    }
+    return sample;
+  }
+  void write(Json& m, bool with_reference, int64_t scored) const {
+    const char* overflow = "the loss is too large for a perplexity in float64";
+    m["tokens_scored"] = all.count();
+    put_number(m, "nll", all.nll());
+    put_number(m, "ppl_pooled", all.ppl(), overflow);
+    put_number(m, "mean_ppl", mean(perplexities), overflow);
+    if (with_reference) {
+      put_number(m, "nll_reference", all.nll_reference());
+      put_number(m, "ppl_pooled_reference", std::exp(all.nll_reference()), overflow);
+      put_number(m, "delta_nll", mean(differences));
+      put_number(m, "delta_nll_se", standard_error(differences), "one text has no spread");
+      put_number(m, "delta_nll_se_blocks", standard_error(blocks), "one block has no spread");
+      all.divergence().write(m);
+      put_number(m, "flips", 1 - all.divergence().top1_agreement());
+    }
+    m["quarters"] = quarters_json(quarters, scored);
+  }
+};
+
+// Seconds of the subject's engine in the two parts of the work.
+struct Times {
+  double prefill = 0, decode = 0;
+};
+
+// Decodes the texts side by side, and adds what their runs measured.
+inline std::vector<Sample> decode_batch(Subject& subject, const GenerationSettings& settings,
+                                        std::span<const JsonlText> texts, Measured& measured,
+                                        Times& times) {
+  const int64_t prompt = settings.prompt_tokens, scored = settings.continuation_tokens;
+  std::vector<Sample> samples(texts.size());
+  std::vector<LockStep> runs;
+  std::vector<CacheReads> before;
+  std::vector<std::span<const int32_t>> continuations;
+  for (size_t i = 0; i < texts.size(); ++i) {
+    Sample& sample = samples[i];
+    sample.tokens = subject.tokenizer.encode(texts[i].text);
+    require_tokens(sample.tokens, prompt + scored, settings.texts, texts[i].line, kShorter);
+    const auto ids = std::span(std::as_const(sample.tokens));
+    runs.emplace_back(subject);
+    runs[i].forward(ids.first(size_t(prompt)), settings.regime, prompt - 1,
+                    [&](int64_t, const LogitRow& method, const LogitRow* reference) {
+                      sample.add(method, reference, prompt, scored);
+                    });
+    times.prefill += runs[i].seconds();
+    times.decode -= runs[i].seconds();
+    before.push_back(runs[i].sequence().reads());
+    continuations.push_back(ids.subspan(size_t(prompt), size_t(scored - 1)));
+  }
+  LockStep::decode(runs, continuations,
+                   [&](size_t run, const LogitRow& method, const LogitRow* reference) {
+                     samples[run].add(method, reference, prompt, scored);
+                   });
+  for (size_t i = 0; i < runs.size(); ++i) {
+    times.decode += runs[i].seconds();
+    measured.add(runs[i], before[i]);  // the continuation's queries
+  }
+  return samples;
+}
+
 }  // namespace generation_detail
 
 // Errors: settings, too few texts, a text that is too short, logits that are not finite.
 inline Outcome generation(Subject& subject, const GenerationSettings& settings,
                           const Progress& progress) {
   namespace detail = generation_detail;
-  detail::check(settings);
-  using detail::kQuarters;
-  const int64_t prompt = settings.prompt_tokens, scored = settings.continuation_tokens;
+  check_settings(settings, "generation");
   const std::vector<JsonlText> texts = read_jsonl_texts(settings.texts, settings.samples);
   require_texts(texts, settings.samples, settings.texts);
+  const bool with_reference = subject.reference != nullptr;
 
   Outcome outcome;
-  TokenScores all, quarters[kQuarters];
-  std::vector<double> perplexities, differences, blocks;  // per sample, sample, block
-  CacheReads reads;
-  CacheMeans cache;
-  double prefill_seconds = 0, decode_seconds = 0, reference_seconds = 0;
-
+  detail::Scores scores;
+  detail::Times times;
+  Measured measured;
   for (size_t begin = 0; begin < texts.size(); begin += size_t(settings.batch)) {
     const size_t n = std::min(size_t(settings.batch), texts.size() - begin);
-    std::vector<detail::Sample> samples(n);
-    std::vector<LockStep> runs;
-    std::vector<CacheReads> before;
-    std::vector<std::span<const int32_t>> continuations;
+    const std::vector<detail::Sample> batch = detail::decode_batch(
+        subject, settings, std::span(texts).subspan(begin, n), measured, times);
     for (size_t i = 0; i < n; ++i) {
-      detail::Sample& sample = samples[i];
-      const JsonlText& text = texts[begin + i];
-      sample.tokens = subject.tokenizer.encode(text.text);
-      require_tokens(sample.tokens, prompt + scored, settings.texts, text.line,
-                     "use smaller `prompt_tokens` or `continuation_tokens`");
-      const auto ids = std::span(std::as_const(sample.tokens));
-      runs.emplace_back(subject);
-      runs[i].forward(ids.first(size_t(prompt)), settings.regime, prompt - 1,
-                      [&](int64_t, const LogitRow& method, const LogitRow* reference) {
-                        sample.add(method, reference, prompt, scored);
-                      });
-      prefill_seconds += runs[i].seconds();
-      decode_seconds -= runs[i].seconds();
-      before.push_back(runs[i].sequence().reads());
-      continuations.push_back(ids.subspan(size_t(prompt), size_t(scored - 1)));
-    }
-    LockStep::decode(runs, continuations,
-                     [&](size_t run, const LogitRow& method, const LogitRow* reference) {
-                       samples[run].add(method, reference, prompt, scored);
-                     });
-
-    for (size_t i = 0; i < n; ++i) {
-      decode_seconds += runs[i].seconds();
-      reference_seconds += runs[i].reference_seconds();
-      add_reads(reads, runs[i].sequence().reads(), before[i]);
-      cache.add(runs[i].sequence().bytes());
-      TokenScores sample;
-      for (int q = 0; q < kQuarters; ++q) {
-        sample.add(samples[i].quarters[q]);
-        quarters[q].add(samples[i].quarters[q]);
-      }
-      all.add(sample);
-      perplexities.push_back(sample.ppl());
-      Json json = {
-          {"sample", begin + i}, {"line", texts[begin + i].line}, {"tokens", sample.count()}};
-      sample.write(json);
-      json["quarters"] = detail::quarters_json(samples[i].quarters, scored);
-      if (subject.reference) {
-        differences.push_back(sample.delta_nll());
-        sample.add_blocks(blocks);
-      }
+      const TokenScores own = scores.add(batch[i], with_reference);
+      Json json = {{"sample", begin + i}, {"line", texts[begin + i].line}, {"tokens", own.count()}};
+      own.write(json);
+      json["quarters"] = detail::quarters_json(batch[i].quarters, settings.continuation_tokens);
       outcome.samples.push_back(std::move(json));
     }
     if (progress) {
       char note[48];
-      std::snprintf(note, sizeof note, "ppl %.2f", all.ppl());
+      std::snprintf(note, sizeof note, "ppl %.2f", scores.all.ppl());
       progress(double(begin + n) / double(texts.size()), note);
     }
   }
 
-  const char* overflow = "the loss is too large for a perplexity in float64";
-  const int64_t decoded = int64_t(texts.size()) * (scored - 1);
+  const double count = double(texts.size());
   Json& m = outcome.metrics;
   m["protocol"] = "gen_ppl";
   m["samples"] = texts.size();
-  m["prompt_tokens"] = prompt;
-  m["continuation_tokens"] = scored;
+  m["prompt_tokens"] = settings.prompt_tokens;
+  m["continuation_tokens"] = settings.continuation_tokens;
   m["batch"] = settings.batch;
-  m["tokens_scored"] = all.count();
-  put_number(m, "nll", all.nll());
-  put_number(m, "ppl_pooled", all.ppl(), overflow);
-  put_number(m, "mean_ppl", mean(perplexities), overflow);
-  if (subject.reference) {
-    put_number(m, "nll_reference", all.nll_reference());
-    put_number(m, "ppl_pooled_reference", std::exp(all.nll_reference()), overflow);
-    put_number(m, "delta_nll", mean(differences));
-    put_number(m, "delta_nll_se", standard_error(differences), "one text has no spread");
-    put_number(m, "delta_nll_se_blocks", standard_error(blocks), "one block has no spread");
-    all.divergence().write(m);
-    put_number(m, "flips", 1 - all.divergence().top1_agreement());
-  }
-  m["quarters"] = detail::quarters_json(quarters, scored);
-  m["regime"] = regime_word(settings.regime);
-  write_exposure(m, reads);  // of the continuation's queries
-  m["cache"] = cache.json();
-  m["seconds"] = prefill_seconds + decode_seconds;
-  m["reference_seconds"] = reference_seconds;
-  put_number(
-      m, "prefill_tokens_per_second",
-      prefill_seconds > 0 ? double(texts.size()) * double(prompt) / prefill_seconds : kUnknown,
-      "too fast for the clock");
-  put_number(m, "decode_tokens_per_second",
-             decoded > 0 && decode_seconds > 0 ? double(decoded) / decode_seconds : kUnknown,
-             decoded > 0 ? "too fast for the clock" : "no token was fed back");
+  scores.write(m, with_reference, settings.continuation_tokens);
+  measured.write(m, settings.regime);
+  put_rate(m, "prefill_tokens_per_second", count * double(settings.prompt_tokens), times.prefill);
+  put_rate(m, "decode_tokens_per_second", count * double(settings.continuation_tokens - 1),
+           times.decode);
   return outcome;
+}
+
+inline void check_generation(const Unloaded& model, const GenerationSettings& settings) {
+  check_texts(model.tokenizer, settings.texts, settings.samples, settings.longest_context(),
+              generation_detail::kShorter);
 }
 
 }  // namespace ptq::eval

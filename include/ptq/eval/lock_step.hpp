@@ -15,8 +15,8 @@
 #include <vector>
 
 #include "ptq/core/error.hpp"
-#include "ptq/eval/evaluation.hpp"
 #include "ptq/eval/log_softmax.hpp"
+#include "ptq/eval/subject.hpp"
 
 namespace ptq::eval {
 

@@ -21,13 +21,13 @@
 
 #include "ptq/core/error.hpp"
 #include "ptq/core/own_json.hpp"
-#include "ptq/core/suggest.hpp"
 #include "ptq/data/text.hpp"
-#include "ptq/eval/cache_report.hpp"
 #include "ptq/eval/divergence.hpp"
-#include "ptq/eval/evaluation.hpp"
 #include "ptq/eval/lock_step.hpp"
+#include "ptq/eval/measured.hpp"
+#include "ptq/eval/settings.hpp"
 #include "ptq/eval/statistics.hpp"
+#include "ptq/eval/subject.hpp"
 
 namespace ptq::eval {
 
@@ -65,26 +65,6 @@ inline std::vector<Window> require_windows(const PerplexitySettings& s, int64_t 
 
 namespace perplexity_detail {
 
-inline void check(const PerplexitySettings& s) {
-  const auto known = [](const std::string& key, const std::string& value,
-                        const std::vector<std::string>& names) {
-    for (const std::string& name : names) {
-      if (name == value) return;
-    }
-    throw usage_error(key + " = `" + value + "` is not known", "perplexity",
-                      did_you_mean(value, names));
-  };
-  known("protocol", s.protocol, {"disjoint", "half_overlap"});
-  known("join", s.join, {"raw", "wikitext2"});
-  if (s.window < 2) throw usage_error("window must be at least 2 tokens", "perplexity");
-  if (s.protocol == "half_overlap" && s.window % 2 != 0) {
-    throw usage_error(
-        "`window` is " + std::to_string(s.window) + ", half_overlap needs an even number",
-        "perplexity", "window = " + std::to_string(s.window - 1));
-  }
-  if (s.max_windows < 0) throw usage_error("max_windows must not be negative", "perplexity");
-}
-
 // Bytes of the targets' text. The context in front is decoded with them and subtracted, so that
 // what a decoder does to the first token of a text (a dropped blank, BOS) does not count. A
 // character that is cut by the border of a window counts as U+FFFD, which is off by 2 bytes at
@@ -95,16 +75,70 @@ inline int64_t target_bytes(const Tokenizer& tokenizer, std::span<const int32_t>
          int64_t(tokenizer.decode(window.first(size_t(first_target)), true).size());
 }
 
+// The losses of the windows that are done.
+struct Losses {
+  std::vector<double> own, reference, differences;  // mean NLL per window, nats
+  double tokens = 0;                                // sum over all targets
+  int64_t targets = 0, bytes = 0;
+  Divergence divergence;
+
+  void write(Json& m, bool with_reference) const {
+    const char* overflow = "the loss is too large for a perplexity in float64";
+    const double nll = mean(own);
+    put_number(m, "nll", nll);
+    put_number(m, "nll_se", standard_error(own), "one window has no spread");
+    put_number(m, "ppl", std::exp(nll), overflow);
+    put_number(m, "ppl_tok", std::exp(tokens / double(targets)), overflow);
+    put_number(m, "bits_per_byte",
+               bytes > 0 ? tokens / (double(bytes) * std::numbers::ln2) : kUnknown,
+               "the scored tokens decode to no text");
+    if (!with_reference) return;
+    put_number(m, "nll_reference", mean(reference));
+    put_number(m, "ppl_reference", std::exp(mean(reference)), overflow);
+    put_number(m, "delta_nll", mean(differences));
+    // Windows as units: tokens of one window are not independent.
+    put_number(m, "delta_nll_se", standard_error(differences), "one window has no spread");
+    divergence.write(m);
+  }
+};
+
+// Runs one window and adds its losses, which its sample gets too.
+inline void score_window(LockStep& run, std::span<const int32_t> ids, int64_t first_target,
+                         Regime regime, Losses& losses, Json& sample) {
+  const int64_t length = int64_t(ids.size()), targets = length - first_target;
+  double loss = 0, reference_loss = 0;
+  Divergence divergence;
+  run.forward(ids, regime, first_target - 1,
+              [&](int64_t row, const LogitRow& method, const LogitRow* reference) {
+                if (row + 1 == length) return;  // predicts the token after the window
+                const int32_t target = ids[size_t(row + 1)];
+                loss += method.nll(target);
+                if (reference) {
+                  reference_loss += reference->nll(target);
+                  divergence.add(*reference, method, target);
+                }
+              });
+  losses.tokens += loss;
+  losses.targets += targets;
+  losses.own.push_back(loss / double(targets));
+  sample["targets"] = targets;
+  sample["nll"] = losses.own.back();
+  if (divergence.count() == 0) return;  // no reference
+  losses.reference.push_back(reference_loss / double(targets));
+  losses.differences.push_back(losses.own.back() - losses.reference.back());
+  losses.divergence.add(divergence);
+  sample["nll_reference"] = losses.reference.back();
+  divergence.write_short(sample);
+}
+
 }  // namespace perplexity_detail
 
-// Errors: settings, unreadable text, a text shorter than one
-// window, logits that are not finite.
+// Errors: settings, unreadable text, a text shorter than one window, logits that are not finite.
 inline Outcome perplexity(Subject& subject, const PerplexitySettings& settings,
                           const Progress& progress) {
-  perplexity_detail::check(settings);
-  std::string text = read_utf8_file(settings.text);
-  if (settings.join == "wikitext2") text = join_wikitext2(text);
-  const std::vector<int32_t> tokens = subject.tokenizer.encode(text);
+  check_settings(settings, "perplexity");
+  const std::vector<int32_t> tokens =
+      subject.tokenizer.encode(read_joined_file(settings.text, settings.join));
   const int64_t found = int64_t(tokens.size()), length = settings.window;
   std::vector<Window> windows = require_windows(settings, found, settings.text);
   const int64_t available = int64_t(windows.size());
@@ -113,61 +147,24 @@ inline Outcome perplexity(Subject& subject, const PerplexitySettings& settings,
   }
 
   Outcome outcome;
-  std::vector<double> losses, reference_losses, differences;  // mean NLL per window, nats
-  double token_loss = 0;
-  int64_t targets = 0, bytes = 0;
-  Divergence divergence;
-  CacheReads reads;
-  CacheMeans cache;
-  double seconds = 0, reference_seconds = 0;
-
+  perplexity_detail::Losses losses;
+  Measured measured;  // the caches at the end of the windows
   for (size_t w = 0; w < windows.size(); ++w) {
     const Window& window = windows[w];
     const auto ids = std::span(tokens).subspan(size_t(window.first_token), size_t(length));
-    const int64_t window_targets = length - window.first_target;
-    double loss = 0, reference_loss = 0;
-    Divergence in_window;
     LockStep run(subject);
-    run.forward(ids, settings.regime, window.first_target - 1,
-                [&](int64_t row, const LogitRow& method, const LogitRow* reference) {
-                  if (row + 1 == length) return;  // predicts the token after the window
-                  const int32_t target = ids[size_t(row + 1)];
-                  loss += method.nll(target);
-                  if (reference) {
-                    reference_loss += reference->nll(target);
-                    in_window.add(*reference, method, target);
-                  }
-                });
-    token_loss += loss;
-    targets += window_targets;
-    losses.push_back(loss / double(window_targets));
-    bytes += perplexity_detail::target_bytes(subject.tokenizer, ids, window.first_target);
-    add_reads(reads, run.sequence().reads());
-    cache.add(run.sequence().bytes());
-    seconds += run.seconds();
-    reference_seconds += run.reference_seconds();
-
-    Json sample = {{"window", w},
-                   {"first_token", window.first_token},
-                   {"targets", window_targets},
-                   {"nll", losses.back()}};
-    if (subject.reference) {
-      reference_losses.push_back(reference_loss / double(window_targets));
-      differences.push_back(losses.back() - reference_losses.back());
-      sample["nll_reference"] = reference_losses.back();
-      in_window.write_short(sample);
-      divergence.add(in_window);
-    }
+    Json sample = {{"window", w}, {"first_token", window.first_token}};
+    perplexity_detail::score_window(run, ids, window.first_target, settings.regime, losses, sample);
+    losses.bytes += perplexity_detail::target_bytes(subject.tokenizer, ids, window.first_target);
+    measured.add(run);
     outcome.samples.push_back(std::move(sample));
     if (progress) {
       char note[48];
-      std::snprintf(note, sizeof note, "ppl %.2f", std::exp(mean(losses)));
+      std::snprintf(note, sizeof note, "ppl %.2f", std::exp(mean(losses.own)));
       progress(double(w + 1) / double(windows.size()), note);
     }
   }
 
-  const double nll = mean(losses), tokens_run = double(windows.size()) * double(length);
-  const char* overflow = "the loss is too large for a perplexity in float64";
   Json& m = outcome.metrics;
   m["protocol"] = settings.protocol;
   m["join"] = settings.join;
@@ -176,31 +173,18 @@ inline Outcome perplexity(Subject& subject, const PerplexitySettings& settings,
   m["windows"] = windows.size();
   m["windows_available"] = available;
   m["tokens_text"] = found;
-  m["tokens_scored"] = targets;
+  m["tokens_scored"] = losses.targets;
   m["tokens_left_out"] = found - windows.back().first_token - length;  // behind the last window
-  put_number(m, "nll", nll);
-  put_number(m, "nll_se", standard_error(losses), "one window has no spread");
-  put_number(m, "ppl", std::exp(nll), overflow);
-  put_number(m, "ppl_tok", std::exp(token_loss / double(targets)), overflow);
-  put_number(m, "bits_per_byte",
-             bytes > 0 ? token_loss / (double(bytes) * std::numbers::ln2) : kUnknown,
-             "the scored tokens decode to no text");
-  if (subject.reference) {
-    put_number(m, "nll_reference", mean(reference_losses));
-    put_number(m, "ppl_reference", std::exp(mean(reference_losses)), overflow);
-    put_number(m, "delta_nll", mean(differences));
-    // Windows as units: tokens of one window are not independent.
-    put_number(m, "delta_nll_se", standard_error(differences), "one window has no spread");
-    divergence.write(m);
-  }
-  m["regime"] = regime_word(settings.regime);
-  write_exposure(m, reads);
-  m["cache"] = cache.json();  // at the end of the windows
-  m["seconds"] = seconds;
-  m["reference_seconds"] = reference_seconds;
-  put_number(m, "tokens_per_second", seconds > 0 ? tokens_run / seconds : kUnknown,
-             "too fast for the clock");
+  losses.write(m, subject.reference != nullptr);
+  measured.write(m, settings.regime);
+  put_rate(m, "tokens_per_second", double(windows.size()) * double(length), measured.seconds);
   return outcome;
+}
+
+inline void check_perplexity(const Unloaded& model, const PerplexitySettings& settings) {
+  const std::string text = read_joined_file(settings.text, settings.join);
+  if (clearly_long(text, settings.window)) return;
+  require_windows(settings, int64_t(model.tokenizer.encode(text).size()), settings.text);
 }
 
 }  // namespace ptq::eval

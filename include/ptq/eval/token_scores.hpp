@@ -15,6 +15,7 @@
 #include "ptq/data/text.hpp"
 #include "ptq/eval/divergence.hpp"
 #include "ptq/eval/statistics.hpp"
+#include "ptq/model/tokenizer.hpp"
 
 namespace ptq::eval {
 
@@ -83,6 +84,17 @@ inline void require_tokens(std::span<const int32_t> tokens, int64_t needed, cons
   throw usage_error("the text is too short: " + std::to_string(tokens.size()) + " tokens found, " +
                         std::to_string(needed) + " needed",
                     file + ":" + std::to_string(line), hint);
+}
+
+// Whether the first `samples` texts of a file are there and long enough, before a model is loaded.
+inline void check_texts(const Tokenizer& tokenizer, const std::string& file, int64_t samples,
+                        int64_t needed, const std::string& hint) {
+  const std::vector<JsonlText> texts = read_jsonl_texts(file, samples);
+  require_texts(texts, samples, file);
+  for (const JsonlText& text : texts) {
+    if (clearly_long(text.text, needed)) continue;
+    require_tokens(tokenizer.encode(text.text), needed, file, text.line, hint);
+  }
 }
 
 }  // namespace ptq::eval

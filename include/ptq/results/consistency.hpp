@@ -339,6 +339,20 @@ inline std::vector<const char*> needed_figures(const std::string& kind) {
   return {};
 }
 
+// The headline must name a figure of the metrics; one that could not be computed is null.
+inline void check_headline(const Record& record, std::vector<Violation>& out) {
+  if (!record.headline) return;
+  const Json* place = &record.metrics;
+  std::string_view rest = record.headline->key;
+  while (!rest.empty() && place != nullptr) {
+    const std::string key(rest.substr(0, rest.find('.')));
+    rest.remove_prefix(std::min(rest.size(), key.size() + 1));
+    place = place->is_object() && place->contains(key) ? &(*place)[key] : nullptr;
+  }
+  if (place != nullptr && (place->is_number() || place->is_null())) return;
+  out.push_back({"headline.key", "is `" + record.headline->key + "`, which is no figure"});
+}
+
 inline void compare_with_samples(const Record& record, const SampleSums& s,
                                  std::vector<Violation>& out) {
   const Json& m = record.metrics;
@@ -407,6 +421,7 @@ inline std::vector<Violation> figure_violations(const Record& record) {
   std::vector<Violation> out;
   if (record.status == "failed") return out;
   consistency_detail::Figures(out).check(record.metrics, "metrics");
+  consistency_detail::check_headline(record, out);
   if (record.seconds < 0) {
     out.push_back({"seconds", "is " + consistency_detail::shown_number(record.seconds)});
   }

@@ -30,7 +30,8 @@ inline bool is_full_precision(const Json& metrics) {
 }
 
 struct Record {
-  static constexpr int64_t kSchemaVersion = 1;
+  // 2: with `headline`. Records of version 1 are read too.
+  static constexpr int64_t kSchemaVersion = 2, kOldestSchemaVersion = 1;
 
   struct Model {
     std::string name, path, fingerprint;
@@ -49,8 +50,14 @@ struct Record {
     std::vector<Part> parts;
   };
   struct Evaluation {
-    std::string name, kind;  // kind: "perplexity", "passkey", "generation"
+    std::string name, kind;  // kind: a word of eval/kinds.hpp
     Json settings = Json::object();
+  };
+  // The one figure of the metrics by which methods are ranked.
+  struct Headline {
+    std::string key;        // dotted path into the metrics
+    std::string direction;  // "lower" or "higher": which is better
+    std::string title;
   };
   struct Code {
     std::string version, git;  // git: commit, empty outside a checkout
@@ -71,6 +78,7 @@ struct Record {
   std::string status = "ok";
   std::optional<Failure> error;  // present exactly when failed
   std::vector<std::string> warnings;
+  std::optional<Headline> headline;  // present when measured; absent in version 1
   Json metrics = Json::object();
   // SHA-256 of samples.jsonl beside the record; empty in records of versions before it was kept.
   std::string samples_sha256;

@@ -105,6 +105,23 @@ class ObjectReader {
   std::string where_, path_;
 };
 
+inline Record::Method method_from_json(const ObjectReader& json) {
+  Record::Method method;
+  json.read("label", method.label);
+  json.read("lossless", method.lossless);
+  json.for_each("parts", [&](const Json& element, const std::string& path) {
+    const ObjectReader reader(element, json.where(), path);
+    Record::Part part;
+    reader.read("plugin", part.plugin);
+    reader.read("plugin_sha256", part.plugin_sha256);
+    reader.read("method", part.method);
+    reader.read("version", part.version);
+    reader.read("options", part.options);
+    method.parts.push_back(std::move(part));
+  });
+  return method;
+}
+
 }  // namespace record_detail
 
 inline Json to_json(const Record& record) {
@@ -153,6 +170,11 @@ inline Json to_json(const Record& record) {
                      {"log_tail", record.error->log_tail}};
   }
   json["warnings"] = warnings;
+  if (record.headline) {
+    json["headline"] = {{"key", record.headline->key},
+                        {"direction", record.headline->direction},
+                        {"title", record.headline->title}};
+  }
   if (!record.samples_sha256.empty()) json["samples_sha256"] = record.samples_sha256;
   return json;
 }
@@ -164,9 +186,10 @@ inline Record record_from_json(const Json& json, const std::string& where) {
   const ObjectReader root(json, where, "");
   int64_t version = 0;
   root.read("schema_version", version);
-  if (version != Record::kSchemaVersion) {
+  if (version < Record::kOldestSchemaVersion || version > Record::kSchemaVersion) {
     throw environment_error("the result record has schema version " + std::to_string(version) +
-                                ", this program reads version " +
+                                ", this program reads versions " +
+                                std::to_string(Record::kOldestSchemaVersion) + " to " +
                                 std::to_string(Record::kSchemaVersion),
                             where, "use the ptq version that wrote it");
   }
@@ -181,19 +204,7 @@ inline Record record_from_json(const Json& json, const std::string& where) {
   model.read("fingerprint", record.model.fingerprint);
   model.read("parameters", record.model.parameters);
 
-  const ObjectReader method = root.object("method");
-  method.read("label", record.method.label);
-  method.read("lossless", record.method.lossless);
-  method.for_each("parts", [&](const Json& element, const std::string& path) {
-    const ObjectReader reader(element, where, path);
-    Record::Part part;
-    reader.read("plugin", part.plugin);
-    reader.read("plugin_sha256", part.plugin_sha256);
-    reader.read("method", part.method);
-    reader.read("version", part.version);
-    reader.read("options", part.options);
-    record.method.parts.push_back(std::move(part));
-  });
+  record.method = record_detail::method_from_json(root.object("method"));
 
   const ObjectReader evaluation = root.object("evaluation");
   evaluation.read("name", record.evaluation.name);
@@ -225,6 +236,16 @@ inline Record record_from_json(const Json& json, const std::string& where) {
     if (!element.is_string()) throw root.error("a string is expected", path);
     record.warnings.push_back(element.get<std::string>());
   });
+  if (version >= 2 && json.contains("headline")) {
+    const ObjectReader headline = root.object("headline");
+    Record::Headline& out = record.headline.emplace();
+    headline.read("key", out.key);
+    headline.read("direction", out.direction);
+    headline.read("title", out.title);
+    if (out.direction != "lower" && out.direction != "higher") {
+      throw headline.error("`lower` or `higher` is expected", headline.child("direction"));
+    }
+  }
   root.read("metrics", record.metrics);
   if (json.contains("samples_sha256")) root.read("samples_sha256", record.samples_sha256);
   root.read("started_at", record.started_at);

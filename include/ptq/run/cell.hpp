@@ -2,67 +2,42 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <string>
-#include <variant>
+#include <utility>
 
 #include "ptq/core/atomic_file.hpp"
 #include "ptq/core/clock.hpp"
 #include "ptq/core/hash.hpp"
 #include "ptq/core/own_json.hpp"
-#include "ptq/eval/cache_report.hpp"
-#include "ptq/eval/cached_decode.hpp"
 #include "ptq/eval/exercised.hpp"
-#include "ptq/eval/generation.hpp"
-#include "ptq/eval/passkey.hpp"
-#include "ptq/eval/perplexity.hpp"
-#include "ptq/eval/retrieval.hpp"
+#include "ptq/eval/kinds.hpp"
+#include "ptq/eval/measured.hpp"
 #include "ptq/results/record.hpp"
 #include "ptq/results/record_json.hpp"
 #include "ptq/results/record_page.hpp"
 #include "ptq/run/cell_job.hpp"
 #include "ptq/run/open_subject.hpp"
+#include "ptq/run/settings_io.hpp"
 
 namespace ptq {
 namespace cell_detail {
-
-struct Evaluate {
-  eval::Subject& subject;
-  const std::string& data_file;
-  const eval::Progress& progress;
-
-  eval::Outcome operator()(eval::PerplexitySettings settings) const {
-    settings.text = data_file;
-    return eval::perplexity(subject, settings, progress);
-  }
-  eval::Outcome operator()(eval::CachedDecodeSettings settings) const {
-    settings.texts = data_file;
-    return eval::cached_decode(subject, settings, progress);
-  }
-  eval::Outcome operator()(const eval::RetrievalSettings& settings) const {
-    return eval::retrieval_suite(subject, settings, progress);
-  }
-  eval::Outcome operator()(const eval::PasskeySettings& settings) const {
-    return eval::passkey(subject, settings, progress);
-  }
-  eval::Outcome operator()(eval::GenerationSettings settings) const {
-    settings.texts = data_file;
-    return eval::generation(subject, settings, progress);
-  }
-};
 
 // Evaluates the subject. What calls itself full precision needs no reference, unless it turns out
 // to be none; the record says so then.
 inline eval::Outcome evaluate(const CellJob& job, OpenSubject& opened, Record& record,
                               const eval::Progress& progress) {
-  const EvaluationSettings settings =
-      settings_from_json(record.evaluation.kind, record.evaluation.settings);
+  const eval::Settings settings = eval::with_data_file(
+      settings_from_json(record.evaluation.kind, record.evaluation.settings), job.data_file);
   const auto measure = [&](bool with_reference) {
     eval::Subject subject = opened.subject(with_reference);
-    eval::Outcome outcome = std::visit(Evaluate{subject, job.data_file, progress}, settings);
+    eval::Outcome outcome = eval::evaluate(subject, settings, progress);
     outcome.metrics["weights"] = opened.weights();
     return outcome;
   };
+  const eval::Headline headline = eval::headline_of(settings);
+  record.headline = {headline.key, headline.direction, headline.title};
   const bool says_lossless = record.method.lossless;
   eval::Outcome outcome = measure(!says_lossless);
   if (!says_lossless || is_full_precision(outcome.metrics)) return outcome;

@@ -9,7 +9,7 @@
 #include "ptq/core/own_json.hpp"
 #include "ptq/results/record.hpp"
 #include "ptq/results/record_json.hpp"
-#include "ptq/run/experiment.hpp"
+#include "ptq/run/settings_io.hpp"
 #include "ptq/run/subject_request.hpp"
 
 namespace ptq {
@@ -77,8 +77,8 @@ inline CellJob job_from_json(const Json& json, const std::string& where) {
     subject.model.random_seed = json.at("random_seed").get<uint64_t>();
   if (json.contains("calibration")) {
     const Json& c = json.at("calibration");
-    subject.calibration = {calibration_from_json(c.at("settings")), path_from_json(c.at("file")),
-                           c.at("sha256").get<std::string>()};
+    subject.calibration = {read_settings(calibrate::CalibrationSettings{}, c.at("settings")),
+                           path_from_json(c.at("file")), c.at("sha256").get<std::string>()};
   }
   for (const Json& file : json.at("plugin_files")) {
     subject.plugin_files.push_back(path_from_json(file));

@@ -2,7 +2,6 @@
 // strictly from a configuration tree: an unknown key is an error, all problems come at once.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 #include <filesystem>
 #include <limits>
@@ -14,8 +13,9 @@
 #include "ptq/calibrate/sequences.hpp"
 #include "ptq/core/config_tree.hpp"
 #include "ptq/core/own_json.hpp"
-#include "ptq/data/retrieval_prompt.hpp"
-#include "ptq/eval/evaluation.hpp"
+#include "ptq/engine/modes.hpp"
+#include "ptq/eval/kinds.hpp"
+#include "ptq/run/settings_io.hpp"
 
 namespace ptq {
 
@@ -45,13 +45,9 @@ struct MethodVariant {
   std::string where;
 };
 
-using EvaluationSettings =
-    std::variant<eval::PerplexitySettings, eval::CachedDecodeSettings, eval::PasskeySettings,
-                 eval::RetrievalSettings, eval::GenerationSettings>;
-
 struct Evaluation {
   std::string name, kind;
-  EvaluationSettings settings;
+  eval::Settings settings;
   std::string where;
 };
 
@@ -78,227 +74,7 @@ struct Experiment {
   Limits limits;
 };
 
-inline const std::vector<std::string>& evaluation_kinds() {
-  static const std::vector<std::string> kinds = {"perplexity", "cached-decode", "passkey",
-                                                 "retrieval", "generation"};
-  return kinds;
-}
-
-// The fields of each settings struct, listed once for everything that reads or writes them. A
-// visitor has integer(key, value, low, high), number(key, value, low, high), boolean(key, value),
-// lists of numbers, integers and words, choice(key, text, allowed words), file(key, path, what for)
-// and regime(key, value, allowed words).
-constexpr int64_t kLongestContext = int64_t{1} << 24;  // tokens
-
-template <class Visitor>
-void visit_settings(eval::PerplexitySettings& s, Visitor& v) {
-  v.file("text", s.text);
-  v.choice("join", s.join, {"raw", "wikitext2"});
-  v.choice("protocol", s.protocol, {"disjoint", "half_overlap"});
-  v.integer("window", s.window, 2, kLongestContext);
-  v.integer("max_windows", s.max_windows, 0, kLongestContext);
-  v.regime("regime", s.regime, {"streaming", "prefill-exact", "prefill-encoded", "independent"});
-}
-
-template <class Visitor>
-void visit_settings(eval::PasskeySettings& s, Visitor& v) {
-  v.integer("keys", s.keys, 1, 100000);
-  v.numbers("depths", s.depths, 0, 1);
-  v.integer("context_length", s.context_length, 64, kLongestContext);
-  v.integer("max_new_tokens", s.max_new_tokens, 1, 1024);
-  v.integer("seed", s.seed, 0, std::numeric_limits<uint32_t>::max());
-  v.regime("regime", s.regime, {"streaming", "prefill-exact", "prefill-encoded"});
-  v.choice("question", s.question, {"cached", "prefilled"});
-}
-
-template <class Visitor>
-void visit_settings(eval::CachedDecodeSettings& s, Visitor& v) {
-  v.file("texts", s.texts);
-  v.integer("samples", s.samples, 1, 1000000);
-  v.integers("lengths", s.lengths, 2, kLongestContext);
-  v.regime("regime", s.regime, {"streaming", "prefill-exact"});
-  v.integer("chunk", s.chunk, 1, kLongestContext);
-}
-
-template <class Visitor>
-void visit_settings(eval::RetrievalSettings& s, Visitor& v) {
-  v.words("tasks", s.tasks, [](const std::string& word) { retrieval::parse_task(word); });
-  v.words("haystacks", s.haystacks,
-          [](const std::string& word) { retrieval::parse_haystack(word); });
-  v.integers("lengths", s.lengths, 128, kLongestContext);
-  v.numbers("depths", s.depths, 0, 1);
-  v.integer("samples", s.samples, 1, 100000);
-  v.integer("max_new_tokens", s.max_new_tokens, 0, 1024);
-  v.integer("seed", s.seed, 0, std::numeric_limits<uint32_t>::max());
-  v.regime("regime", s.regime, {"streaming", "prefill-exact", "prefill-encoded"});
-  v.choice("question", s.question, {"context_only", "question_aware"});
-  v.boolean("second_question", s.second_question);
-}
-
-template <class Visitor>
-void visit_settings(eval::GenerationSettings& s, Visitor& v) {
-  v.file("texts", s.texts);
-  v.integer("samples", s.samples, 1, 1000000);
-  v.integer("prompt_tokens", s.prompt_tokens, 1, kLongestContext);
-  v.integer("continuation_tokens", s.continuation_tokens, 1, kLongestContext);
-  v.regime("regime", s.regime, {"streaming", "prefill-exact", "prefill-encoded"});
-  v.integer("batch", s.batch, 1, 1024);
-}
-
-template <class Visitor>
-void visit_settings(calibrate::CalibrationSettings& s, Visitor& v) {
-  v.file("text", s.text, "calibrate on");
-  v.choice("join", s.join, {"raw", "wikitext2"});
-  v.integer("sequences", s.sequences, 1, 4096);
-  v.integer("length", s.length, 2, kLongestContext);
-  v.number("memory_gib", s.memory_gib, 0, 65536);
-}
-
-template <class Visitor>
-void visit_settings(EvaluationSettings& settings, Visitor& visitor) {
-  std::visit([&](auto& s) { visit_settings(s, visitor); }, settings);
-}
-
-// Default settings of a kind.
-inline EvaluationSettings make_settings(const std::string& kind) {
-  if (kind == "passkey") return eval::PasskeySettings{};
-  if (kind == "generation") return eval::GenerationSettings{};
-  if (kind == "retrieval") return eval::RetrievalSettings{};
-  if (kind == "cached-decode") return eval::CachedDecodeSettings{};
-  return eval::PerplexitySettings{};
-}
-
-// Tokens of the longest sequence that the evaluation feeds.
-inline int64_t longest_context(const EvaluationSettings& settings) {
-  struct Length {
-    int64_t operator()(const eval::PerplexitySettings& s) const { return s.window; }
-    int64_t operator()(const eval::PasskeySettings& s) const {
-      return s.context_length + s.max_new_tokens;
-    }
-    int64_t operator()(const eval::CachedDecodeSettings& s) const {
-      return *std::max_element(s.lengths.begin(), s.lengths.end());
-    }
-    int64_t operator()(const eval::RetrievalSettings& s) const {
-      return *std::max_element(s.lengths.begin(), s.lengths.end());
-    }
-    int64_t operator()(const eval::GenerationSettings& s) const {
-      return s.prompt_tokens + s.continuation_tokens;
-    }
-  };
-  return std::visit(Length{}, settings);
-}
-
 namespace experiment_detail {
-
-struct SettingsToJson {
-  Json out = Json::object();
-
-  void file(const char* key, std::string& value, const char* = "") { out[key] = value; }
-  void choice(const char* key, std::string& value, const std::vector<std::string>&) {
-    out[key] = value;
-  }
-  template <class Integer>
-  void integer(const char* key, Integer& value, int64_t, int64_t) {
-    out[key] = value;
-  }
-  void number(const char* key, double& value, double, double) { out[key] = value; }
-  void boolean(const char* key, bool& value) { out[key] = value; }
-  void numbers(const char* key, std::vector<double>& value, double, double) { out[key] = value; }
-  void integers(const char* key, std::vector<int64_t>& value, int64_t, int64_t) {
-    out[key] = value;
-  }
-  template <class Check>
-  void words(const char* key, std::vector<std::string>& value, const Check&) {
-    out[key] = value;
-  }
-  void regime(const char* key, Regime& value, const std::vector<std::string>&) {
-    out[key] = regime_word(value);
-  }
-};
-
-struct SettingsFromJson {
-  const Json& in;
-
-  void file(const char* key, std::string& value, const char* = "") {
-    value = in.at(key).get<std::string>();
-  }
-  void choice(const char* key, std::string& value, const std::vector<std::string>&) {
-    value = in.at(key).get<std::string>();
-  }
-  template <class Integer>
-  void integer(const char* key, Integer& value, int64_t, int64_t) {
-    value = in.at(key).get<Integer>();
-  }
-  void number(const char* key, double& value, double, double) { value = in.at(key).get<double>(); }
-  void boolean(const char* key, bool& value) { value = in.at(key).get<bool>(); }
-  void numbers(const char* key, std::vector<double>& value, double, double) {
-    value = in.at(key).get<std::vector<double>>();
-  }
-  void integers(const char* key, std::vector<int64_t>& value, int64_t, int64_t) {
-    value = in.at(key).get<std::vector<int64_t>>();
-  }
-  template <class Check>
-  void words(const char* key, std::vector<std::string>& value, const Check&) {
-    value = in.at(key).get<std::vector<std::string>>();
-  }
-  void regime(const char* key, Regime& value, const std::vector<std::string>&) {
-    value = regime_from_word(in.at(key).get<std::string>(), key);
-  }
-};
-
-struct SettingsFromTable {
-  TableReader& table;
-  const std::string& where;
-  Problems& problems;
-
-  void file(const char* key, std::string& value, const std::string& what_for = "evaluate on") {
-    table.string(key, value);
-    if (!value.empty()) return;
-    const char* example = what_for == "calibrate on"    ? "calib.txt"
-                          : std::string(key) == "texts" ? "books.jsonl"
-                                                        : "test.txt";
-    problems.add(usage_error("`" + table.full(key) + "` is missing: the file to " + what_for, where,
-                             std::string(key) + " = \"datasets/embedded/" + example + "\""));
-  }
-  void choice(const char* key, std::string& value, const std::vector<std::string>& allowed) {
-    table.choice(key, value, allowed);
-  }
-  template <class Integer>
-  void integer(const char* key, Integer& value, int64_t low, int64_t high) {
-    table.integer(key, value, low, high);
-  }
-  void number(const char* key, double& value, double low, double high) {
-    table.number(key, value, low, high);
-  }
-  void boolean(const char* key, bool& value) { table.boolean(key, value); }
-  void numbers(const char* key, std::vector<double>& value, double low, double high) {
-    table.numbers(key, value, low, high);
-  }
-  void integers(const char* key, std::vector<int64_t>& value, int64_t low, int64_t high) {
-    table.integers(key, value, low, high);
-  }
-  // check(word) throws what is wrong with it.
-  template <class Check>
-  void words(const char* key, std::vector<std::string>& value, const Check& check) {
-    std::vector<std::pair<std::string, std::string>> read;
-    table.strings(key, read);
-    if (read.empty()) return;
-    value.clear();
-    for (const auto& [word, place] : read) {
-      try {
-        check(word);
-        value.push_back(word);
-      } catch (const Error& error) {
-        problems.add(usage_error(error.message(), place, error.hint()));
-      }
-    }
-  }
-  void regime(const char* key, Regime& value, const std::vector<std::string>& allowed) {
-    std::string word = regime_word(value);
-    table.choice(key, word, allowed);
-    value = regime_from_word(word, where);
-  }
-};
 
 // "kivi bits=2 group_size=32"
 inline std::string default_label(const std::vector<MethodPart>& parts) {
@@ -360,6 +136,16 @@ inline MethodVariant read_variant(const ConfigNode& node, const std::string& pat
   return variant;
 }
 
+// "kind = "perplexity", "passkey" or "generation"".
+inline std::string known_kinds() {
+  const std::vector<std::string> kinds = eval::kind_words();
+  std::string text = "kind = ";
+  for (size_t i = 0; i < kinds.size(); ++i) {
+    text += (i == 0 ? "\"" : i + 1 < kinds.size() ? ", \"" : " or \"") + kinds[i] + "\"";
+  }
+  return text;
+}
+
 inline Evaluation read_evaluation(const ConfigNode& node, const std::string& path,
                                   Problems& problems) {
   Evaluation evaluation;
@@ -367,33 +153,25 @@ inline Evaluation read_evaluation(const ConfigNode& node, const std::string& pat
   TableReader table(node, path, problems);
   const ConfigNode* kind = table.node("kind");
   if (kind == nullptr) {
-    problems.add(
-        usage_error("`" + path + ".kind` is missing", node.where,
-                    "kind = \"perplexity\", \"cached-decode\", \"passkey\", \"retrieval\" or "
-                    "\"generation\""));
+    problems.add(usage_error("`" + path + ".kind` is missing", node.where, known_kinds()));
     return evaluation;
   }
-  evaluation.kind = evaluation_kinds().front();
+  const std::vector<std::string> kinds = eval::kind_words();
+  evaluation.kind = kinds.front();
   const size_t before = problems.size();
-  table.choice("kind", evaluation.kind, evaluation_kinds());
+  table.choice("kind", evaluation.kind, kinds);
   if (problems.size() != before) return evaluation;  // its keys depend on the kind
   table.string("name", evaluation.name);
-  evaluation.settings = make_settings(evaluation.kind);
-  SettingsFromTable reader{table, node.where, problems};
-  visit_settings(evaluation.settings, reader);
+  evaluation.settings = eval::make_settings(evaluation.kind);
+  read_settings(evaluation.settings, table, node, problems);
   table.finish();
-  const auto* windows = std::get_if<eval::PerplexitySettings>(&evaluation.settings);
-  if (windows != nullptr && windows->protocol == "half_overlap" && windows->window % 2 != 0) {
-    problems.add(
-        usage_error("`" + table.full("window") + "` is " + std::to_string(windows->window) +
-                        ", half_overlap needs an even number",
-                    node.find("window")->where, "window = " + std::to_string(windows->window - 1)));
-  }
   if (evaluation.name.empty()) {
     evaluation.name = evaluation.kind;
-    if (const auto* ppl = std::get_if<eval::PerplexitySettings>(&evaluation.settings)) {
-      evaluation.name += "-" + ppl->protocol;
-    }
+    std::visit(
+        [&](const auto& settings) {
+          if constexpr (requires { settings.protocol; }) evaluation.name += "-" + settings.protocol;
+        },
+        evaluation.settings);
   }
   return evaluation;
 }
@@ -460,85 +238,37 @@ void require_unique(const std::vector<Item>& items, const Name& name, const char
   }
 }
 
-}  // namespace experiment_detail
-
-// All settings, defaults included, in a fixed order.
-inline Json settings_to_json(EvaluationSettings settings) {
-  experiment_detail::SettingsToJson writer;
-  visit_settings(settings, writer);
-  return writer.out;
-}
-inline Json settings_to_json(calibrate::CalibrationSettings settings) {
-  experiment_detail::SettingsToJson writer;
-  visit_settings(settings, writer);
-  return writer.out;
+// A part of an experiment that is a table of its own: read(table, node), or what is wrong with it.
+template <class Read>
+void read_table(TableReader& table, const std::string& key, const char* example, Problems& problems,
+                const Read& read) {
+  const ConfigNode* node = table.node(key);
+  if (node == nullptr) return;
+  if (node->kind != ConfigNode::Kind::table) return table.wrong_type(key, *node, "table", example);
+  TableReader own(*node, key, problems);
+  read(own, *node);
+  own.finish();
 }
 
-// The reverse, for our own files: throws nlohmann's exceptions when something is missing.
-inline EvaluationSettings settings_from_json(const std::string& kind, const Json& json) {
-  EvaluationSettings settings = make_settings(kind);
-  experiment_detail::SettingsFromJson reader{json};
-  visit_settings(settings, reader);
-  return settings;
+inline void read_name(TableReader& table, const ConfigNode& tree, Experiment& experiment,
+                      Problems& problems) {
+  std::string& name = experiment.name;
+  table.string("name", name);
+  const bool plain = !name.empty() && name[0] != '.' && name.size() <= 100 &&
+                     name.find_first_of("/\\\n") == std::string::npos;
+  if (plain) return;
+  const ConfigNode* node = tree.find("name");
+  problems.add(usage_error("`name` must be 1 to 100 characters long and usable as a folder name",
+                           node != nullptr ? node->where : experiment.file.string(),
+                           "name = \"trackC\""));
 }
 
-inline calibrate::CalibrationSettings calibration_from_json(const Json& json) {
-  calibrate::CalibrationSettings settings;
-  experiment_detail::SettingsFromJson reader{json};
-  visit_settings(settings, reader);
-  return settings;
-}
-
-// Reads the tree of an experiment file. What is wrong goes to `problems`; the result is of use only
-// when nothing was added.
-inline Experiment read_experiment(const ConfigNode& tree, const std::filesystem::path& file,
-                                  Problems& problems) {
-  Experiment experiment;
-  experiment.file = file;
-  experiment.name = file.stem().string();
-  TableReader table(tree, "", problems);
-
-  table.string("name", experiment.name);
-  const bool plain_name = !experiment.name.empty() && experiment.name[0] != '.' &&
-                          experiment.name.size() <= 100 &&
-                          experiment.name.find_first_of("/\\\n") == std::string::npos;
-  if (!plain_name) {
-    const ConfigNode* name = tree.find("name");
-    problems.add(usage_error("`name` must be 1 to 100 characters long and usable as a folder name",
-                             name != nullptr ? name->where : file.string(), "name = \"trackC\""));
-  }
-  table.choice("track", experiment.track, {"A", "B", "C", "pruning"});
-  table.integer("seed", experiment.seed, 0, std::numeric_limits<int64_t>::max());
-
-  if (const ConfigNode* models = table.node("models")) {
-    experiment.models = experiment_detail::read_models(table, *models, problems);
-  } else {
-    problems.add(usage_error("`models` is missing: the models to run", file.string(),
-                             "models = [\"models/tiny-qwen2\"]"));
-  }
-  if (const ConfigNode* model = table.node("model")) {
-    if (model->kind == ConfigNode::Kind::table) {
-      TableReader model_table(*model, "model", problems);
-      std::string compute = compute_word(experiment.model.compute);
-      model_table.choice("compute", compute, compute_words());
-      experiment.model.compute = compute_from_word(compute, model->where);
-      model_table.boolean("random", experiment.model.random);
-      model_table.integer("random_seed", experiment.model.random_seed, 0,
-                          std::numeric_limits<int64_t>::max());
-      model_table.finish();
-    } else {
-      table.wrong_type("model", *model, "table", "{ compute = \"bf16\" }");
-    }
-  }
-
-  table.string("baseline", experiment.baseline);
-  if (const ConfigNode* baseline = tree.find("baseline"))
-    experiment.baseline_where = baseline->where;
-
+inline void read_methods(TableReader& table, Experiment& experiment, Problems& problems) {
   const ConfigNode* methods = table.node("methods");
-  experiment.methods_where = methods != nullptr ? methods->where : file.string();
+  const std::string file = experiment.file.string();
+  experiment.methods_where = methods != nullptr ? methods->where : file;
   if (methods == nullptr) {
-    problems.add(usage_error("`methods` is missing", file.string(),
+    problems.add(usage_error("`methods` is missing", file,
                              "methods = \"*\" for every installed method of the track, or one "
                              "[[methods]] table for each"));
   } else if (methods->kind == ConfigNode::Kind::scalar) {
@@ -547,53 +277,77 @@ inline Experiment read_experiment(const ConfigNode& tree, const std::filesystem:
       table.wrong_type("methods", *methods, "\"*\" or [[methods]] tables", "\"*\"");
     }
   } else {
-    experiment_detail::for_each_table(
-        table, "methods", *methods, [&](const ConfigNode& node, const std::string& path) {
-          experiment.methods.push_back(experiment_detail::read_variant(node, path, problems));
-        });
-    experiment_detail::require_unique(
+    for_each_table(table, "methods", *methods,
+                   [&](const ConfigNode& node, const std::string& path) {
+                     experiment.methods.push_back(read_variant(node, path, problems));
+                   });
+    require_unique(
         experiment.methods, [](const MethodVariant& m) { return m.label; }, "methods", "label",
         problems);
   }
+}
 
-  if (const ConfigNode* evaluations = table.node("evaluations")) {
-    experiment_detail::for_each_table(
-        table, "evaluations", *evaluations, [&](const ConfigNode& node, const std::string& path) {
-          experiment.evaluations.push_back(
-              experiment_detail::read_evaluation(node, path, problems));
-        });
-    experiment_detail::require_unique(
-        experiment.evaluations, [](const Evaluation& e) { return e.name; }, "evaluations", "name",
-        problems);
+inline void read_evaluations(TableReader& table, Experiment& experiment, Problems& problems) {
+  const ConfigNode* evaluations = table.node("evaluations");
+  if (evaluations == nullptr) {
+    problems.add(usage_error("`evaluations` is missing: what to measure", experiment.file.string(),
+                             "[[evaluations]] with " + known_kinds()));
+    return;
+  }
+  for_each_table(table, "evaluations", *evaluations,
+                 [&](const ConfigNode& node, const std::string& path) {
+                   experiment.evaluations.push_back(read_evaluation(node, path, problems));
+                 });
+  require_unique(
+      experiment.evaluations, [](const Evaluation& e) { return e.name; }, "evaluations", "name",
+      problems);
+}
+
+}  // namespace experiment_detail
+
+// Reads the tree of an experiment file. What is wrong goes to `problems`; the result is of use only
+// when nothing was added.
+inline Experiment read_experiment(const ConfigNode& tree, const std::filesystem::path& file,
+                                  Problems& problems) {
+  namespace detail = experiment_detail;
+  Experiment experiment;
+  experiment.file = file;
+  experiment.name = file.stem().string();
+  TableReader table(tree, "", problems);
+  detail::read_name(table, tree, experiment, problems);
+  table.choice("track", experiment.track, {"A", "B", "C", "pruning"});
+  table.integer("seed", experiment.seed, 0, std::numeric_limits<int64_t>::max());
+  if (const ConfigNode* models = table.node("models")) {
+    experiment.models = detail::read_models(table, *models, problems);
   } else {
-    problems.add(usage_error("`evaluations` is missing: what to measure", file.string(),
-                             "[[evaluations]] with kind = \"perplexity\", \"cached-decode\", "
-                             "\"passkey\", \"retrieval\" or \"generation\""));
+    problems.add(usage_error("`models` is missing: the models to run", file.string(),
+                             "models = [\"models/tiny-qwen2\"]"));
   }
-
-  if (const ConfigNode* calibration = table.node("calibration")) {
-    if (calibration->kind == ConfigNode::Kind::table) {
-      TableReader calibration_table(*calibration, "calibration", problems);
-      experiment.calibration_where = calibration->where;
-      experiment_detail::SettingsFromTable reader{calibration_table, calibration->where, problems};
-      visit_settings(experiment.calibration, reader);
-      calibration_table.finish();
-    } else {
-      table.wrong_type("calibration", *calibration, "table",
-                       "{ text = \"datasets/embedded/calib.txt\" }");
-    }
-  }
-
-  if (const ConfigNode* limits = table.node("limits")) {
-    if (limits->kind == ConfigNode::Kind::table) {
-      TableReader limits_table(*limits, "limits", problems);
-      limits_table.number("cell_seconds", experiment.limits.cell_seconds, 1, 1e7);
-      limits_table.number("hang_seconds", experiment.limits.hang_seconds, 1, 1e7);
-      limits_table.finish();
-    } else {
-      table.wrong_type("limits", *limits, "table", "{ cell_seconds = 3600 }");
-    }
-  }
+  detail::read_table(table, "model", "{ compute = \"bf16\" }", problems,
+                     [&](TableReader& own, const ConfigNode& node) {
+                       ModelSettings& model = experiment.model;
+                       std::string compute = compute_word(model.compute);
+                       own.choice("compute", compute, compute_words());
+                       model.compute = compute_from_word(compute, node.where);
+                       own.boolean("random", model.random);
+                       own.integer("random_seed", model.random_seed, 0,
+                                   std::numeric_limits<int64_t>::max());
+                     });
+  table.string("baseline", experiment.baseline);
+  if (const ConfigNode* baseline = tree.find("baseline"))
+    experiment.baseline_where = baseline->where;
+  detail::read_methods(table, experiment, problems);
+  detail::read_evaluations(table, experiment, problems);
+  detail::read_table(table, "calibration", "{ text = \"datasets/embedded/calib.txt\" }", problems,
+                     [&](TableReader& own, const ConfigNode& node) {
+                       experiment.calibration_where = node.where;
+                       read_settings(experiment.calibration, own, node, problems);
+                     });
+  detail::read_table(table, "limits", "{ cell_seconds = 3600 }", problems,
+                     [&](TableReader& own, const ConfigNode&) {
+                       own.number("cell_seconds", experiment.limits.cell_seconds, 1, 1e7);
+                       own.number("hang_seconds", experiment.limits.hang_seconds, 1, 1e7);
+                     });
   table.finish();
   return experiment;
 }

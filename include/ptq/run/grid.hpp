@@ -43,8 +43,8 @@ struct GridMethod {
 
 struct GridEvaluation {
   std::string name, kind;
-  EvaluationSettings settings;  // file names as the user wrote them
-  std::string data_file;        // where the file was found; empty: the evaluation reads none
+  eval::Settings settings;  // file names as the user wrote them
+  std::string data_file;    // where the file was found; empty: the evaluation reads none
   std::string data_sha256;
 };
 
@@ -219,7 +219,7 @@ inline std::vector<GridModel> resolve_models(const Experiment& experiment,
                                         model.config, model.warnings);
       } catch (const Error& error) {
         // A download that did not finish: the command that began it also completes it.
-        if (!lookup_detail::looks_like_hub_id(reference.text, bases)) throw;
+        if (!locate_detail::looks_like_hub_id(reference.text, bases)) throw;
         throw Error(error.code(), error.message(), error.where(), download_command(reference.text));
       }
       const ModelFingerprint fingerprint =
@@ -247,10 +247,8 @@ inline std::vector<GridEvaluation> resolve_evaluations(
   for (const Evaluation& evaluation : experiment.evaluations) {
     problems.collect([&] {
       GridEvaluation out{evaluation.name, evaluation.kind, evaluation.settings, "", ""};
-      std::string file;
-      if (const auto* s = std::get_if<eval::PerplexitySettings>(&out.settings)) file = s->text;
-      if (const auto* s = std::get_if<eval::GenerationSettings>(&out.settings)) file = s->texts;
-      if (const auto* s = std::get_if<eval::CachedDecodeSettings>(&out.settings)) file = s->texts;
+      const std::string* named = eval::data_file_of(out.settings);
+      const std::string file = named != nullptr ? *named : "";
       if (seen_missing.count(file) > 0) return;
       if (!file.empty()) {
         seen_missing.insert(file);
@@ -281,7 +279,7 @@ inline void check_contexts(const ExperimentGrid& grid, const Experiment& experim
                            Problems& problems) {
   for (const GridModel& model : grid.models) {
     for (const GridEvaluation& evaluation : grid.evaluations) {
-      const int64_t needed = longest_context(evaluation.settings);
+      const int64_t needed = eval::longest_context(evaluation.settings);
       if (needed <= model.config.max_position_embeddings) continue;
       std::string where = experiment.file.string();
       for (const Evaluation& e : experiment.evaluations) {
@@ -309,10 +307,8 @@ inline Json cell_identity(const GridModel& model, const GridMethod& method,
                      {"method", part.method},
                      {"options", part.options}});
   }
-  Json settings = settings_to_json(evaluation.settings);
-  for (const char* path : {"text", "texts"}) {
-    if (settings.contains(path)) settings[path] = evaluation.data_sha256;
-  }
+  const Json settings =
+      settings_to_json(eval::with_data_file(evaluation.settings, evaluation.data_sha256));
   Json identity = {{"host", version},
                    {"abi", std::to_string(PTQ_ABI_MAJOR) + "." + std::to_string(PTQ_ABI_MINOR)},
                    {"model", model.record.fingerprint},

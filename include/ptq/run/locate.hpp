@@ -46,7 +46,7 @@ struct ModelFolder {
   std::filesystem::path folder;
 };
 
-namespace lookup_detail {
+namespace locate_detail {
 
 inline std::string environment_text(const char* name) {
   const char* value = std::getenv(name);
@@ -144,7 +144,7 @@ inline std::filesystem::path hub_snapshot(const std::filesystem::path& model,
   return matches.size() == 1 ? matches.front() : fs::path();
 }
 
-}  // namespace lookup_detail
+}  // namespace locate_detail
 
 // The command that downloads a model of the Hugging Face hub, with the note on licences.
 inline std::string download_command(const std::string& id) {
@@ -166,16 +166,16 @@ inline ModelFolder find_model(const std::string& written,
                               const std::vector<std::filesystem::path>& bases,
                               const std::string& where) {
   namespace fs = std::filesystem;
-  const std::string reference = lookup_detail::home_expanded(written);
+  const std::string reference = locate_detail::home_expanded(written);
   const std::string plain = reference.substr(0, reference.find('@'));
   fs::path name = fs::path(plain).lexically_normal();
   if (name.filename().empty()) name = name.parent_path();
-  const bool hub = lookup_detail::looks_like_hub_id(reference, bases);
+  const bool hub = locate_detail::looks_like_hub_id(reference, bases);
 
   std::vector<fs::path> places;
   for (const fs::path& base : bases) places.push_back((base / reference).lexically_normal());
-  if (const std::string models = lookup_detail::environment_text("PTQ_MODELS"); !models.empty()) {
-    places.push_back(fs::path(lookup_detail::expanded(models)) / reference);
+  if (const std::string models = locate_detail::environment_text("PTQ_MODELS"); !models.empty()) {
+    places.push_back(fs::path(locate_detail::expanded(models)) / reference);
   }
   if (hub) {
     for (const fs::path& base : bases) places.push_back(base / "models" / name.filename());
@@ -184,20 +184,20 @@ inline ModelFolder find_model(const std::string& written,
   fs::path hollow;  // the first folder that is there and holds no model
   for (size_t i = 0; i < places.size(); ++i) {
     std::error_code ignored;
-    if (lookup_detail::holds_model(places[i])) return {name.filename().string(), places[i]};
+    if (locate_detail::holds_model(places[i])) return {name.filename().string(), places[i]};
     if (hollow.empty() && fs::is_directory(places[i], ignored)) hollow = places[i];
     if (std::find(places.begin(), places.begin() + long(i), places[i]) ==
         places.begin() + long(i)) {
       looked += "\n      " + places[i].string();
     }
   }
-  if (lookup_detail::has_hub_form(reference)) {
+  if (locate_detail::has_hub_form(reference)) {
     std::string folder = "models--" + plain;
     folder.replace(folder.find('/'), 1, "--");
-    const fs::path cached = lookup_detail::hub_cache() / folder;
+    const fs::path cached = locate_detail::hub_cache() / folder;
     const std::string revision =
         plain == reference ? "" : reference.substr(reference.find('@') + 1);
-    const fs::path snapshot = lookup_detail::hub_snapshot(cached, revision);
+    const fs::path snapshot = locate_detail::hub_snapshot(cached, revision);
     if (!snapshot.empty()) return {name.filename().string(), snapshot};
     if (hub) looked += "\n      " + cached.string();
   }
@@ -218,7 +218,7 @@ inline ModelFolder find_model(const std::string& written,
 inline std::filesystem::path find_data_file(const std::string& written,
                                             const std::vector<std::filesystem::path>& bases,
                                             const std::string& where) {
-  const std::string reference = lookup_detail::home_expanded(written);
+  const std::string reference = locate_detail::home_expanded(written);
   for (const std::filesystem::path& base : bases) {
     std::error_code ignored;
     const std::filesystem::path path = (base / reference).lexically_normal();

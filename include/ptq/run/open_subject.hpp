@@ -17,7 +17,7 @@
 #include "ptq/core/clock.hpp"
 #include "ptq/core/own_json.hpp"
 #include "ptq/engine/engine.hpp"
-#include "ptq/eval/evaluation.hpp"
+#include "ptq/eval/subject.hpp"
 #include "ptq/model/tokenizer.hpp"
 #include "ptq/results/record.hpp"
 #include "ptq/run/engine_loader.hpp"

@@ -137,8 +137,7 @@ inline void try_methods(const ExperimentGrid& grid, const Experiment& experiment
         break;
       }
       for (const Evaluation& evaluation : experiment.evaluations) {
-        const auto settings = settings_to_json(evaluation.settings);
-        if (!trial.evicts || settings.at("regime") != regime_word(Regime::prefill_encoded))
+        if (!trial.evicts || eval::regime_of(evaluation.settings) != Regime::prefill_encoded)
           continue;
         problems.add(usage_error(
             "`" + evaluation.name + "` has the regime `prefill-encoded`, and `" + variant.label +

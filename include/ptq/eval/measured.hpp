@@ -1,4 +1,5 @@
-// What a result says about the cache it was measured through: regime, exposure, bytes.
+// What every evaluation measures beside its own figures: the cache it read through, the time it
+// took, how many answers were right.
 #pragma once
 
 #include <cmath>
@@ -9,6 +10,7 @@
 
 #include "ptq/core/own_json.hpp"
 #include "ptq/engine/engine.hpp"
+#include "ptq/eval/lock_step.hpp"
 #include "ptq/eval/statistics.hpp"
 
 namespace ptq::eval {
@@ -86,6 +88,57 @@ class CacheMeans {
   std::vector<double> encoded_, window_, sink_, reserved_, tokens_;
   std::vector<double> per_token_, per_token_fp16_, bits_;
   bool dense_ = false;
+};
+
+// The common end of every result.
+struct Measured {
+  CacheReads reads;  // of the queries that count
+  CacheMeans cache;
+  double seconds = 0, reference_seconds = 0;  // in the engines, without the scoring
+
+  // A run that has come to its end; before: what its cache had read until the queries that count.
+  void add(LockStep& run, const CacheReads& before = {}) {
+    add_reads(reads, run.sequence().reads(), before);
+    cache.add(run.sequence().bytes());
+    add_seconds(run);
+  }
+  void add_seconds(const LockStep& run) {
+    seconds += run.seconds();
+    reference_seconds += run.reference_seconds();
+  }
+  void write(Json& metrics, Regime regime) const {
+    metrics["regime"] = regime_word(regime);
+    write_exposure(metrics, reads);
+    metrics["cache"] = cache.json();
+    metrics["seconds"] = seconds;
+    metrics["reference_seconds"] = reference_seconds;
+  }
+};
+
+// Tokens per second; why_none: why there are no tokens where there are none.
+inline void put_rate(Json& metrics, const std::string& key, double tokens, double seconds,
+                     const std::string& why_none = "no token was fed back") {
+  put_number(metrics, key, tokens > 0 && seconds > 0 ? tokens / seconds : kUnknown,
+             tokens > 0 ? "too fast for the clock" : why_none);
+}
+
+// Answers, right or wrong.
+struct Answers {
+  int64_t correct = 0, total = 0;
+
+  void add(bool right) {
+    correct += right;
+    ++total;
+  }
+  double accuracy() const { return total > 0 ? double(correct) / double(total) : kUnknown; }
+  void write(Json& json) const {
+    const Interval interval = clopper_pearson95(correct, total);
+    json["correct"] = correct;
+    json["total"] = total;
+    json["accuracy"] = accuracy();
+    json["ci95_low"] = interval.low;
+    json["ci95_high"] = interval.high;
+  }
 };
 
 // A warning where sequences differ by more than 1 % in what a token costs: their mean then is the

@@ -1,0 +1,226 @@
+// What each evaluation can be told, and the fields of each struct, listed once for everything that
+// reads, writes or checks them. A visitor has integer(key, value, low, high), number(key, value,
+// low, high), boolean(key, value), numbers, integers and words for lists, choice(key, text, allowed
+// words), file(key, path, what for), regime(key, value, allowed) and rule(holds, key, text, hint)
+// for what no single field says.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "ptq/core/error.hpp"
+#include "ptq/core/own_json.hpp"
+#include "ptq/core/suggest.hpp"
+#include "ptq/data/retrieval_prompt.hpp"
+#include "ptq/data/text.hpp"
+#include "ptq/engine/modes.hpp"
+
+namespace ptq::eval {
+
+// Token perplexity of a text (perplexity.hpp).
+struct PerplexitySettings {
+  std::string text;          // path of a UTF-8 file, tokenised once
+  std::string join = "raw";  // "raw": the file as it is; "wikitext2": rows joined by "\n\n"
+  std::string protocol = "disjoint";  // "disjoint" or "half_overlap"
+  int64_t window = 2048;              // tokens
+  int64_t max_windows = 0;            // 0 = all
+  Regime regime = Regime::streaming;
+
+  // Tokens of the longest sequence that the evaluation feeds.
+  int64_t longest_context() const { return window; }
+};
+
+// Passkey retrieval (passkey.hpp).
+struct PasskeySettings {
+  int64_t keys = 20;
+  std::vector<double> depths = {0.1, 0.25, 0.5, 0.75};
+  int64_t context_length = 2048;  // tokens asked for (passkey_prompt.hpp)
+  int64_t max_new_tokens = 8;
+  uint32_t seed = 42;
+  Regime regime = Regime::prefill_exact;
+  // "cached": the context is prefilled and encoded, the question and the answer are fed through the
+  // cache, so that already the first answer token reads it. "prefilled": the question belongs to
+  // the prompt, as the methods' own repositories do it.
+  std::string question = "cached";
+
+  int64_t longest_context() const { return context_length + max_new_tokens; }
+};
+
+// The retrieval suite (retrieval.hpp): every task x haystack x length, at every depth.
+struct RetrievalSettings {
+  std::vector<std::string> tasks = {"single", "multikey-4"};  // retrieval_prompt.hpp has the names
+  std::vector<std::string> haystacks = {"noise"};             // "noise", "prose", "needles"
+  std::vector<int64_t> lengths = {4096};  // tokens of everything, the answer included
+  std::vector<double> depths = {0, 0.1, 0.25, 0.5, 0.75, 0.9, 1};
+  int64_t samples = 20;        // prompts of each cell
+  int64_t max_new_tokens = 0;  // of an answer; 0: as much as the task needs
+  uint32_t seed = 42;
+  Regime regime = Regime::prefill_exact;
+  // "context_only": the context is encoded before the question is seen. "question_aware": the
+  // question belongs to the prompt.
+  std::string question = "context_only";
+  // Whether another needle is asked for afterwards, through the same cache (multikey).
+  bool second_question = false;
+
+  int64_t longest_context() const { return *std::max_element(lengths.begin(), lengths.end()); }
+};
+
+// Perplexity of long documents, by the length of what a token can look back on (cached_decode.hpp).
+struct CachedDecodeSettings {
+  std::string texts;  // path of a JSON Lines file with a field "text"
+  int64_t samples = 2;
+  std::vector<int64_t> lengths = {4096, 8192, 16384, 32768};  // tokens
+  Regime regime = Regime::streaming;
+  int64_t chunk = 64;  // tokens per call under prefill_exact, which read each other in full
+
+  int64_t longest_context() const { return *std::max_element(lengths.begin(), lengths.end()); }
+};
+
+// Teacher-forced decoding through the cache (generation.hpp).
+struct GenerationSettings {
+  std::string texts;  // path of a JSON Lines file with a field "text"
+  int64_t samples = 5;
+  int64_t prompt_tokens = 1500;
+  int64_t continuation_tokens = 512;
+  Regime regime = Regime::prefill_exact;  // of the prompt; the continuation always streams
+  int64_t batch = 1;                      // texts that are decoded side by side
+
+  int64_t longest_context() const { return prompt_tokens + continuation_tokens; }
+};
+
+// An answer needs a cache to be decoded through.
+inline const std::vector<Regime> kCachedRegimes = {Regime::streaming, Regime::prefill_exact,
+                                                   Regime::prefill_encoded};
+
+template <class Visitor>
+void visit_settings(PerplexitySettings& s, Visitor& v) {
+  v.file("text", s.text);
+  v.choice("join", s.join, join_words());
+  v.choice("protocol", s.protocol, {"disjoint", "half_overlap"});
+  v.integer("window", s.window, 2, kLongestContext);
+  v.rule(s.protocol != "half_overlap" || s.window % 2 == 0, "window",
+         "is " + std::to_string(s.window) + ", half_overlap needs an even number",
+         "window = " + std::to_string(s.window - 1));
+  v.integer("max_windows", s.max_windows, 0, kLongestContext);
+  v.regime(
+      "regime", s.regime,
+      {Regime::streaming, Regime::prefill_exact, Regime::prefill_encoded, Regime::independent});
+}
+
+template <class Visitor>
+void visit_settings(PasskeySettings& s, Visitor& v) {
+  v.integer("keys", s.keys, 1, 100000);
+  v.numbers("depths", s.depths, 0, 1);
+  v.integer("context_length", s.context_length, 64, kLongestContext);
+  v.integer("max_new_tokens", s.max_new_tokens, 1, 1024);
+  v.integer("seed", s.seed, 0, std::numeric_limits<uint32_t>::max());
+  v.regime("regime", s.regime, kCachedRegimes);
+  v.choice("question", s.question, {"cached", "prefilled"});
+}
+
+template <class Visitor>
+void visit_settings(CachedDecodeSettings& s, Visitor& v) {
+  v.file("texts", s.texts);
+  v.integer("samples", s.samples, 1, 1000000);
+  v.integers("lengths", s.lengths, 2, kLongestContext);
+  v.regime("regime", s.regime, {Regime::streaming, Regime::prefill_exact});
+  v.integer("chunk", s.chunk, 1, kLongestContext);
+}
+
+template <class Visitor>
+void visit_settings(RetrievalSettings& s, Visitor& v) {
+  v.words("tasks", s.tasks, [](const std::string& word) { retrieval::parse_task(word); });
+  v.words("haystacks", s.haystacks,
+          [](const std::string& word) { retrieval::parse_haystack(word); });
+  v.integers("lengths", s.lengths, 128, kLongestContext);
+  v.numbers("depths", s.depths, 0, 1);
+  v.integer("samples", s.samples, 1, 100000);
+  v.integer("max_new_tokens", s.max_new_tokens, 0, 1024);
+  v.integer("seed", s.seed, 0, std::numeric_limits<uint32_t>::max());
+  v.regime("regime", s.regime, kCachedRegimes);
+  v.choice("question", s.question, {"context_only", "question_aware"});
+  v.boolean("second_question", s.second_question);
+}
+
+template <class Visitor>
+void visit_settings(GenerationSettings& s, Visitor& v) {
+  v.file("texts", s.texts);
+  v.integer("samples", s.samples, 1, 1000000);
+  v.integer("prompt_tokens", s.prompt_tokens, 1, kLongestContext);
+  v.integer("continuation_tokens", s.continuation_tokens, 1, kLongestContext);
+  v.regime("regime", s.regime, kCachedRegimes);
+  v.integer("batch", s.batch, 1, 1024);
+}
+
+namespace settings_detail {
+
+// Throws what is wrong with a setting.
+struct Check {
+  const char* kind;  // of evaluation, for the messages
+
+  [[noreturn]] void refuse(const char* key, const std::string& text,
+                           const std::string& hint = "") const {
+    throw usage_error("`" + std::string(key) + "` " + text, kind, hint);
+  }
+  void range(const char* key, double value, double low, double high) const {
+    if (value >= low && value <= high) return;  // false for NaN
+    refuse(key, "is " + number_text(value) + ", outside its range " + number_text(low) + " to " +
+                    number_text(high));
+  }
+  template <class List>
+  void not_empty(const char* key, const List& values) const {
+    if (values.empty()) refuse(key, "is empty");
+  }
+
+  void file(const char*, std::string&, const char* = "") {}  // its reader says what is wrong
+  void boolean(const char*, bool&) {}
+  void choice(const char* key, std::string& value, const std::vector<std::string>& allowed) {
+    if (std::find(allowed.begin(), allowed.end(), value) == allowed.end())
+      refuse(key, "= `" + value + "` is not known", did_you_mean(value, allowed));
+  }
+  template <class Integer>
+  void integer(const char* key, Integer& value, int64_t low, int64_t high) {
+    range(key, double(value), double(low), double(high));
+  }
+  void number(const char* key, double& value, double low, double high) {
+    range(key, value, low, high);
+  }
+  void numbers(const char* key, std::vector<double>& values, double low, double high) {
+    not_empty(key, values);
+    for (const double value : values) range(key, value, low, high);
+  }
+  void integers(const char* key, std::vector<int64_t>& values, int64_t low, int64_t high) {
+    not_empty(key, values);
+    for (const int64_t value : values) range(key, double(value), double(low), double(high));
+  }
+  template <class CheckWord>
+  void words(const char* key, std::vector<std::string>& values, const CheckWord& check) {
+    not_empty(key, values);
+    for (const std::string& word : values) check(word);
+  }
+  void regime(const char* key, Regime& value, const std::vector<Regime>& allowed) {
+    if (std::find(allowed.begin(), allowed.end(), value) != allowed.end()) return;
+    std::string list;
+    for (const Regime regime : allowed)
+      list += (list.empty() ? "`" : ", `") + regime_word(regime) + "`";
+    refuse(key, "= `" + regime_word(value) + "` does not fit: here a cache is read",
+           "use one of " + list);
+  }
+  void rule(bool holds, const char* key, const std::string& text, const std::string& hint) {
+    if (!holds) refuse(key, text, hint);
+  }
+};
+
+}  // namespace settings_detail
+
+// Every evaluation begins with it: settings need not come from an experiment file.
+template <class Settings>
+void check_settings(Settings settings, const char* kind) {
+  settings_detail::Check check{kind};
+  visit_settings(settings, check);
+}
+
+}  // namespace ptq::eval
