@@ -3,6 +3,7 @@
 #include <string>
 #include <vector>
 
+#include "ptq/core/hash.hpp"
 #include "ptq/data/text.hpp"
 #include "test/support/temporary_file.hpp"
 
