@@ -5,7 +5,7 @@
 #include <map>
 #include <set>
 
-#include "analysis/toml_reader.hpp"
+#include "ptq/core/toml.hpp"
 
 namespace ptq::report {
 namespace {
@@ -105,7 +105,7 @@ Wanted read_wanted(const std::string& file) {
   if (file.ends_with(".json")) {
     json = parse_json(read_text_file(file, uint64_t{16} << 20), file);
   } else {
-    json = read_toml_file(file);
+    json = to_json(read_toml_file(file));
   }
   const auto list = [&](const char* key) {
     const Json value = json.is_object() ? json.value(key, Json()) : Json();

@@ -14,6 +14,7 @@
 #include "analysis/pruning/pruning.hpp"
 #include "analysis/study/audit.hpp"
 #include "analysis/study/leaderboard.hpp"
+#include "analysis/study/run_page.hpp"
 #include "ptq/core/output_file.hpp"
 #include "ptq/core/safe_text.hpp"
 
@@ -31,6 +32,13 @@ Language language_of(const std::string& word) {
 }
 
 namespace {
+
+// The cells of our records and of the study's run files in a folder.
+Results results_of(const std::filesystem::path& folder) {
+  Results results = read_results(folder);
+  add_study_cells(folder, results);
+  return results;
+}
 
 // The compatible pages are Chinese unless asked otherwise, ours are English.
 Language language(const Arguments& arguments) {
@@ -55,10 +63,6 @@ std::string checks_text(const std::vector<Check>& checks) {
   return out + fmt::format("{} invariants hold, {} are violated, {} cannot be checked\n", held,
                            violated, checks.size() - held - violated);
 }
-
-}  // namespace
-
-namespace {
 
 Format format_of(std::string_view name) {
   if (name == "terminal") return Format::terminal;
@@ -149,7 +153,7 @@ std::vector<Check> verify_records(const std::filesystem::path& path) {
 int tables_command(const Words& words) {
   const Arguments arguments = parse_arguments(words, {"--format", "--out"}, {}, {"RESULTS"});
   const std::string &folder = arguments.positions[0], out = arguments.value("--out");
-  Results results = read_results(folder);
+  Results results = results_of(folder);
   const std::string wanted = arguments.value("--format");
   const Format format = !wanted.empty() ? format_of(wanted)
                         : !out.empty()  ? format_for_file(out)
@@ -238,7 +242,7 @@ int leaderboard_command(const Words& words) {
 
 int diff_command(const Words& words) {
   const Arguments arguments = parse_arguments(words, {}, {}, {"folder A", "folder B"});
-  const Results a = read_results(arguments.positions[0]), b = read_results(arguments.positions[1]);
+  const Results a = results_of(arguments.positions[0]), b = results_of(arguments.positions[1]);
   for (const Results* results : {&a, &b}) {
     warn_of(results->damaged);
     warn_of_records(*results);

@@ -5,7 +5,7 @@
 #include <string_view>
 #include <vector>
 
-#include "analysis/study/run_page.hpp"
+#include "analysis/write/language.hpp"
 
 namespace ptq::report {
 

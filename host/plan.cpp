@@ -5,9 +5,10 @@
 #include <algorithm>
 
 #include "host/bytes_text.hpp"
-#include "host/experiment_toml.hpp"
 #include "host/machine.hpp"
 #include "host/plugin_folders.hpp"
+#include "host/setting.hpp"
+#include "ptq/core/toml.hpp"
 #include "ptq/model/anatomy.hpp"
 #include "ptq/run/engine_loader.hpp"
 #include "ptq/run/preflight.hpp"
@@ -44,6 +45,15 @@ void require_experiment_file(const fs::path& file) {
   throw usage_error(
       "the experiment file does not exist", absolute_path(file).string(),
       best.empty() ? "`ptq-host --help` shows the commands" : "did you mean " + best + "?");
+}
+
+// A file that cannot be read is a mistake of the command.
+ConfigNode experiment_tree(const fs::path& file) {
+  try {
+    return read_toml_file(file);
+  } catch (const Error& error) {
+    throw usage_error(error.message(), error.where(), error.hint());
+  }
 }
 
 std::string memory_line(const std::string& model, int64_t parameters, uint64_t kv_bytes,
@@ -85,7 +95,7 @@ std::string model_memory(const ModelReference& reference, const Plan& plan, int6
 Plan make_plan(const PlanRequest& request) {
   require_experiment_file(request.file);
   Plan plan;
-  ConfigNode tree = read_toml_file(request.file);
+  ConfigNode tree = experiment_tree(request.file);
   Problems problems;
   for (const std::string& setting : request.settings) {
     problems.collect([&] { apply_setting(tree, setting); });

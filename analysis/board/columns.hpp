@@ -14,6 +14,7 @@
 #include "analysis/board/notes.hpp"
 #include "analysis/write/numbers.hpp"
 #include "analysis/write/table.hpp"
+#include "ptq/core/binomial.hpp"
 
 namespace ptq::report {
 
@@ -158,7 +159,7 @@ inline Table leaderboard(const Board& board) {
 inline std::string count_of(int64_t correct, int64_t total, bool intervals) {
   std::string text = fmt::format("{}/{}", correct, total);
   if (!intervals || total <= 0) return text;
-  const auto [low, high] = interval95(correct, total);
+  const auto [low, high] = clopper_pearson95(correct, total);
   return text + fmt::format(" ({:.0f}-{:.0f} %)", 100 * low, 100 * high);
 }
 

@@ -13,8 +13,9 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
-#include <iterator>
 #include <set>
+
+#include "ptq/core/mapped_file.hpp"
 
 extern char** environ;
 
@@ -63,9 +64,14 @@ int run_gnuplot(const std::string& script, const std::string& log) {
   return WIFEXITED(status) ? WEXITSTATUS(status) : 1;
 }
 
+// Empty where there is no such file.
 std::string text_of(const fs::path& file) {
-  std::ifstream in(file, std::ios::binary);
-  return {std::istreambuf_iterator<char>(in), {}};
+  constexpr uint64_t kLargest = uint64_t{64} << 20;
+  try {
+    return read_text_file(file, kLargest);
+  } catch (const Error&) {
+    return {};
+  }
 }
 
 }  // namespace

@@ -10,6 +10,7 @@
 #include "analysis/compare/statistics.hpp"
 #include "analysis/figures/plot_parts.hpp"
 #include "analysis/write/numbers.hpp"
+#include "ptq/core/binomial.hpp"
 
 namespace ptq::report {
 namespace {
@@ -220,7 +221,7 @@ std::optional<std::pair<double, Interval>> share_with_interval(const Cell& cell)
   if (!share) return {};
   const auto correct = cell.number({"correct"}), total = cell.number({"total"});
   if (correct && total && *total > 0) {
-    const auto [low, high] = interval95(int64_t(*correct), int64_t(*total));
+    const auto [low, high] = clopper_pearson95(int64_t(*correct), int64_t(*total));
     return {{*share, {low, high}}};
   }
   for (const char* key :

@@ -16,7 +16,6 @@
 
 #include "analysis/board/leaderboard.hpp"
 #include "analysis/figures/gnuplot.hpp"
-#include "analysis/pruning/pruning.hpp"
 
 namespace ptq::report {
 
@@ -39,8 +38,5 @@ class SeriesStyles {
 // Figures of one board; `prefix` begins their names.
 std::vector<Figure> figures_of(const Board& board, const std::string& prefix,
                                const SeriesStyles& styles);
-
-// Scatter and matrix of correlations of a pruning study.
-std::vector<Figure> pruning_figures(const std::vector<PruningModel>& models);
 
 }  // namespace ptq::report

@@ -2,8 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <fstream>
-
 #include "analysis/compare/statistics_table.hpp"
 #include "analysis/figures/plots.hpp"
 #include "ptq/core/atomic_file.hpp"

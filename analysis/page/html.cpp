@@ -11,7 +11,7 @@
 
 #include "analysis/compare/statistics_table.hpp"
 #include "analysis/page/full_report.hpp"
-#include "analysis/page/reproduce.hpp"
+#include "analysis/read/reproduce.hpp"
 #include "analysis/write/numbers.hpp"
 #include "report_css.hpp"
 #include "report_js.hpp"

@@ -4,7 +4,7 @@
 #include <cmath>
 
 #include "analysis/pruning/pruning.hpp"
-#include "analysis/study/python_text.hpp"
+#include "analysis/write/python_text.hpp"
 
 namespace ptq::report {
 namespace {

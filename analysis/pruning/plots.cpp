@@ -1,5 +1,3 @@
-#include "analysis/figures/plots.hpp"
-
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -7,6 +5,7 @@
 
 #include "analysis/compare/statistics.hpp"
 #include "analysis/figures/plot_parts.hpp"
+#include "analysis/pruning/pruning.hpp"
 
 namespace ptq::report {
 

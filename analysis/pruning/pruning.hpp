@@ -11,8 +11,9 @@
 #include <utility>
 #include <vector>
 
+#include "analysis/figures/gnuplot.hpp"
 #include "analysis/read/records.hpp"
-#include "analysis/study/run_page.hpp"
+#include "analysis/write/language.hpp"
 #include "ptq/results/record.hpp"
 
 namespace ptq::report {
@@ -80,6 +81,9 @@ Json cross_model_comparison(const std::vector<PruningModel>& models);
 
 // Our page: the same questions with intervals, finite pairs, ranks and paired comparisons.
 std::string pruning_page(const std::vector<PruningModel>& models, Language language);
+
+// Scatter and matrix of correlations of each model.
+std::vector<Figure> pruning_figures(const std::vector<PruningModel>& models);
 
 // One invariant of the study's pruning document for one model.
 struct Check {

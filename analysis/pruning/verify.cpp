@@ -6,7 +6,7 @@
 #include <sstream>
 
 #include "analysis/pruning/pruning.hpp"
-#include "analysis/study/python_text.hpp"
+#include "analysis/write/python_text.hpp"
 
 namespace ptq::report {
 namespace {

@@ -1,7 +1,5 @@
 #include "analysis/read/records.hpp"
 
-#include "analysis/study/study.hpp"
-
 namespace ptq::report {
 
 namespace fs = std::filesystem;
@@ -114,7 +112,6 @@ Results read_results(const fs::path& folder) {
   }
   for (auto& [key, cell] : cells) results.cells.push_back(std::move(cell));
   results.asked = read_asked(folder);
-  add_study_cells(folder, results);
   return results;
 }
 

@@ -1,5 +1,5 @@
 // Reads the results of a folder: one RESULTS/<cell>/record.json per finished cell and
-// RESULTS/failed/*.json for cells that did not finish; or the run files of the original study.
+// RESULTS/failed/*.json for cells that did not finish.
 //
 // A damaged record costs itself only: it is named with the reason, the others are read.
 #pragma once
@@ -180,8 +180,7 @@ std::vector<std::filesystem::path> record_files(const std::filesystem::path& fol
                                                 std::vector<Damaged>& damaged);
 
 // Every record below `folder`. A cell that failed first and was finished by a later run counts as
-// finished; of two results of one cell the later one counts. A folder of the study's run files
-// gives the cells of those.
+// finished; of two results of one cell the later one counts.
 Results read_results(const std::filesystem::path& folder);
 
 }  // namespace ptq::report

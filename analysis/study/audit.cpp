@@ -4,12 +4,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <fstream>
-#include <iterator>
 #include <set>
 
 #include "analysis/study/leaderboard.hpp"
 #include "analysis/write/numbers.hpp"
+#include "ptq/core/binomial.hpp"
 
 namespace ptq::report {
 namespace {
@@ -122,7 +121,7 @@ class Audit {
       const auto correct = run.number(std::string(kPasskey) + "total_correct"),
                  total = run.number(std::string(kPasskey) + "total_tests");
       if (high < *length && correct && total) {
-        const auto [from, to] = interval95(int64_t(*correct), int64_t(*total));
+        const auto [from, to] = clopper_pearson95(int64_t(*correct), int64_t(*total));
         add(19, run.id,
             fmt::format("passkey context_length {:.0f} was {:.0f} to {:.0f} tokens; {:.0f}/{:.0f} "
                         "means {:.1f} to {:.1f} % (95 %)",
@@ -466,8 +465,7 @@ Json read_later_results(const std::filesystem::path& folder) {
   const std::filesystem::path file = folder / "passkey_gradient_results.json";
   std::error_code error;
   if (!std::filesystem::exists(file, error) && !error) return nullptr;
-  constexpr uint64_t kLargest = uint64_t{64} << 20;
-  return parse_python_json(read_text_file(file, kLargest), file.string());
+  return read_python_json(file);
 }
 
 }  // namespace ptq::report

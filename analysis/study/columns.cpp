@@ -4,9 +4,9 @@
 #include <cmath>
 #include <set>
 
-#include "analysis/toml_reader.hpp"
 #include "leaderboard_toml.hpp"
 #include "ptq/core/suggest.hpp"
+#include "ptq/core/toml.hpp"
 
 namespace ptq::report {
 namespace {
@@ -168,7 +168,7 @@ Layout layout_of(const Json& json, const std::string& where) {
 }  // namespace
 
 Layout parse_layout(const std::string& text, const std::string& where) {
-  return layout_of(read_toml(text, where), where);
+  return layout_of(to_json(parse_toml(text, where)), where);
 }
 
 const std::string& study_layout_text() {
@@ -196,7 +196,7 @@ Layout automatic_layout(const std::vector<Run>& runs) {
 }
 
 Layout choose_layout(const std::vector<Run>& runs, const std::string& file) {
-  if (!file.empty()) return layout_of(read_toml_file(file), file);
+  if (!file.empty()) return layout_of(to_json(read_toml_file(file)), file);
   Layout study = parse_layout(study_layout_text(), "study_leaderboard.toml");
   for (const Layout::Board& board : study.boards) {
     for (const Layout::Row& row : board.rows) {

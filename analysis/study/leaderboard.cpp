@@ -5,9 +5,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "analysis/study/audit.hpp"
-#include "analysis/study/python_text.hpp"
 #include "analysis/write/numbers.hpp"
+#include "analysis/write/python_text.hpp"
 #include "analysis/write/table.hpp"
 
 namespace ptq::report {

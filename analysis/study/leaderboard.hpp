@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "analysis/study/columns.hpp"
-#include "analysis/study/run_page.hpp"
+#include "analysis/write/language.hpp"
 
 namespace ptq::report {
 

@@ -6,9 +6,10 @@
 
 #include "analysis/study/audit.hpp"
 #include "analysis/study/leaderboard.hpp"
-#include "analysis/study/python_text.hpp"
 #include "analysis/write/numbers.hpp"
+#include "analysis/write/python_text.hpp"
 #include "analysis/write/table.hpp"
+#include "ptq/core/binomial.hpp"
 
 namespace ptq::report {
 namespace {
@@ -24,7 +25,7 @@ std::string passkey_text(const Run* run) {
   const auto correct = run->number(std::string(kPasskey) + "total_correct"),
              total = run->number(std::string(kPasskey) + "total_tests");
   if (!correct || !total) return "-";
-  const auto [low, high] = interval95(int64_t(*correct), int64_t(*total));
+  const auto [low, high] = clopper_pearson95(int64_t(*correct), int64_t(*total));
   return fmt::format("{:.0f}/{:.0f} ({:.1f}-{:.1f} %)", *correct, *total, 100 * low, 100 * high);
 }
 
@@ -184,7 +185,7 @@ std::string retrieval_tables(const Run& run, bool zh) {
       const auto length = number("length"), correct = number("correct"), total = number("total"),
                  reference = number("accuracy_reference");
       if (!correct || !total) continue;
-      const auto [low, high] = interval95(int64_t(*correct), int64_t(*total));
+      const auto [low, high] = clopper_pearson95(int64_t(*correct), int64_t(*total));
       const Json label = task.value("task", Json()), haystack = task.value("haystack", Json());
       table.rows.push_back({(label.is_string() ? label.get<std::string>() : "-") +
                                 (haystack.is_string() ? ", " + haystack.get<std::string>() : ""),
@@ -214,7 +215,7 @@ std::string run_details(const Run& run, Language language) {
     for (const auto& [depth, share] : depths.items()) {
       if (!share.is_number()) continue;
       const auto correct = int64_t(std::llround(share.get<double>() * *keys));
-      const auto [low, high] = interval95(correct, int64_t(*keys));
+      const auto [low, high] = clopper_pearson95(correct, int64_t(*keys));
       table.rows.push_back({depth, fmt::format("{}/{:.0f}", correct, *keys),
                             fmt::format("{:.0f}-{:.0f} %", 100 * low, 100 * high)});
     }

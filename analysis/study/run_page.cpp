@@ -2,7 +2,7 @@
 // the same lines.
 #include "analysis/study/run_page.hpp"
 
-#include "analysis/study/python_text.hpp"
+#include "analysis/write/python_text.hpp"
 
 namespace ptq::report {
 namespace {

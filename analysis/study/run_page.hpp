@@ -6,10 +6,9 @@
 #include <vector>
 
 #include "analysis/study/study.hpp"
+#include "analysis/write/language.hpp"
 
 namespace ptq::report {
-
-enum class Language { zh, en };
 
 // The page of one run.
 std::string run_page(const Run& run, Language language);

@@ -4,11 +4,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <fstream>
 #include <iterator>
 #include <map>
 
-#include "analysis/page/reproduce.hpp"
+#include "analysis/read/reproduce.hpp"
 #include "analysis/read/samples.hpp"
 #include "ptq/results/record_json.hpp"
 
@@ -23,17 +22,6 @@ const Json kNothing;
 double rounded(double value, int decimals) {
   const double scale = std::pow(10.0, decimals);
   return std::round(value * scale) / scale;
-}
-
-std::string read_file(const fs::path& file) {
-  constexpr uintmax_t kLargest = 64u << 20;
-  std::error_code error;
-  const uintmax_t size = fs::file_size(file, error);
-  if (error) throw environment_error("the file cannot be read", file.string(), error.message());
-  if (size > kLargest) throw environment_error("the file is larger than 64 MiB", file.string());
-  std::ifstream in(file, std::ios::binary);
-  if (!in) throw environment_error("the file cannot be opened", file.string());
-  return {std::istreambuf_iterator<char>(in), {}};
 }
 
 // One passkey cell as the study stores it.
@@ -210,6 +198,11 @@ Json parse_python_json(std::string_view text, const std::string& where) {
   return parse_json(clean, where);
 }
 
+Json read_python_json(const fs::path& file) {
+  constexpr uint64_t kLargest = uint64_t{64} << 20;
+  return parse_python_json(read_text_file(file, kLargest), file.string());
+}
+
 Run run_of_records(const std::vector<Record>& records, const std::vector<fs::path>& folders) {
   const Record& first = records.front();
   std::string started = first.started_at;
@@ -305,7 +298,7 @@ Run run_of_records(const std::vector<Record>& records, const std::vector<fs::pat
 }
 
 Run read_run(const fs::path& file) {
-  const Json json = parse_python_json(read_file(file), file.string());
+  const Json json = read_python_json(file);
   Run run;
   if (is_study_run(json)) {
     run.json = json;
@@ -351,8 +344,7 @@ std::vector<Run> read_runs(const fs::path& folder, std::vector<Damaged>& damaged
   for (const fs::path& file : record_files(folder, damaged)) {
     const std::string source = file.lexically_relative(folder).string();
     try {
-      const Record record =
-          record_from_json(parse_python_json(read_file(file), file.string()), source);
+      const Record record = record_from_json(read_python_json(file), source);
       auto& group = groups[{record.model.name, record.method.label}];
       group.first.push_back(record);
       group.second.push_back(file.parent_path());

@@ -37,6 +37,7 @@ bool is_study_run(const Json& json);
 
 // Python's JSON may hold a bare NaN or Infinity, which is no JSON; they are read as null.
 Json parse_python_json(std::string_view text, const std::string& where);
+Json read_python_json(const std::filesystem::path& file);
 
 // A file as a run: of the study, or a record.json of ours (with samples.jsonl beside it).
 Run read_run(const std::filesystem::path& file);

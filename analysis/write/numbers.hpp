@@ -1,13 +1,11 @@
-// How numbers are written in tables, and the interval behind a share.
+// How numbers are written in tables.
 #pragma once
 
 #include <fmt/format.h>
 
-#include <boost/math/distributions/binomial.hpp>
 #include <cmath>
 #include <cstdint>
 #include <string>
-#include <utility>
 
 namespace ptq::report {
 
@@ -56,14 +54,6 @@ inline std::string count_text(int64_t count) {
   if (count >= 1000000000) return fmt::format("{:.2f} B", double(count) / 1e9);
   if (count >= 100000) return fmt::format("{:.2f} M", double(count) / 1e6);
   return std::to_string(count);
-}
-
-// 95 % interval of Clopper and Pearson for k successes of n: 20/20 is 83 to 100 %.
-inline std::pair<double, double> interval95(int64_t k, int64_t n) {
-  using binomial = boost::math::binomial_distribution<double>;
-  if (n <= 0 || k < 0 || k > n) return {0.0, 1.0};
-  return {binomial::find_lower_bound_on_p(double(n), double(k), 0.025),
-          binomial::find_upper_bound_on_p(double(n), double(k), 0.025)};
 }
 
 }  // namespace ptq::report

@@ -12,9 +12,9 @@
 #include <sstream>
 #include <utility>
 
-#include "host/experiment_toml.hpp"
 #include "host/machine.hpp"
 #include "host/plugin_folders.hpp"
+#include "host/setting.hpp"
 #include "ptq/core/hash.hpp"
 #include "ptq/core/own_json.hpp"
 #include "ptq/data/text.hpp"

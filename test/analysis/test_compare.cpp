@@ -6,7 +6,7 @@
 
 #include "analysis/compare/compare.hpp"
 #include "analysis/figures/plots.hpp"
-#include "analysis/page/reproduce.hpp"
+#include "analysis/read/reproduce.hpp"
 
 namespace {
 

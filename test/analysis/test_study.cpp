@@ -9,7 +9,8 @@
 
 #include "analysis/study/audit.hpp"
 #include "analysis/study/leaderboard.hpp"
-#include "analysis/study/python_text.hpp"
+#include "analysis/study/run_page.hpp"
+#include "analysis/write/python_text.hpp"
 
 namespace {
 

@@ -1,5 +1,6 @@
 // Experiment files, and --set KEY=VALUE for short inputs of one line.
-#include "host/experiment_toml.hpp"
+#include "host/setting.hpp"
+#include "ptq/core/toml.hpp"
 #include "test/fuzz/targets.hpp"
 
 namespace ptq::fuzz {

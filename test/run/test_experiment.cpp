@@ -5,7 +5,8 @@
 #include <random>
 #include <string>
 
-#include "host/experiment_toml.hpp"
+#include "host/setting.hpp"
+#include "ptq/core/toml.hpp"
 #include "ptq/run/experiment.hpp"
 
 using namespace ptq;

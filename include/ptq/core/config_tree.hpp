@@ -1,6 +1,6 @@
 // A configuration as a plain tree whose every node knows where it was written, the reader that
 // checks it against what the program asks for, and the overrides of the command line. Which syntax
-// the tree came from is unknown here (host/experiment_toml.cpp reads TOML).
+// the tree came from is unknown here (toml.hpp reads TOML).
 #pragma once
 
 #include <algorithm>

@@ -2,13 +2,13 @@
 #pragma once
 
 #include <algorithm>
-#include <boost/math/distributions/beta.hpp>
 #include <cmath>
 #include <cstddef>
-#include <cstdint>
 #include <limits>
 #include <span>
 #include <vector>
+
+#include "ptq/core/binomial.hpp"
 
 namespace ptq::eval {
 
@@ -39,21 +39,6 @@ inline double quantile(std::vector<double> values, double fraction) {
   const size_t below = size_t(place);
   const size_t above = std::min(below + 1, values.size() - 1);
   return values[below] + (place - double(below)) * (values[above] - values[below]);
-}
-
-struct Interval {
-  double low, high;
-};
-
-// Exact two-sided 95 % interval of a share (Clopper and Pearson, Biometrika 1934) through quantiles
-// of the beta distribution; trials >= 1.
-inline Interval clopper_pearson95(int64_t successes, int64_t trials) {
-  const double k = double(successes), n = double(trials);
-  const auto beta = [](double a, double b, double probability) {
-    return boost::math::quantile(boost::math::beta_distribution<double>(a, b), probability);
-  };
-  return {successes == 0 ? 0.0 : beta(k, n - k + 1, 0.025),
-          successes == trials ? 1.0 : beta(k + 1, n - k, 0.975)};
 }
 
 }  // namespace ptq::eval

@@ -1,4 +1,5 @@
-// Reads TOML into the plain configuration tree. The only place that knows the syntax.
+// TOML as a plain configuration tree: the only place that knows the syntax. toml.cpp is compiled
+// once (library ptq_core): toml++ is large and needs flags of its own.
 #pragma once
 
 #include <filesystem>
@@ -9,13 +10,11 @@
 
 namespace ptq {
 
-// The tree of a file of at most 1 MiB. Errors say file:line:column.
+// The tree of a file of at most 1 MiB; members in the order of the file. A mistake in it is a usage
+// error that says file:line:column.
 ConfigNode read_toml_file(const std::filesystem::path& path);
 
 // The tree of a text; `name` is what messages call it.
 ConfigNode parse_toml(std::string_view text, const std::string& name);
-
-// Applies "key=value" of the command line. The value is TOML; a bare word is taken as a string.
-void apply_setting(ConfigNode& tree, const std::string& setting);
 
 }  // namespace ptq

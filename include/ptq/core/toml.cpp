@@ -1,7 +1,8 @@
-// toml++ 3.3.0 fails an internal assertion on ordinary typing mistakes such as `bits = [4,}`. Under
-// gcc the assertion disappears with NDEBUG and the right error follows. Under clang NDEBUG would
-// turn it into an assumption, so there it becomes an exception. Two inputs are refused beforehand
-// because 3.3.0 does not survive them: NUL bytes and bad UTF-8.
+// The only file that includes toml++, whose version 3.3.0 fails an internal assertion on ordinary
+// typing mistakes such as `bits = [4,}`. Under gcc the assertion disappears with NDEBUG and the
+// right error follows. Under clang NDEBUG would turn it into an assumption (undefined behaviour),
+// so there it becomes an exception. Three inputs are refused beforehand because 3.3.0 does not
+// survive them: NUL bytes, bad UTF-8 and keys of very many parts.
 #ifdef __clang__
 #undef NDEBUG
 #include <stdexcept>
@@ -18,15 +19,13 @@
 #include <algorithm>
 #include <sstream>
 
-#include "host/experiment_toml.hpp"
 #include "ptq/core/json.hpp"
 #include "ptq/core/mapped_file.hpp"
+#include "ptq/core/toml.hpp"
 #include "ptq/core/toml_guard.hpp"
 
 namespace ptq {
 namespace {
-
-constexpr uint64_t kLargestFile = uint64_t{1} << 20;
 
 std::string place(const std::string& name, const toml::source_position& position) {
   return name + ":" + std::to_string(position.line) + ":" + std::to_string(position.column);
@@ -114,13 +113,6 @@ ConfigNode convert(const toml::node& node, const std::string& name, const std::s
   return out;
 }
 
-// Every place of the tree becomes `where`: the positions inside a command-line value say little.
-void set_place(ConfigNode& node, const std::string& where) {
-  node.where = where;
-  for (ConfigNode& item : node.items) set_place(item, where);
-  for (auto& [name, member] : node.members) set_place(member, where);
-}
-
 }  // namespace
 
 ConfigNode parse_toml(std::string_view text, const std::string& name) {
@@ -147,43 +139,8 @@ ConfigNode parse_toml(std::string_view text, const std::string& name) {
 }
 
 ConfigNode read_toml_file(const std::filesystem::path& path) {
-  std::string text;
-  try {
-    text = read_text_file(path, kLargestFile);
-  } catch (const Error& error) {
-    throw usage_error(error.message(), error.where(), error.hint());  // a mistake of the command
-  }
-  return parse_toml(text, path.string());
-}
-
-void apply_setting(ConfigNode& tree, const std::string& setting) {
-  if (utf8_error_offset(setting) != std::string::npos) {
-    throw usage_error("the setting is not valid UTF-8", "--set");
-  }
-  const size_t equals = setting.find('=');
-  if (equals == std::string::npos || equals == 0) {
-    throw usage_error("`" + setting + "` is not of the form key=value", "--set",
-                      "for example --set seed=1 or --set limits.cell_seconds=60");
-  }
-  const std::string key = setting.substr(0, equals), text = setting.substr(equals + 1);
-  const std::string where = "--set " + key;
-  ConfigNode value;
-  if (text.find('\n') != text.npos) {
-    throw usage_error("the value has more than one line", where);
-  }
-  try {
-    const ConfigNode line = parse_toml("value = " + text, where);
-    if (line.members.size() != 1) throw usage_error("the value is not one TOML value", where);
-    value = line.members.front().second;
-  } catch (const Error&) {
-    const bool bare = !text.empty() && text.find_first_of("\"'[]{}=,#") == text.npos &&
-                      text.find('\0') == text.npos && utf8_error_offset(text) == text.npos;
-    if (!bare) throw;
-    value.kind = ConfigNode::Kind::scalar;
-    value.scalar = text;
-  }
-  set_place(value, where);
-  set_value(tree, key, value);
+  constexpr uint64_t kLargestFile = uint64_t{1} << 20;
+  return parse_toml(read_text_file(path, kLargestFile), path.string());
 }
 
 }  // namespace ptq
