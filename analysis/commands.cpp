@@ -10,7 +10,7 @@
 #include "analysis/arguments.hpp"
 #include "analysis/check.hpp"
 #include "analysis/compare/diff.hpp"
-#include "analysis/page/full_report.hpp"
+#include "analysis/page/outline.hpp"
 #include "analysis/pruning/pruning.hpp"
 #include "analysis/study/audit.hpp"
 #include "analysis/study/leaderboard.hpp"
@@ -169,8 +169,9 @@ int tables_command(const Words& words) {
                             "ptq-host EXPERIMENT.toml --out " +
                                 folder);
   }
+  Report report = make_report(std::move(results));
   if (!wanted.empty() || (!out.empty() && !out.ends_with(".html"))) {
-    const std::string text = render(results, format, out.empty() ? screen() : Screen{});
+    const std::string text = render(report, format, out.empty() ? screen() : Screen{});
     if (out.empty()) {
       print_text(text);
     } else {
@@ -178,8 +179,8 @@ int tables_command(const Words& words) {
     }
     return 0;
   }
-  const std::string tables = out.empty() ? render(results, Format::terminal, screen()) : "";
-  const FullReport report = full_report(folder, std::move(results));
+  const std::string tables = out.empty() ? render(report, Format::terminal, screen()) : "";
+  complete(report, folder);
   if (!report.plot_problem.empty()) std::fprintf(stderr, "%s\n", report.plot_problem.c_str());
   for (const BoardStatistics& statistics : report.statistics) {
     for (const std::string& problem : statistics.problems) {
@@ -217,7 +218,10 @@ int run_command(const Words& words) {
   const Run run = read_run(arguments.positions[0]);
   const Language lang = language(arguments);
   std::string page = run_page(run, lang);
-  if (!arguments.has("--compat")) page += run_details(run, lang);
+  if (!arguments.has("--compat")) {
+    const std::string details = to_markdown(run_details(run, lang));
+    page += (details.empty() ? "" : "\n") + details;
+  }
   print_text(one_line_each(page));
   return 0;
 }
@@ -236,7 +240,7 @@ int leaderboard_command(const Words& words) {
   const Language lang = language(arguments);
   print_text(arguments.has("--compat")
                  ? compat_leaderboard(layout, runs, lang)
-                 : study_leaderboard(layout, runs, read_later_results(folder), lang));
+                 : to_markdown(study_leaderboard(layout, runs, read_later_results(folder), lang)));
   return 0;
 }
 
@@ -273,7 +277,7 @@ int pruning_command(const Words& words) {
   warn_of(damaged);
   const Language lang = language(arguments);
   print_text(arguments.has("--compat") ? pruning_document(models, lang)
-                                       : pruning_page(models, lang));
+                                       : to_markdown(pruning_page(models, lang)));
   if (const std::string file = arguments.value("--json"); !file.empty()) {
     write_output_file(file, json_text(cross_model_comparison(models), 2) + "\n");
   }

@@ -26,39 +26,36 @@ std::string cell_text(const Row& row, const std::string& evaluation, Write write
   return cell->ok() ? write(*cell) : status_text(*cell);
 }
 
-// "12.310 (+3.1 %)"
+// "12.310 (+3.1 %)", "19/20 (95 %)"
 inline std::string headline_text(const Board& board, const Row& row, const Cell& cell) {
-  const auto value = headline(&cell);
+  const auto value = cell.figure();
   if (!value) return "-";
-  if (Evaluation{cell.evaluation, cell.kind}.is_share()) {
+  if (cell.headline.share) {
     const auto correct = cell.number({"correct"}), total = cell.number({"total"});
     const std::string mark = baseline_fails(cell) ? kFailsMark : "";
     if (!correct || !total) return share_text(*value) + mark;
     return fmt::format("{:.0f}/{:.0f} ({:.0f} %)", *correct, *total, 100 * *value) + mark;
   }
   const Cell* reference = board.baseline() ? board.baseline()->cell(cell.evaluation) : nullptr;
-  const auto base = headline(reference);
-  std::string text = perplexity_text(*value);
+  const auto base = figure_of(reference);
+  std::string text = figure_text(*value);
   if (base && row.method != board.baseline()->method)
     if (const std::string change = change_text(*value, *base); !change.empty())
       text += " (" + change + ")";
   return text;
 }
 
-// Behind the name of a row or column that the experiment no longer has.
-constexpr const char* kNotAsked = " (not asked for)";
-
-// "PPL wiki ↓"
+// "PPL wiki ↓", "Passkey study ↑": k/n says that a figure is a share, so its name is enough.
 inline std::string head_of(const Evaluation& evaluation) {
-  const std::string name = short_name(evaluation);
-  if (evaluation.kind == "choices") return (name.empty() ? "Choices" : name) + " ↑";
-  const std::string what = evaluation.kind == "passkey"      ? "Passkey"
-                           : evaluation.kind == "generation" ? "Gen PPL"
-                           : !evaluation.is_share()          ? "PPL"
-                           : evaluation.kind == "retrieval"  ? "Retrieval"
-                                                             : evaluation.kind;
-  return what + (name.empty() ? "" : " " + name) + (evaluation.is_share() ? " ↑" : " ↓") +
-         (evaluation.asked ? "" : kNotAsked);
+  std::string head = evaluation.name;
+  std::replace(head.begin(), head.end(), '-', ' ');
+  if (!evaluation.headline.share) {
+    const std::string name = short_name(evaluation);
+    head = short_title(evaluation.headline) + (name.empty() ? "" : " " + name);
+  }
+  if (!evaluation.headline.title.empty() && head[0] >= 'a' && head[0] <= 'z')
+    head[0] = char(head[0] - 32);
+  return head + (evaluation.headline.higher ? " ↑" : " ↓") + (evaluation.asked ? "" : kNotAsked);
 }
 
 // The exposures of a row's cells: "0.97", or "0.62-0.97" where they differ.
@@ -98,8 +95,7 @@ inline Table leaderboard(const Board& board) {
   Table table;
   table.rows.resize(board.rows.size());
   add_column(board, table, "Method", [&](const Row& row) {
-    return row.method + (&row == board.baseline() ? " (baseline)" : "") +
-           (row.asked ? "" : kNotAsked);
+    return row.method + (&row == board.baseline() ? kBaseline : "") + (row.asked ? "" : kNotAsked);
   });
   const auto has = [&](const Evaluation& evaluation, const char* key) {
     return std::any_of(board.rows.begin(), board.rows.end(), [&](const Row& row) {
@@ -121,7 +117,7 @@ inline Table leaderboard(const Board& board) {
         });
       });
     };
-    if (evaluation.kind != "perplexity") continue;
+    if (evaluation.headline.title != "perplexity") continue;
     add("KL ↓", "kl_mean", divergence_text);
     add("Top-1 ↑", "top1_agreement", share_text);
   }
@@ -210,7 +206,7 @@ inline std::optional<double> cache_bytes(const Cell& cell) {
   return cell.number({"cache", "bytes_per_token"});
 }
 
-// Right answers of a passkey or retrieval evaluation beside the bytes of the cache, smallest cache
+// Right answers of an evaluation beside the bytes of the cache, smallest cache
 // first, with a column for each task of the suite. "*" marks the front: no smaller cache has as
 // many right answers. Without rows where all caches are of one size.
 inline Table bytes_table(const Board& board, const Evaluation& evaluation, bool intervals) {
@@ -222,10 +218,10 @@ inline Table bytes_table(const Board& board, const Evaluation& evaluation, bool 
   std::vector<Line> lines;
   std::vector<std::string> tasks;
   std::set<double> sizes;
-  if (evaluation.kind == "passkey" || evaluation.kind == "retrieval")
+  if (evaluation.headline.share)
     for (const Row& row : board.rows) {
       const Cell* cell = row.cell(evaluation.name);
-      const auto share = headline(cell);
+      const auto share = figure_of(cell);
       const auto bytes = cell ? cache_bytes(*cell) : std::nullopt;
       if (!share || !bytes) continue;
       lines.push_back({&row, cell, *bytes, *share});

@@ -3,11 +3,11 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <iterator>
 #include <limits>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <tuple>
@@ -19,22 +19,29 @@
 namespace ptq::report {
 
 struct Evaluation {
-  std::string name, kind;  // kind: "perplexity", "choices", "passkey", "retrieval", "generation"
-  bool asked = true;       // false: the experiment no longer asks for it
-
-  // Counts right answers; the other kinds measure a perplexity.
-  bool is_share() const {
-    return kind != "perplexity" && kind != "cached-decode" && kind != "generation";
-  }
+  std::string name, kind;
+  Headline headline;    // of a cell that was measured, if there is one
+  size_t position = 0;  // in the experiment
+  bool asked = true;    // false: the experiment no longer asks for it
 };
 
+// "PPL" of "perplexity of long documents": a title as tables have room for it.
+inline std::string short_title(const Headline& headline) {
+  constexpr std::string_view kLong = "perplexity";
+  std::string title = headline.title.substr(0, headline.title.find(" of "));
+  if (const size_t at = title.find(kLong); at != title.npos) title.replace(at, kLong.size(), "PPL");
+  return title;
+}
+
 // The name without what the column's title says anyway: "ppl-disjoint" is "disjoint" under PPL,
-// "passkey-study" is "study" under Passkey, and an evaluation that is called like its kind needs no
-// name.
+// "passkey" nothing under "passkeys found".
 inline std::string short_name(const Evaluation& evaluation) {
-  if (evaluation.name == evaluation.kind) return {};
-  const std::string prefix = (evaluation.kind == "perplexity" ? "ppl" : evaluation.kind) + "-";
-  return evaluation.name.substr(evaluation.name.starts_with(prefix) ? prefix.size() : 0);
+  const std::string& name = evaluation.name;
+  std::string title = short_title(evaluation.headline);
+  for (char& c : title) c = c >= 'A' && c <= 'Z' ? char(c + 32) : c;
+  const size_t dash = name.find('-');
+  if (title.find(name.substr(0, dash)) == title.npos) return name;
+  return dash == name.npos ? std::string() : name.substr(dash + 1);
 }
 
 // Seconds of the method alone, in the engine, where the record has them; the time of a whole cell
@@ -69,7 +76,7 @@ struct Row {
 struct Board {
   std::string experiment, model;
   int64_t parameters = 0;
-  std::vector<Evaluation> evaluations;  // perplexities, then retrieval, then generation
+  std::vector<Evaluation> evaluations;  // shares last; else in the order of the experiment
   std::vector<Row> rows;
   // What differences refer to: the experiment's baseline, or the first full-precision row where it
   // names none. Empty: neither.
@@ -88,54 +95,16 @@ struct Board {
   }
 };
 
-inline int kind_order(std::string_view kind) {
-  constexpr std::string_view kOrder[] = {"perplexity", "cached-decode", "choices",
-                                         "passkey",    "retrieval",     "generation"};
-  return int(std::find(std::begin(kOrder), std::end(kOrder), kind) - std::begin(kOrder));
-}
-
-// The share of right answers of a cell of any kind that counts them. Multiple choice: the metric
-// that the record names as primary, else the one that divides by length, else the plain one.
-inline std::optional<double> share_of(const Cell& cell) {
-  const Json primary = cell.metrics.value("primary", Json());
-  if (primary.is_string()) {
-    if (const auto value = cell.number({primary.get<std::string>().c_str()})) return value;
-  }
-  const bool by_length = cell.evaluation == "hellaswag" || cell.evaluation == "arc_challenge" ||
-                         cell.evaluation == "openbookqa";
-  if (by_length) {
-    if (const auto value = cell.number({"acc_norm,none"})) return value;
-  }
-  for (const char* key : {"accuracy", "acc,none", "acc", "exact", "exact_match,strict-match",
-                          "exact_match,none", "partial"}) {
-    if (const auto value = cell.number({key})) return value;
-  }
-  return {};
-}
-
-// Infinity where the loss was measured but its exponential is beyond a double: records write null.
-inline std::optional<double> perplexity_of(const Cell& cell, const char* key) {
-  const auto ppl = cell.number({key}), nll = cell.number({"nll"});
-  const bool too_large =
-      !ppl && cell.metrics.contains(key) && nll && !std::isfinite(std::exp(*nll));
-  return too_large ? std::numeric_limits<double>::infinity() : ppl;
-}
-
-// The one figure of an evaluation that ranks: perplexity, or the share of answers. Nothing for a
-// missing cell or one without a result.
-inline std::optional<double> headline(const Cell* cell) {
-  if (!cell || !cell->ok()) return {};
-  if (cell->kind == "perplexity" || cell->kind == "cached-decode")
-    return perplexity_of(*cell, "ppl");
-  if (cell->kind == "generation") return perplexity_of(*cell, "ppl_pooled");
-  return share_of(*cell);
+// The figure that ranks. Nothing for a missing cell or one without a result.
+inline std::optional<double> figure_of(const Cell* cell) {
+  return cell ? cell->figure() : std::nullopt;
 }
 
 // Smaller is better; a cell without a figure is behind every other.
 inline double rank_key(const Row& row, const Evaluation& evaluation) {
   const double worst = std::numeric_limits<double>::infinity();
-  const double value = headline(row.cell(evaluation.name)).value_or(worst);
-  return evaluation.is_share() && value != worst ? -value : value;
+  const double value = figure_of(row.cell(evaluation.name)).value_or(worst);
+  return evaluation.headline.higher && value != worst ? -value : value;
 }
 
 // Better first, by the first evaluation in which they differ.
@@ -154,14 +123,17 @@ inline bool better(const Board& board, const Row& a, const Row& b) {
 struct Wish {
   const Asked* experiment = nullptr;  // nullptr: nothing is known, everything counts as asked for
   bool method = true, evaluation = true, id = true;
+  size_t position = 0;  // of the evaluation; behind all where it is not asked for
 };
 
 inline Wish wish_for(const Cell& cell, const std::vector<Asked>& asked) {
-  for (const Asked& a : asked)
-    if (a.name == cell.experiment)
-      return {&a, a.methods.contains(cell.method) && a.models.contains(cell.model),
-              a.evaluations.contains(cell.evaluation),
-              a.cells.empty() || a.cells.contains(cell.id)};
+  for (const Asked& a : asked) {
+    if (a.name != cell.experiment) continue;
+    const auto at = std::find(a.evaluations.begin(), a.evaluations.end(), cell.evaluation);
+    return {&a, a.methods.contains(cell.method) && a.models.contains(cell.model),
+            at != a.evaluations.end(), a.cells.empty() || a.cells.contains(cell.id),
+            size_t(at - a.evaluations.begin())};
+  }
   return {};
 }
 
@@ -176,8 +148,8 @@ inline void order_rows(Board& board) {
   }
   std::sort(board.evaluations.begin(), board.evaluations.end(),
             [](const Evaluation& a, const Evaluation& b) {
-              return std::make_tuple(kind_order(a.kind), a.name) <
-                     std::make_tuple(kind_order(b.kind), b.name);
+              return std::tie(a.headline.share, a.position, a.headline.title, a.name) <
+                     std::tie(b.headline.share, b.position, b.headline.title, b.name);
             });
   std::sort(board.rows.begin(), board.rows.end(),
             [&](const Row& a, const Row& b) { return better(board, a, b); });
@@ -189,6 +161,7 @@ inline void order_rows(Board& board) {
 inline std::vector<Board> make_boards(const std::vector<Cell>& cells,
                                       const std::vector<Asked>& asked = {}) {
   std::map<std::pair<std::string, std::string>, Board> boards;
+  std::set<std::pair<const Board*, std::string>> measured;  // evaluations
   for (const Cell& cell : cells) {
     Board& board = boards[{cell.experiment, cell.model}];
     board.experiment = cell.experiment;
@@ -204,10 +177,16 @@ inline std::vector<Board> make_boards(const std::vector<Cell>& cells,
       if (wish.method && wish.evaluation) board.outdated.push_back(&cell);
     }
     auto& list = board.evaluations;
-    if (std::none_of(list.begin(), list.end(),
-                     [&](const Evaluation& e) { return e.name == cell.evaluation; })) {
-      list.push_back({cell.evaluation, cell.kind, wish.evaluation});
+    auto evaluation = std::find_if(list.begin(), list.end(), [&](const Evaluation& known) {
+      return known.name == cell.evaluation;
+    });
+    if (evaluation == list.end()) {
+      list.push_back({cell.evaluation, cell.kind, cell.headline, wish.position, wish.evaluation});
+      evaluation = std::prev(list.end());
     }
+    // A cell that failed does not say what it is judged by.
+    if (cell.ok() && measured.insert({&board, cell.evaluation}).second)
+      evaluation->headline = cell.headline;
     auto row = std::find_if(board.rows.begin(), board.rows.end(),
                             [&](const Row& r) { return r.method == cell.method; });
     if (row == board.rows.end()) {

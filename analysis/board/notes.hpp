@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <optional>
 #include <set>
 #include <string>
@@ -40,11 +41,10 @@ inline bool reads_cache(const Cell& cell) {
 
 // The metrics that describe quality, equal in every printed digit and with no divergence at all.
 inline bool identical(const Cell& cell, const Cell& baseline) {
-  const auto value = headline(&cell), reference = headline(&baseline);
-  if (!value || !reference || *value != *reference) return false;
+  const auto value = cell.figure(), reference = baseline.figure();
+  if (!value || !reference || *value != *reference || cell.headline.share) return false;
   const auto divergence = cell.number({"kl_mean"});
-  return Evaluation{cell.evaluation, cell.kind}.is_share() ? false
-                                                           : divergence && *divergence == 0.0;
+  return divergence && *divergence == 0.0;
 }
 
 // How many things were measured: windows, prompts or texts.
@@ -83,9 +83,6 @@ inline bool baseline_fails(const Cell& cell) {
   const Json fails = cell.metrics.value("baseline_fails", Json());
   return cell.ok() && fails.is_boolean() && fails.get<bool>();
 }
-
-// Marks a figure that full precision itself fails at; pages write it in grey.
-constexpr const char* kFailsMark = " °";
 
 // The share of what attention read that was encoded; nothing where it does not apply: without a
 // cache part no row is encoded, which is no shortcoming.
@@ -148,7 +145,7 @@ inline void note_cell(const Cell& cell, const Row* baseline, std::vector<std::st
   if (ratio < 1.0 && !cell.lossless) {
     note("not smaller than FP16", fmt::format(": the cache takes {:.2f}x as much", 1 / ratio));
   }
-  if (const auto value = headline(&cell); value && std::isinf(*value)) {
+  if (const auto value = cell.figure(); value && std::isinf(*value)) {
     notes.push_back(who +
                     fmt::format("perplexity too large: the loss is {:.1f} nats per token, whose "
                                 "exponential is beyond 1e308",
@@ -346,6 +343,24 @@ inline std::vector<std::string> notes_of(const Board& board) {
   return merged_notes(all_notes_of(board));
 }
 
+// In the order in which a reader must see them: comparisons that are void, then numbers that say
+// nothing.
+inline std::vector<std::string> by_weight(std::vector<std::string> notes) {
+  const auto weight = [](const std::string& note) {
+    const char* order[] = {"NOT CONSISTENT", "CONFLICT",     "NOT COMPARABLE", "cache not read",
+                           "exposure 0",     "identical to", "not exercised",  "failed",
+                           "not smaller",    "damaged"};
+    for (size_t i = 0; i < std::size(order); ++i) {
+      if (note.find(order[i]) != note.npos) return i;
+    }
+    return std::size(order);
+  };
+  std::stable_sort(notes.begin(), notes.end(), [&](const std::string& a, const std::string& b) {
+    return weight(a) < weight(b);
+  });
+  return notes;
+}
+
 // The first figure of this kind that the row has, in the order of the board's evaluations.
 inline std::optional<double> first_number(const Board& board, const Row& row,
                                           std::initializer_list<const char*> path) {
@@ -363,9 +378,9 @@ inline std::string sentence_of(const Board& board, const Row& row) {
   for (const Evaluation& evaluation : board.evaluations) {
     const Cell* cell = row.cell(evaluation.name);
     const Cell* reference = board.baseline() ? board.baseline()->cell(evaluation.name) : nullptr;
-    const auto value = headline(cell), base = headline(reference);
+    const auto value = figure_of(cell), base = figure_of(reference);
     if (!value) continue;
-    if (evaluation.is_share()) {
+    if (cell->headline.share) {
       const auto correct = cell->number({"correct"}), total = cell->number({"total"});
       parts.push_back(
           evaluation.name + " " +
@@ -373,8 +388,8 @@ inline std::string sentence_of(const Board& board, const Row& row) {
     } else {
       const std::string name = short_name(evaluation);
       const std::string change = base ? change_text(*value, *base) : std::string();
-      parts.push_back((cell->kind == "generation" ? "generation PPL " : "PPL ") +
-                      (change.empty() ? perplexity_text(*value) : change) +
+      parts.push_back(short_title(cell->headline) + " " +
+                      (change.empty() ? figure_text(*value) : change) +
                       (name.empty() ? "" : " (" + name + ")"));
     }
   }

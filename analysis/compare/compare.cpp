@@ -63,8 +63,6 @@ void compare_losses(const std::vector<double>& differences, Comparison& out) {
   out.p_value = paired_t(differences);
 }
 
-bool counts_answers(const Cell& cell) { return Evaluation{cell.evaluation, cell.kind}.is_share(); }
-
 // Reads the samples of all cells, on all processors.
 std::vector<Samples> read_all(const std::vector<const Cell*>& cells) {
   std::vector<Samples> samples(cells.size());
@@ -88,10 +86,10 @@ std::vector<const Cell*> ordered(const Board& board, const Evaluation& evaluatio
   std::vector<const Cell*> cells;
   for (const Row& row : board.rows) {
     const Cell* cell = row.cell(evaluation.name);
-    if (headline(cell)) cells.push_back(cell);
+    if (figure_of(cell)) cells.push_back(cell);
   }
   std::stable_sort(cells.begin(), cells.end(), [&](const Cell* a, const Cell* b) {
-    return evaluation.is_share() ? *headline(a) > *headline(b) : *headline(a) < *headline(b);
+    return evaluation.headline.higher ? *a->figure() > *b->figure() : *a->figure() < *b->figure();
   });
   return cells;
 }
@@ -158,7 +156,7 @@ BoardStatistics statistics_of(const Board& board) {
       const bool against_full =
           !board.baseline() ? board.baseline_name.empty() : board.baseline()->lossless;
       if (cells[i] == baseline || (cells[i]->lossless && against_full)) continue;
-      const bool answers = counts_answers(*cells[i]);
+      const bool answers = cells[i]->headline.share;
       Comparison comparison;
       if (base != cells.end()) {
         comparison = compare(samples[i], samples[size_t(base - cells.begin())], answers);
@@ -172,8 +170,8 @@ BoardStatistics statistics_of(const Board& board) {
     // A row shares the rank of the best of a group unless the interval of their difference excludes
     // 0. Neighbours are not chained: small steps would lead from the best to the worst.
     const std::vector<int> ranks = shared_ranks(cells.size(), [&](size_t better, size_t worse) {
-      if (*headline(cells[better]) == *headline(cells[worse])) return true;
-      const Comparison c = compare(samples[worse], samples[better], counts_answers(*cells[worse]));
+      if (*cells[better]->figure() == *cells[worse]->figure()) return true;
+      const Comparison c = compare(samples[worse], samples[better], cells[worse]->headline.share);
       return c.n > 0 && c.interval.known() && c.interval.contains(0);
     });
     for (size_t i = 0; i < cells.size(); ++i) statistics.ranks[cells[i]] = ranks[i];

@@ -131,10 +131,9 @@ std::string name_of(const Cell& cell) {
 }
 
 std::string value_text(const Cell& cell) {
-  const auto value = headline(&cell);
+  const auto value = cell.figure();
   if (!cell.ok() || !value) return cell.ok() ? "-" : status_text(cell);
-  return Evaluation{cell.evaluation, cell.kind}.is_share() ? share_text(*value)
-                                                           : perplexity_text(*value);
+  return cell.headline.share ? share_text(*value) : figure_text(*value);
 }
 
 // What decides a result and differs between the two: the reader's first question.
@@ -192,8 +191,7 @@ Difference diff_results(const Results& a, const Results& b) {
     Comparison c;
     if (old->ok() && now->ok() && !old->folder.empty() && !now->folder.empty()) {
       c = compare(read_samples(now->folder / "samples.jsonl"),
-                  read_samples(old->folder / "samples.jsonl"),
-                  Evaluation{now->evaluation, now->kind}.is_share());
+                  read_samples(old->folder / "samples.jsonl"), now->headline.share);
     }
     std::string why = causes(*old, *now);
     std::string before = value_text(*old), after = value_text(*now);

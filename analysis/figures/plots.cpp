@@ -23,8 +23,13 @@ struct Curve {
 };
 
 // Perplexity over the context length or the position, and the same of full precision.
-std::pair<std::vector<Point>, std::vector<Point>> curve_of(const Cell& cell) {
-  std::pair<std::vector<Point>, std::vector<Point>> out;
+struct Curves {
+  std::vector<Point> own, reference;
+  bool continuation = false;  // over the tokens of a continuation, not of the context
+};
+
+Curves curves_of(const Cell& cell) {
+  Curves out;
   for (const char* key : {"buckets", "lengths", "quarters"}) {
     for (const Json& row : array_of(cell, key)) {
       const auto length = member(row, "length"), first = member(row, "first"),
@@ -32,10 +37,11 @@ std::pair<std::vector<Point>, std::vector<Point>> curve_of(const Cell& cell) {
                  reference = member(row, "ppl_reference");
       if (!ppl || (!length && !(first && last))) continue;
       const double x = length ? *length : (*first + *last + 1) / 2;
-      out.first.push_back({x, *ppl, {}});
-      if (reference) out.second.push_back({x, *reference, {}});
+      out.own.push_back({x, *ppl, {}});
+      if (reference) out.reference.push_back({x, *reference, {}});
     }
-    if (out.first.size() > 1) return out;
+    out.continuation = std::string(key) == "quarters";
+    if (out.own.size() > 1) return out;
     out = {};
   }
   return out;
@@ -45,7 +51,7 @@ std::pair<std::vector<Point>, std::vector<Point>> curve_of(const Cell& cell) {
 bool has_full_precision(const Board& board, const Evaluation& evaluation) {
   return std::any_of(board.rows.begin(), board.rows.end(), [&](const Row& row) {
     const Cell* cell = row.cell(evaluation.name);
-    return row.lossless && cell && cell->ok() && curve_of(*cell).first.size() > 1;
+    return row.lossless && cell && cell->ok() && curves_of(*cell).own.size() > 1;
   });
 }
 
@@ -53,13 +59,15 @@ std::vector<Figure> curves(const Board& board, const std::string& prefix,
                            const SeriesStyles& styles) {
   std::vector<Figure> figures;
   for (const Evaluation& evaluation : board.evaluations) {
-    if (evaluation.is_share()) continue;
+    if (evaluation.headline.share) continue;
     std::vector<Curve> found;
+    bool continuation = false;
     for (const Row& row : board.rows) {
       const Cell* cell = row.cell(evaluation.name);
       if (!cell || !cell->ok()) continue;
-      auto [own, reference] = curve_of(*cell);
+      auto [own, reference, of_continuation] = curves_of(*cell);
       if (own.size() < 2) continue;
+      continuation |= of_continuation;
       // Without a row of its own, full precision is what ran beside the first method.
       if (found.empty() && reference.size() > 1 && !has_full_precision(board, evaluation)) {
         found.push_back({kFullPrecision, reference});
@@ -82,15 +90,14 @@ std::vector<Figure> curves(const Board& board, const std::string& prefix,
       plot += fmt::format("{}$c{} using 1:2 with linespoints {} title {}", i ? ", " : "plot ", i,
                           styles.of(all[i].label), script_text(all[i].label));
     }
-    const bool quarters = evaluation.kind == "generation";
-    script += log_scale("y", ys) + (quarters ? std::string() : log_scale("x", xs));
+    script += log_scale("y", ys) + (continuation ? std::string() : log_scale("x", xs));
     script += std::string("set xlabel ") +
-              (quarters ? "'token of the continuation'" : "'tokens of context'") +
+              (continuation ? "'token of the continuation'" : "'tokens of context'") +
               "\nset ylabel 'perplexity'\n";
     figures.push_back(
         {fmt::format("{}-length-{}", prefix, evaluation.name),
-         board_title(board, evaluation.name + (quarters ? ": perplexity along the continuation"
-                                                        : " over the context length")),
+         board_title(board, evaluation.name + (continuation ? ": perplexity along the continuation"
+                                                            : " over the context length")),
          "Lower is better. A curve that rises away from full precision shows an error "
          "that grows with what was stored." +
              note,
@@ -217,7 +224,7 @@ std::vector<Figure> heat_maps(const Board& board, const std::string& prefix,
 
 // The share of right answers and its 95 % interval.
 std::optional<std::pair<double, Interval>> share_with_interval(const Cell& cell) {
-  const auto share = share_of(cell);
+  const auto share = cell.figure();
   if (!share) return {};
   const auto correct = cell.number({"correct"}), total = cell.number({"total"});
   if (correct && total && *total > 0) {
@@ -238,7 +245,7 @@ std::vector<Figure> bars(const Board& board, const std::string& prefix,
                          const SeriesStyles& styles) {
   std::vector<const Evaluation*> tasks;
   for (const Evaluation& evaluation : board.evaluations) {
-    if (evaluation.is_share() && tasks.size() < 12) tasks.push_back(&evaluation);
+    if (evaluation.headline.share && tasks.size() < 12) tasks.push_back(&evaluation);
   }
   if (tasks.empty()) return {};
   std::string script, plot;

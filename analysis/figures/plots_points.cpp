@@ -86,7 +86,7 @@ std::optional<Figure> against_bytes(const Board& board, const std::string& prefi
   std::vector<double> xs, ys;
   for (const Row& row : board.rows) {
     const Cell* cell = row.cell(evaluation.name);
-    const auto value = headline(cell);
+    const auto value = figure_of(cell);
     const auto bytes = cell ? bytes_of(*cell, cache) : std::nullopt;
     if (!value || !std::isfinite(*value) || !bytes || !(*bytes > 0)) continue;
     const Point point{*bytes, *value, row.method};
@@ -97,22 +97,25 @@ std::optional<Figure> against_bytes(const Board& board, const std::string& prefi
   }
   if (sorted.size() < 2) return {};
   // The front: no other row is both smaller and better.
-  const double sign = evaluation.is_share() ? -1 : 1;  // smaller is better
+  const double sign = evaluation.headline.higher ? -1 : 1;  // smaller is better
   std::vector<Point> front;
   std::sort(sorted.begin(), sorted.end(), [&](const Point& a, const Point& b) {
     return std::make_pair(a.x, sign * a.y) < std::make_pair(b.x, sign * b.y);
   });
   for (const Point& point : sorted)
     if (front.empty() || sign * point.y < sign * front.back().y) front.push_back(point);
+  const std::string& title = evaluation.headline.title;
+  const std::string what = !evaluation.headline.share ? title
+                           : title.empty()            ? "share of right answers"
+                                                      : title + " (share)";
   std::string script;
   const std::string logarithmic = log_scale("x", xs);
   script += logarithmic.empty() ? few_tics("x", xs) : logarithmic;
-  script += evaluation.is_share() ? "set yrange [0:1.05]\n" : log_scale("y", ys);
+  script += evaluation.headline.share ? "set yrange [0:1.05]\n" : log_scale("y", ys);
   script += fmt::format(
-      "set xlabel '{}'\nset ylabel '{}'\n"
+      "set xlabel '{}'\nset ylabel {}\n"
       "set offsets graph 0.05, graph 0.12, graph 0.08, graph 0.08\n",
-      cache ? "bytes of the cache per token" : "bytes of the weights",
-      evaluation.is_share() ? "share of right answers" : "perplexity");
+      cache ? "bytes of the cache per token" : "bytes of the weights", script_text(what));
   script += "$front << EOD\n";
   for (const Point& point : front) script += fmt::format("{} {}\n", point.x, point.y);
   script += "EOD\n";
@@ -125,7 +128,7 @@ std::optional<Figure> against_bytes(const Board& board, const std::string& prefi
       board_title(board, evaluation.name + " against bytes"),
       fmt::format("Left and {} is better. The line joins the rows that no other row beats in "
                   "both; bytes are measured.",
-                  evaluation.is_share() ? "high" : "low") +
+                  evaluation.headline.higher ? "high" : "low") +
           (grouped(board) ? kGroupedNote + names + "." : ""),
       script + plot + "\n",
       {}};
@@ -133,19 +136,20 @@ std::optional<Figure> against_bytes(const Board& board, const std::string& prefi
 
 }  // namespace
 
-// The first perplexity that differs in bytes, and every passkey and retrieval evaluation that does.
+// Every share of right answers of rows that differ in bytes, and the first figure of each other
+// sort.
 std::vector<Figure> bytes_figures(const Board& board, const std::string& prefix,
                                   const SeriesStyles& styles) {
   std::vector<Figure> figures;
-  bool perplexity = false;
+  std::set<std::string> drawn;  // sorts of figures
   for (const Evaluation& evaluation : board.evaluations) {
-    const bool answers = evaluation.kind == "passkey" || evaluation.kind == "retrieval";
-    if (!answers && (evaluation.is_share() || perplexity)) continue;
+    const Headline& headline = evaluation.headline;
+    if (!headline.share && drawn.contains(short_title(headline))) continue;
     for (const bool cache : {true, false}) {
       if (!differs(board, evaluation, cache)) continue;
       if (auto figure = against_bytes(board, prefix, styles, evaluation, cache)) {
         figures.push_back(std::move(*figure));
-        perplexity |= !answers;
+        drawn.insert(short_title(headline));
         break;
       }
     }

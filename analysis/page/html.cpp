@@ -1,16 +1,16 @@
 // report.html: one file without any reference to another, so that it opens from a mail. Tables are
 // there without scripts; sorting, filtering and the details of a cell need one, which is inside.
+#include "analysis/write/html.hpp"
+
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cctype>
-#include <cmath>
-#include <cstdio>
-#include <map>
-#include <sstream>
+#include <set>
 
+#include "analysis/board/columns.hpp"
 #include "analysis/compare/statistics_table.hpp"
-#include "analysis/page/full_report.hpp"
+#include "analysis/page/outline.hpp"
+#include "analysis/page/report.hpp"
 #include "analysis/read/reproduce.hpp"
 #include "analysis/write/numbers.hpp"
 #include "report_css.hpp"
@@ -18,20 +18,6 @@
 
 namespace ptq::report {
 namespace {
-
-std::string html(std::string_view text) {
-  std::string out;
-  for (const char c : text) {
-    switch (c) {
-      case '&': out += "&amp;"; break;
-      case '<': out += "&lt;"; break;
-      case '>': out += "&gt;"; break;
-      case '"': out += "&quot;"; break;
-      default: out += c;
-    }
-  }
-  return out;
-}
 
 // JSON inside a script element: nothing in it may end the element.
 std::string script_json(const Json& json) {
@@ -46,201 +32,22 @@ std::string script_json(const Json& json) {
   return out;
 }
 
-std::string base64(std::string_view bytes) {
-  constexpr char kDigits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-  std::string out;
-  out.reserve((bytes.size() + 2) / 3 * 4);
-  for (size_t i = 0; i < bytes.size(); i += 3) {
-    uint32_t three = 0;
-    const size_t n = std::min<size_t>(3, bytes.size() - i);
-    for (size_t k = 0; k < 3; ++k) {
-      three = three << 8 | (k < n ? static_cast<unsigned char>(bytes[i + k]) : 0u);
-    }
-    for (size_t k = 0; k < 4; ++k) out += k <= n ? kDigits[three >> (18 - 6 * k) & 63] : '=';
-  }
-  return out;
-}
-
-// The number of a cell's text, to sort by: "2,048" is 2048, "19/20 (95 %)" the share 0.95, "2 min
-// 05 s" 125 and "<0.001" smaller than 0.001.
-std::optional<double> sort_key(const std::string& text) {
-  double a = 0, b = 0;
-  int used = 0;
-  if (std::sscanf(text.c_str(), "%lf min %lf s%n", &a, &b, &used) == 2 && used > 0)
-    return 60 * a + b;
-  if (std::sscanf(text.c_str(), "%lf/%lf", &a, &b) == 2 && b > 0) return a / b;
-  if (text.starts_with("> 1e308")) return HUGE_VAL;
-  if (text.starts_with("<")) {
-    const auto bound = sort_key(text.substr(1));
-    return bound ? std::optional(0.99 * *bound) : std::nullopt;
-  }
-  std::string digits;
-  for (const char c : text) {
-    if (c == ',' && !digits.empty()) continue;
-    if (std::isdigit(static_cast<unsigned char>(c)) || (c == '.' && !digits.empty()) ||
-        (digits.empty() && (c == '-' || c == '+')) || (c == 'e' && !digits.empty()) ||
-        (!digits.empty() && digits.back() == 'e' && (c == '-' || c == '+'))) {
-      digits += c;
-    } else {
-      break;
-    }
-  }
-  char* end = nullptr;
-  const double value = std::strtod(digits.c_str(), &end);
-  if (digits.empty() || end == digits.c_str()) return {};
-  return value;
-}
-
-// As JavaScript writes numbers.
-std::string key_text(double key) { return std::isinf(key) ? "Infinity" : fmt::format("{}", key); }
-
-bool is_bad(const std::string& text) {
-  return text == "failed" || text == "not exercised" || text == "invalid" || text == "worse";
-}
-
-std::string table_head(const std::vector<std::string>& head) {
-  std::string out = "<thead><tr>";
-  for (const std::string& text : head) {
-    out += "<th scope=\"col\">" +
-           (text.empty() ? std::string() : "<button>" + html(text) + "</button>") + "</th>";
-  }
-  return out + "</tr></thead>\n";
-}
-
-std::string table_cell(const std::string& text) {
-  const auto key = sort_key(text);
-  const bool words = !key && text.size() > 1;
-  return "<td" +
-         (is_bad(text)                 ? std::string(" class=\"left bad\"")
-          : text.ends_with(kFailsMark) ? " class=\"void\""
-          : words                      ? " class=\"left\""
-                                       : "") +
-         (key ? " data-v=\"" + key_text(*key) + "\"" : std::string()) + ">" + html(text) + "</td>";
-}
-
-// A name: sorted as text, also where it begins with a digit.
-std::string name_cell(const std::string& text) {
-  return "<td class=\"left\">" + html(text) + "</td>";
-}
-
-std::string html_table(const Table& table, const std::string& id, bool filter) {
-  std::string out;
-  if (filter && table.rows.size() > 8) {
-    out += fmt::format(
-        "<input type=\"search\" data-filter=\"{}\" placeholder=\"filter\" "
-        "aria-label=\"filter the table\">\n",
-        id);
-  }
-  out += "<div class=\"scroll" + std::string(table.rows.size() > 25 ? " tall" : "") +
-         "\"><table class=\"sortable\" id=\"" + id + "\">\n" + table_head(table.head) + "<tbody>\n";
-  for (const auto& row : table.rows) {
-    out += row[0].ends_with(" (baseline)")                               ? "<tr class=\"baseline\">"
-           : row[0].ends_with(kFailsMark) || row[0].ends_with(kNotAsked) ? "<tr class=\"void\">"
-                                                                         : "<tr>";
-    for (size_t c = 0; c < row.size(); ++c) out += c ? table_cell(row[c]) : name_cell(row[c]);
-    out += "</tr>\n";
-  }
-  return out + "</tbody></table></div>\n";
-}
-
-std::string html_list(const std::vector<std::string>& lines, size_t most) {
-  if (lines.empty()) return {};
-  std::string out = "<ul class=\"lines\">";
-  for (size_t i = 0; i < lines.size() && i < most; ++i) out += "<li>" + html(lines[i]) + "</li>";
-  if (lines.size() > most) out += fmt::format("<li>and {} more below</li>", lines.size() - most);
-  return out + "</ul>\n";
-}
-
-std::string html_figures(const std::vector<Figure>& figures) {
-  std::string out;
-  for (const Figure& figure : figures) {
-    if (figure.svg.empty()) continue;
-    out += "<figure><img alt=\"" + html(figure.title.empty() ? figure.name : figure.title) +
-           "\" src=\"data:image/svg+xml;base64," + base64(figure.svg) + "\"><figcaption>" +
-           html(figure.caption) + "</figcaption></figure>\n";
-  }
-  return out.empty() ? out : "<div class=\"figures\">\n" + out + "</div>\n";
-}
-
-// Our own Markdown pages use headings, tables, lists and paragraphs only.
-std::string html_of_markdown(const std::string& page) {
-  const auto plain = [](const std::string& text) {
-    std::string out;
-    for (size_t i = 0; i < text.size(); ++i) {
-      if (text[i] == '\\' && i + 1 < text.size()) ++i;
-      out += text[i];
-    }
-    return html(out);
-  };
-  std::string out, list, table;
-  const auto close = [&] {
-    if (!list.empty()) out += "<ul class=\"lines\">" + list + "</ul>\n";
-    if (!table.empty()) out += "<div class=\"scroll\"><table>" + table + "</table></div>\n";
-    list.clear();
-    table.clear();
-  };
-  std::istringstream in(page);
-  for (std::string line; std::getline(in, line);) {
-    if (line.starts_with("- ")) {
-      list += "<li>" + plain(line.substr(2)) + "</li>";
-    } else if (line.starts_with("|")) {
-      if (line.find_first_not_of("|-: ") == line.npos) continue;
-      const char* name = table.empty() ? "th" : "td";
-      std::string row;
-      for (size_t at = 1; at < line.size();) {
-        size_t end = at;
-        while (end < line.size() && (line[end] != '|' || line[end - 1] == '\\')) ++end;
-        std::string text = line.substr(at, end - at);
-        text = text.substr(std::min(text.size(), text.find_first_not_of(' ')));
-        row += fmt::format("<{}>{}</{}>", name, plain(text), name);
-        at = end + 1;
-      }
-      table += (table.empty() ? "<thead><tr>" + row + "</tr></thead>" : "<tr>" + row + "</tr>");
-    } else {
-      close();
-      const size_t level = line.find_first_not_of('#');
-      if (level != line.npos && level > 0) {
-        out += fmt::format("<h{}>{}</h{}>\n", std::min<size_t>(level + 1, 4),
-                           plain(line.substr(level + 1)), std::min<size_t>(level + 1, 4));
-      } else if (!line.empty()) {
-        out += "<p>" + plain(line) + "</p>\n";
-      }
-    }
-  }
-  close();
-  return out;
-}
-
-// What a reader must see first: comparisons that are void, then numbers that say nothing.
-std::vector<std::string> by_weight(std::vector<std::string> notes) {
-  const auto weight = [](const std::string& note) {
-    const char* order[] = {"NOT CONSISTENT", "CONFLICT",     "NOT COMPARABLE", "cache not read",
-                           "exposure 0",     "identical to", "not exercised",  "failed",
-                           "not smaller",    "damaged"};
-    for (size_t i = 0; i < std::size(order); ++i) {
-      if (note.find(order[i]) != note.npos) return i;
-    }
-    return std::size(order);
-  };
-  std::stable_sort(notes.begin(), notes.end(), [&](const std::string& a, const std::string& b) {
-    return weight(a) < weight(b);
-  });
-  return notes;
-}
-
 class HtmlPage {
  public:
-  explicit HtmlPage(const FullReport& report) : r_(report) {}
+  explicit HtmlPage(const Report& report) : r_(report) {}
 
   std::string render() {
     head();
     summary();
-    for (size_t b = 0; b < r_.boards.size(); ++b) board(b);
-    pruning();
+    for (size_t b = 0; b < r_.boards.size(); ++b)
+      out_ += to_html(board_outline(r_, b, Detail::file));
+    out_ += to_html(pruning_outline(r_));
     cells();
-    rest();
-    out_ += "</main>\n<script type=\"application/json\" id=\"cells\">" + script_json(details_) +
-            "</script>\n<script>" + kReportJs + "</script>\n</body></html>\n";
+    out_ += to_html(problems_outline(r_, Detail::file));
+    out_ += "<p class=\"soft\">Written by ptq-report " PTQ_VERSION
+            ".</p>\n</main>\n<script type=\"application/json\" id=\"cells\">" +
+            script_json(details_) + "</script>\n<script>" + kReportJs +
+            "</script>\n</body></html>\n";
     return std::move(out_);
   }
 
@@ -312,53 +119,6 @@ class HtmlPage {
     out_ += "<a href=\"#all-cells\">All cells</a></nav>\n";
   }
 
-  void board(size_t b) {
-    const Board& board = r_.boards[b];
-    out_ += fmt::format("<h2 id=\"board-{}\">{}</h2>\n", b, html(title_of(board)));
-    out_ += html_table(leaderboard(board), fmt::format("table-{}", b), true);
-    for (const std::string& line : provenance_of(board))
-      out_ += "<p class=\"soft\">" + html(line) + "</p>\n";
-    out_ += html_figures(r_.figures[b]);
-    const Table statistics = statistics_table(board, r_.statistics[b]);
-    if (!statistics.rows.empty()) {
-      out_ +=
-          "<h3>Against " + html(board.reference()) +
-          ", on the same samples</h3>\n<p class=\"soft\">Perplexities: "
-          "ratio, from the paired differences of the loss; shares: points. 95 % by paired "
-          "bootstrap (10,000 resamples). p: McNemar exact / mid for answers, paired t for losses; "
-          "Holm corrects for all rows of this table. A rank is shared with the best that "
-          "the data cannot separate from it.</p>\n" +
-          html_table(statistics, fmt::format("statistics-{}", b), true);
-    }
-    for (size_t e = 0; e < board.evaluations.size(); ++e) {
-      const Evaluation& evaluation = board.evaluations[e];
-      const auto part = [&](const char* title, const char* says, const char* id,
-                            const Table& table) {
-        if (table.rows.empty()) return;
-        out_ += "<h3>" + html(std::string(title) + ", " + evaluation.name) +
-                "</h3>\n<p class=\"soft\">" + says + "</p>\n" +
-                html_table(table, fmt::format("{}-{}-{}", id, b, e), false);
-      };
-      part("Answers by depth of the key", "With 95 % intervals (Clopper-Pearson).", "depth",
-           depth_table(board, evaluation.name, true));
-      part(
-          "Answers against bytes",
-          "Smallest cache first, with 95 % intervals (Clopper-Pearson). *: no smaller cache has as "
-          "many right answers.",
-          "bytes", bytes_table(board, evaluation, true));
-    }
-    const std::vector<std::string> notes = by_weight(notes_of(board));
-    if (!notes.empty()) out_ += "<h3>Notes</h3>\n" + html_list(notes, 200);
-  }
-
-  void pruning() {
-    if (r_.pruning.empty()) return;
-    std::string page = pruning_page(r_.pruning, Language::en);
-    page = page.substr(std::min(page.size(), page.find('\n')));  // its title
-    out_ += "<h2 id=\"pruning\">Pruning</h2>\n" + html_of_markdown(page) +
-            html_figures(r_.pruning_plots);
-  }
-
   void cells() {
     out_ +=
         "<h2 id=\"all-cells\">All cells</h2>\n<input type=\"search\" data-filter=\"cells-table\" "
@@ -367,7 +127,8 @@ class HtmlPage {
         "<noscript><p>Details of a cell, sorting and filtering need JavaScript.</p></noscript>\n"
         "<div class=\"scroll tall\"><table class=\"sortable\" id=\"cells-table\">\n" +
         table_head({"Method", "Model", "Evaluation", "Status", "Result", "Difference (95 %)",
-                    "Exposure", "Time", ""}) +
+                    "Exposure", "Time", ""},
+                   true) +
         "<tbody>\n";
     details_ = Json::array();
     for (size_t b = 0; b < r_.boards.size(); ++b) {
@@ -435,29 +196,13 @@ class HtmlPage {
     return out;
   }
 
-  void rest() {
-    if (!r_.results.notes.empty()) {
-      out_ +=
-          "<h2>Findings about the study's files</h2>\n<p class=\"soft\">A number is "
-          "that of the kind of finding. † in a table: the row joins several runs.</p>\n" +
-          html_list(r_.results.notes, 500);
-    }
-    if (!r_.results.damaged.empty()) {
-      std::vector<std::string> lines;
-      for (const Damaged& file : r_.results.damaged) lines.push_back(damaged_text(file));
-      out_ += "<h2>Damaged records</h2>\n" + html_list(lines, 500);
-    }
-    if (!r_.plot_problem.empty()) out_ += "<p class=\"warn\">" + html(r_.plot_problem) + "</p>\n";
-    out_ += "<p class=\"soft\">Written by ptq-report " PTQ_VERSION ".</p>\n";
-  }
-
-  const FullReport& r_;
+  const Report& r_;
   std::string out_;
   Json details_;
 };
 
 }  // namespace
 
-std::string html_page(const FullReport& report) { return HtmlPage(report).render(); }
+std::string html_page(const Report& report) { return HtmlPage(report).render(); }
 
 }  // namespace ptq::report

@@ -1,4 +1,4 @@
-// The study's pruning document, layout and statistics of evaluation.md 7.
+// The study's pruning document: its layout, and its statistics with population deviations.
 #include <algorithm>
 #include <cctype>
 #include <cmath>
@@ -179,9 +179,9 @@ std::vector<Correlation> gradient_correlations(const PruningModel& model) {
   return out;
 }
 
-class Document {
+class StudyDocument {
  public:
-  explicit Document(const Words& words) : w_(words) {}
+  explicit StudyDocument(const Words& words) : w_(words) {}
 
   std::string render(const std::vector<PruningModel>& models) {
     for (const PruningModel& model : models) add_model(model);
@@ -411,7 +411,7 @@ class Document {
 }  // namespace
 
 std::string pruning_document(const std::vector<PruningModel>& models, Language language) {
-  return Document(language == Language::zh ? kChinese : kEnglish).render(models);
+  return StudyDocument(language == Language::zh ? kChinese : kEnglish).render(models);
 }
 
 Json cross_model_comparison(const std::vector<PruningModel>& models) {

@@ -1,4 +1,4 @@
-// Our pruning page (Markdown): the study's questions with statistics that hold.
+// Our pruning page: the study's questions with statistics that hold.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -7,7 +7,6 @@
 #include "analysis/compare/statistics.hpp"
 #include "analysis/pruning/pruning.hpp"
 #include "analysis/write/numbers.hpp"
-#include "analysis/write/table.hpp"
 
 namespace ptq::report {
 namespace {
@@ -31,8 +30,8 @@ class Page {
  public:
   explicit Page(Language language) : zh_(language == Language::zh) {}
 
-  std::string render(const std::vector<PruningModel>& models) {
-    out_ = "# " + t("剪枝分析", "Pruning analysis") + "\n";
+  Document make(const std::vector<PruningModel>& models) {
+    out_.add(Heading{1, t("剪枝分析", "Pruning analysis")});
     for (const PruningModel& model : models) add_model(model);
     if (models.size() > 1) across(models);
     return std::move(out_);
@@ -40,16 +39,16 @@ class Page {
 
  private:
   std::string t(const char* zh, const char* en) const { return zh_ ? zh : en; }
-  void heading(const std::string& text) { out_ += "\n### " + text + "\n\n"; }
+  void heading(const std::string& text) { out_.add(Heading{3, text}); }
   void note(const std::string& text) { notes_.push_back(text); }
 
   void add_model(const PruningModel& model) {
     notes_.clear();
     const size_t valid = model.valid().size();
-    out_ += fmt::format(
-        "\n## {}\n\n{}\n", markdown_text(model.name),
+    out_.add(Heading{2, model.name});
+    out_.add(Paragraph{
         fmt::format(fmt::runtime(t("{} 次实验, {} 次有效", "{} experiments, {} of them valid")),
-                    model.runs.size(), valid));
+                    model.runs.size(), valid)});
     if (valid == 0) return;
     methods(model);
     paired(model, PruningAxis::seq_len, "seq_len");
@@ -58,7 +57,7 @@ class Page {
     best(model);
     if (notes_.empty()) return;
     heading(t("提醒", "Warnings"));
-    for (const std::string& text : notes_) out_ += "- " + text + "\n";
+    out_.add(Lines{std::move(notes_)});
   }
 
   void methods(const PruningModel& model) {
@@ -81,12 +80,12 @@ class Page {
                             f4(deviation(values, n - 1)), f4(*low), f4(*high),
                             std::to_string(values.size())});
     }
-    out_ += to_markdown(table);
+    out_.add(TablePart{std::move(table)});
     if (groups.front().first != model.best()->method) {
       note(fmt::format(
           fmt::runtime(t("单次最佳运行的方法是 {} ({:.4f}), 但平均最佳的是 {} ({:.4f})",
                          "the best single run is {} ({:.4f}), but by mean the best method is {} "
-                         "({:.4f}) (6.2: 27)")),
+                         "({:.4f})")),
           model.best()->method, *model.best()->acc_mean, groups.front().first,
           mean_of(groups.front().second)));
     }
@@ -138,12 +137,12 @@ class Page {
       }
       table.rows.push_back(std::move(row));
     }
-    out_ += to_markdown(table);
+    out_.add(TablePart{std::move(table)});
     if (!any || highest - lowest < spread) {
       note(fmt::format(
           fmt::runtime(t("{} 的均值最多相差 {:.4f}, 组内标准差达 {:.4f}; 配对检验{}区分最佳值",
                          "the means of {} differ by at most {:.4f}, the spread inside a group "
-                         "reaches {:.4f}; the paired test {} a best level (6.2: 31)")),
+                         "reaches {:.4f}; the paired test {} a best level")),
           name, highest - lowest, spread,
           any ? t("能", "supports") : t("不能", "does not support")));
     }
@@ -190,7 +189,7 @@ class Page {
             fmt::runtime(
                 t("{}: {} 个无穷值 (fp16 溢出); 原文印出 nan, 此处只用有限对",
                   "{}: {} infinite values (overflow of a norm); the study prints nan, here "
-                  "r is over the finite pairs (6.2: 28)")),
+                  "r is over the finite pairs")),
             name, c.left_out));
       }
     };
@@ -206,10 +205,10 @@ class Page {
     }
     add("extreme_pruning_layers", extreme_pairs(model));
     add("ppl", perplexity_pairs(model));
-    out_ += to_markdown(table);
+    out_.add(TablePart{std::move(table)});
     if (nan && !std::is_sorted(magnitudes.rbegin(), magnitudes.rend())) {
       note(t("原文按 |r| 的排序因 nan 而失效",
-             "the study's order by |r| is broken by the nan in it (6.2: 29)"));
+             "the study's order by |r| is broken by the nan in it"));
     }
     partial(model);
   }
@@ -227,10 +226,10 @@ class Page {
       acc.push_back(*run->acc_mean);
     }
     if (ppl.size() < 4 || names.size() < 2) return;
-    out_ += fmt::format(
-        fmt::runtime(t("\nPPL 与 ACC 在方法内部的相关 (偏相关): {} (n = {})\n",
-                       "\nPPL and ACC within methods (partial correlation): {} (n = {})\n")),
-        signed4(within_groups(ppl, acc, group)), ppl.size());
+    out_.add(Paragraph{fmt::format(
+        fmt::runtime(t("PPL 与 ACC 在方法内部的相关 (偏相关): {} (n = {})",
+                       "PPL and ACC within methods (partial correlation): {} (n = {})")),
+        signed4(within_groups(ppl, acc, group)), ppl.size())});
   }
 
   void best(const PruningModel& model) {
@@ -240,25 +239,24 @@ class Page {
     for (const PruningRun* valid : model.valid()) acc.push_back(*valid->acc_mean);
     std::sort(acc.rbegin(), acc.rend());
     heading(t("最佳配置", "Best configuration"));
-    out_ += fmt::format("{}: ACC {:.4f}", run.method, *run.acc_mean);
-    if (run.ppl) out_ += fmt::format(", PPL {:.2f}", *run.ppl);
-    if (run.seq_len) out_ += fmt::format(", seq_len {:.0f}", *run.seq_len);
-    if (run.num_samples) out_ += fmt::format(", num_samples {:.0f}", *run.num_samples);
-    out_ += "\n";
+    std::string text = fmt::format("{}: ACC {:.4f}", run.method, *run.acc_mean);
+    if (run.ppl) text += fmt::format(", PPL {:.2f}", *run.ppl);
+    if (run.seq_len) text += fmt::format(", seq_len {:.0f}", *run.seq_len);
+    if (run.num_samples) text += fmt::format(", num_samples {:.0f}", *run.num_samples);
+    out_.add(Paragraph{std::move(text)});
     if (n > 1) {
       note(fmt::format(
           fmt::runtime(t("最佳值是在测试任务上从 {} 次运行中选出的 (选择偏差); 第二名 {:.4f}",
                          "the best is chosen among {} runs on the test tasks, so it is too high on "
-                         "average; the second is {:.4f} (6.2: 32)")),
+                         "average; the second is {:.4f}")),
           n, acc[1]));
     }
     note(t("任务准确率混合了 acc_norm (有则用) 和 acc (BoolQ, Winogrande)",
-           "task accuracies mix acc_norm (where a task has it) and acc (BoolQ, Winogrande) (6.2: "
-           "30)"));
+           "task accuracies mix acc_norm (where a task has it) and acc (BoolQ, Winogrande)"));
   }
 
   void across(const std::vector<PruningModel>& models) {
-    out_ += "\n## " + t("跨模型", "Across models") + "\n\n";
+    out_.add(Heading{2, t("跨模型", "Across models")});
     Table table;
     table.head = {t("模型", "Model"), t("最佳方法", "Best method"), t("最佳 ACC", "Best ACC"),
                   "PPL", t("有效实验", "Valid runs")};
@@ -269,18 +267,18 @@ class Page {
                             run->ppl ? fmt::format("{:.2f}", *run->ppl) : "-",
                             std::to_string(model.valid().size())});
     }
-    out_ += to_markdown(table);
+    out_.add(TablePart{std::move(table)});
   }
 
   const bool zh_;
-  std::string out_;
+  Document out_;
   std::vector<std::string> notes_;
 };
 
 }  // namespace
 
-std::string pruning_page(const std::vector<PruningModel>& models, Language language) {
-  return Page(language).render(models);
+Document pruning_page(const std::vector<PruningModel>& models, Language language) {
+  return Page(language).make(models);
 }
 
 }  // namespace ptq::report

@@ -13,6 +13,7 @@
 
 #include "analysis/figures/gnuplot.hpp"
 #include "analysis/read/records.hpp"
+#include "analysis/write/document.hpp"
 #include "analysis/write/language.hpp"
 #include "ptq/results/record.hpp"
 
@@ -80,7 +81,7 @@ std::string pruning_document(const std::vector<PruningModel>& models, Language l
 Json cross_model_comparison(const std::vector<PruningModel>& models);
 
 // Our page: the same questions with intervals, finite pairs, ranks and paired comparisons.
-std::string pruning_page(const std::vector<PruningModel>& models, Language language);
+Document pruning_page(const std::vector<PruningModel>& models, Language language);
 
 // Scatter and matrix of correlations of each model.
 std::vector<Figure> pruning_figures(const std::vector<PruningModel>& models);

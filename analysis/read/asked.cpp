@@ -25,15 +25,19 @@ void add(const fs::path& file, std::vector<Asked>& all) {
   };
   // Of strings, or of objects with a name.
   const auto names = [&](const char* key) {
-    std::set<std::string> out;
+    std::vector<std::string> out;
     const Json list = json.is_object() ? json.value(key, Json()) : Json();
     if (!list.is_array()) return out;
     for (const Json& entry : list)
-      out.insert(entry.is_string() ? one_line(entry.get<std::string>()) : text(entry, "name"));
+      out.push_back(entry.is_string() ? one_line(entry.get<std::string>()) : text(entry, "name"));
     return out;
   };
-  Asked asked{text(json, "name"), text(json, "baseline"), names("models"),
-              names("methods"),   names("evaluations"),   names("cells")};
+  const auto set = [&](const char* key) {
+    const std::vector<std::string> list = names(key);
+    return std::set<std::string>(list.begin(), list.end());
+  };
+  Asked asked{text(json, "name"), text(json, "baseline"), set("models"),
+              set("methods"),     names("evaluations"),   set("cells")};
   const bool known = std::any_of(all.begin(), all.end(),
                                  [&](const Asked& other) { return other.name == asked.name; });
   if (asked.methods.empty() || known) return;

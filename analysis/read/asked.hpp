@@ -12,8 +12,9 @@ namespace ptq::report {
 struct Asked {
   std::string name;      // of the experiment
   std::string baseline;  // label of the method that everything is compared with; empty: not said
-  std::set<std::string> models, methods, evaluations;
-  std::set<std::string> cells;  // ids; empty: not said
+  std::set<std::string> models, methods;
+  std::vector<std::string> evaluations;  // in its order
+  std::set<std::string> cells;           // ids; empty: not said
 };
 
 // A file that cannot be read asks for nothing, so that nothing is marked for it.

@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "analysis/read/asked.hpp"
+#include "analysis/read/headline.hpp"
 #include "ptq/core/error.hpp"
 #include "ptq/core/mapped_file.hpp"
 #include "ptq/core/safe_text.hpp"
@@ -48,6 +49,7 @@ struct Cell {
   std::string error;              // why it failed
   std::vector<std::string> warnings;
   Json settings, metrics;
+  Headline headline;               // which of the metrics it is judged by
   std::vector<DepthCount> depths;  // of a passkey or retrieval cell
   std::vector<TaskCount> tasks;    // of a retrieval cell
   double seconds = 0;
@@ -65,6 +67,11 @@ struct Cell {
   std::vector<std::string> joined;  // other runs that the study put into the same row
 
   bool ok() const { return status == "ok"; }
+
+  // The figure that it is judged by; nothing for a cell without a result.
+  std::optional<double> figure() const {
+    return ok() ? figure_at(metrics, headline) : std::nullopt;
+  }
 
   // What the method did, told from what is stored: a lossy method without encoded weights can only
   // have meant the cache.
@@ -98,9 +105,9 @@ struct Results {
   std::vector<std::string> notes;  // about all of them
 };
 
-// What the report uses of a record; throws ptq::Error or nlohmann::json::exception when the
-// metrics do not have the form that their evaluation gives them.
-inline Cell to_cell(const Record& record) {
+// What the report uses of a record and of its `headline`; throws ptq::Error or
+// nlohmann::json::exception when the metrics do not have the form that their evaluation gives them.
+inline Cell to_cell(const Record& record, const Json& headline = {}) {
   Cell cell;
   cell.experiment = one_line(record.experiment);
   cell.model = one_line(record.model.name);
@@ -117,6 +124,7 @@ inline Cell to_cell(const Record& record) {
   if (record.error) cell.error = one_line(record.error->message);
   for (const std::string& warning : record.warnings) cell.warnings.push_back(one_line(warning));
   cell.metrics = record.metrics;
+  cell.headline = headline_of(headline, cell.kind, cell.evaluation, cell.metrics);
   cell.seconds = std::isfinite(record.seconds) ? record.seconds : 0.0;
   cell.track = one_line(record.track);
   cell.id = one_line(record.cell);
@@ -156,22 +164,29 @@ inline bool concerns_the_record(std::string_view warning) {
          warning.starts_with("a second record");
 }
 
-inline Record read_record(const std::filesystem::path& file) {
+inline Json read_record_json(const std::filesystem::path& file) {
   constexpr uint64_t kLargest = uint64_t{64} << 20;  // a few KiB; samples lie beside it
-  const std::string name = file.filename().string();
-  return record_from_json(parse_json(read_text_file(file, kLargest), name), name);
+  return parse_json(read_text_file(file, kLargest), file.filename().string());
 }
 
-// A cell and what in its record or its samples cannot be true.
-inline Cell read_cell(const std::filesystem::path& file) {
-  const Record record = read_record(file);
-  Cell cell = to_cell(record);
+inline Record read_record(const std::filesystem::path& file) {
+  return record_from_json(read_record_json(file), file.filename().string());
+}
+
+// The cell of a record that was read from `file`, and what in it or its samples cannot be true.
+inline Cell cell_of_record(const Json& json, const std::filesystem::path& file) {
+  const Record record = record_from_json(json, file.filename().string());
+  Cell cell = to_cell(record, json.value("headline", Json()));
   if (file.filename() == "record.json") {
     for (const Violation& violation : violations(record, file.parent_path())) {
       cell.warnings.push_back(one_line("NOT CONSISTENT: " + violation.sentence()));
     }
   }
   return cell;
+}
+
+inline Cell read_cell(const std::filesystem::path& file) {
+  return cell_of_record(read_record_json(file), file);
 }
 
 // The files of all records below `folder`, in a fixed order. What cannot be looked into is named in

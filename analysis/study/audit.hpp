@@ -14,6 +14,8 @@ struct Finding {
   int number = 0;       // of the kind of finding
   std::string subject;  // run, row or table
   std::string text;     // one sentence
+
+  std::string line() const { return "(" + std::to_string(number) + ") " + subject + ": " + text; }
 };
 
 // `later` are passkey results that the authors published afterwards (passkey_gradient_results.json

@@ -147,6 +147,7 @@ class Cells {
     if (const auto peak = run.number("results/system_metrics/vram_peak_mb")) {
       cell.metrics["vram_peak_mib"] = *peak;
     }
+    cell.headline = frozen_headline(cell.kind, cell.evaluation, cell.metrics);
     cell.seconds = 0;
     cells_.push_back(std::move(cell));
   }
@@ -179,8 +180,7 @@ void add_study_cells(const std::filesystem::path& folder, Results& results) {
     results.damaged.push_back({"passkey_gradient_results.json", one_line(problem.what())});
   }
   for (const Finding& finding : audit(layout, runs, later)) {
-    results.notes.push_back(
-        fmt::format("({}) {}: {}", finding.number, finding.subject, finding.text));
+    results.notes.push_back(finding.line());
   }
 }
 

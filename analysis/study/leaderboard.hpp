@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "analysis/study/columns.hpp"
+#include "analysis/write/document.hpp"
 #include "analysis/write/language.hpp"
 
 namespace ptq::report {
@@ -37,16 +38,16 @@ std::string compat_leaderboard(const Layout& layout, const std::vector<Run>& run
 
 // Our page of the same: joined rows marked, averages that count each task once, intervals, and what
 // must not be believed.
-std::string study_leaderboard(const Layout& layout, const std::vector<Run>& runs, const Json& later,
-                              Language language);
+Document study_leaderboard(const Layout& layout, const std::vector<Run>& runs, const Json& later,
+                           Language language);
 
 // What the study's page of one run leaves out: passkeys by depth with intervals, generation by
 // sample, the average over tasks.
-std::string run_details(const Run& run, Language language);
+Document run_details(const Run& run, Language language);
 
 // Figures of a row that several pages need.
 std::string environment_value(const Run& run, const std::string& path);
-// Mean over tasks of one primary metric each (evaluation.md 6.1: avg_acc_tasks), and its error.
+// Mean over tasks of one primary metric each, and its error; the fields of MMLU are one task.
 struct TaskAverage {
   double mean = 0, error = 0;
   int tasks = 0;

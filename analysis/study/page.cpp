@@ -8,7 +8,6 @@
 #include "analysis/study/leaderboard.hpp"
 #include "analysis/write/numbers.hpp"
 #include "analysis/write/python_text.hpp"
-#include "analysis/write/table.hpp"
 #include "ptq/core/binomial.hpp"
 
 namespace ptq::report {
@@ -47,22 +46,17 @@ class Page {
   Page(const Layout& layout, const std::vector<Run>& runs, Language language)
       : layout_(layout), runs_(runs), zh_(language == Language::zh) {}
 
-  std::string render(const Json& later) {
-    out_ = "# " + t("排行榜", "Leaderboard") + "\n";
+  Document make(const Json& later) {
+    out_.add(Heading{1, t("排行榜", "Leaderboard")});
     for (const StudyBoard& board : join(layout_, runs_)) add(board);
-    if (!joined_.empty()) {
-      out_ += "\n† " + t("此行合并了多次运行:", "The row joins several runs:") + "\n\n";
-      for (const std::string& text : joined_) out_ += "- " + markdown_text(text) + "\n";
-    }
+    out_.add(Lines{joined_, "† " + t("此行合并了多次运行", "The row joins several runs")});
     const std::vector<Finding> findings = audit(layout_, runs_, later);
     if (findings.empty()) return std::move(out_);
-    out_ += "\n## " + t("提醒", "Warnings") + "\n\n" +
-            t("编号同 evaluation.md 6.2。\n\n", "Numbered as in evaluation.md 6.2.\n\n");
-    std::string previous;
-    for (const Finding& finding : findings) {
-      out_ += fmt::format("- ({}) {}: {}\n", finding.number, markdown_text(finding.subject),
-                          markdown_text(finding.text));
-    }
+    out_.add(Heading{2, t("提醒", "Warnings")});
+    out_.add(Paragraph{t("编号表示问题的种类。", "A number is that of the kind of finding.")});
+    Lines list;
+    for (const Finding& finding : findings) list.lines.push_back(finding.line());
+    out_.add(std::move(list));
     return std::move(out_);
   }
 
@@ -70,8 +64,7 @@ class Page {
   std::string t(const char* zh, const char* en) const { return zh_ ? zh : en; }
 
   void add(const StudyBoard& board) {
-    out_ += fmt::format("\n## Track {}: {}\n\n", board.layout->track,
-                        markdown_text(board.layout->title));
+    out_.add(Heading{2, "Track " + board.layout->track + ": " + board.layout->title});
     Table table;
     table.head = {t("方法", "Method")};
     for (const auto& column : board.layout->ppl) table.head.push_back("PPL " + column.head + " ↓");
@@ -113,7 +106,7 @@ class Page {
           row.vram ? row.vram->number("results/system_metrics/vram_peak_mb") : std::nullopt, 1));
       table.rows.push_back(std::move(cells));
     }
-    out_ += to_markdown(table);
+    out_.add(TablePart{std::move(table)});
   }
 
   // A label of a table without its markup.
@@ -128,29 +121,28 @@ class Page {
   const Layout& layout_;
   const std::vector<Run>& runs_;
   const bool zh_;
-  std::string out_;
+  Document out_;
   std::vector<std::string> joined_;
 };
 
 }  // namespace
 
-std::string study_leaderboard(const Layout& layout, const std::vector<Run>& runs, const Json& later,
-                              Language language) {
-  return Page(layout, runs, language).render(later);
+Document study_leaderboard(const Layout& layout, const std::vector<Run>& runs, const Json& later,
+                           Language language) {
+  return Page(layout, runs, language).make(later);
 }
 
 namespace {
 
-std::string figure_text(const Json& row, const char* key) {
+std::string member_text(const Json& row, const char* key) {
   const Json value = row.is_object() ? row.value(key, Json()) : Json();
-  return value.is_number() ? perplexity_text(value.get<double>()) : "-";
+  return value.is_number() ? figure_text(value.get<double>()) : "-";
 }
 
 // Perplexity by context length of each decoding run through the cache.
-std::string length_tables(const Run& run, bool zh) {
-  std::string out;
+void add_lengths(const Run& run, bool zh, Document& out) {
   const Json& sets = run.at("results/ppl");
-  if (!sets.is_object()) return out;
+  if (!sets.is_object()) return;
   for (const auto& [name, values] : sets.items()) {
     const Json lengths = values.is_object() ? values.value("lengths", Json()) : Json();
     if (!lengths.is_array() || lengths.empty()) continue;
@@ -159,20 +151,18 @@ std::string length_tables(const Run& run, bool zh) {
     for (const Json& row : lengths) {
       const Json length = row.is_object() ? row.value("length", Json()) : Json();
       if (!length.is_number()) continue;
-      table.rows.push_back({thousands_text(length.get<double>()), figure_text(row, "ppl"),
-                            figure_text(row, "ppl_reference")});
+      table.rows.push_back({thousands_text(length.get<double>()), member_text(row, "ppl"),
+                            member_text(row, "ppl_reference")});
     }
-    out += "\n## " + markdown_text(name) + (zh ? " (按长度)" : " by context length") + "\n\n" +
-           to_markdown(table);
+    out.add(Heading{2, name + (zh ? " (按长度)" : " by context length")});
+    out.add(TablePart{std::move(table)});
   }
-  return out;
 }
 
 // Right answers by task of each retrieval suite.
-std::string retrieval_tables(const Run& run, bool zh) {
-  std::string out;
+void add_retrieval(const Run& run, bool zh, Document& out) {
   const Json& suites = run.at("results/kv_stress_test/retrieval");
-  if (!suites.is_object()) return out;
+  if (!suites.is_object()) return;
   for (const auto& [name, tasks] : suites.items()) {
     Table table;
     table.head = {zh ? "任务" : "Task", zh ? "长度" : "Context", zh ? "正确" : "Correct", "95 %",
@@ -195,17 +185,16 @@ std::string retrieval_tables(const Run& run, bool zh) {
                             reference ? share_text(*reference) : "-"});
     }
     if (table.rows.empty()) continue;
-    out += "\n## " + markdown_text(name) + (zh ? " (按任务)" : " by task") + "\n\n" +
-           to_markdown(table);
+    out.add(Heading{2, name + (zh ? " (按任务)" : " by task")});
+    out.add(TablePart{std::move(table)});
   }
-  return out;
 }
 
 }  // namespace
 
-std::string run_details(const Run& run, Language language) {
+Document run_details(const Run& run, Language language) {
   const bool zh = language == Language::zh;
-  std::string out;
+  Document out;
   const Json& passkey = run.at("results/kv_stress_test/passkey_retrieval");
   const Json& depths = run.at(std::string(kPasskey) + "depth_accuracy");
   const auto keys = run.number(std::string(kPasskey) + "num_keys");
@@ -219,10 +208,11 @@ std::string run_details(const Run& run, Language language) {
       table.rows.push_back({depth, fmt::format("{}/{:.0f}", correct, *keys),
                             fmt::format("{:.0f}-{:.0f} %", 100 * low, 100 * high)});
     }
-    out += std::string("\n## Passkey") + (zh ? " (按深度)" : " by depth") + "\n\n" +
-           to_markdown(table);
+    out.add(Heading{2, std::string("Passkey") + (zh ? " (按深度)" : " by depth")});
+    out.add(TablePart{std::move(table)});
   }
-  out += length_tables(run, zh) + retrieval_tables(run, zh);
+  add_lengths(run, zh, out);
+  add_retrieval(run, zh, out);
   const std::vector<double> ppls = generation_ppls(run);
   if (!ppls.empty()) {
     Table table;
@@ -231,16 +221,15 @@ std::string run_details(const Run& run, Language language) {
       table.rows.push_back({std::to_string(i), number_text(ppls[i], 4)});
     }
     table.rows.push_back({zh ? "均值 / 合并" : "mean / pooled", generation_text(&run)});
-    out += std::string("\n## ") + (zh ? "生成 PPL" : "Generation perplexity") + "\n\n" +
-           to_markdown(table);
+    out.add(Heading{2, zh ? "生成 PPL" : "Generation perplexity"});
+    out.add(TablePart{std::move(table)});
   }
   const TaskAverage average = average_of_tasks(run);
   if (average.tasks > 0) {
-    out += fmt::format(
-        fmt::runtime(
-            zh ? "\n各任务主指标的平均: {:.4f} ± {:.4f} ({} 个任务)\n"
-               : "\nMean of the primary metric of each task: {:.4f} ± {:.4f} ({} tasks)\n"),
-        average.mean, average.error, average.tasks);
+    out.add(Paragraph{fmt::format(
+        fmt::runtime(zh ? "各任务主指标的平均: {:.4f} ± {:.4f} ({} 个任务)"
+                        : "Mean of the primary metric of each task: {:.4f} ± {:.4f} ({} tasks)"),
+        average.mean, average.error, average.tasks)});
   }
   return out;
 }

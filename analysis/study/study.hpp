@@ -9,7 +9,6 @@
 #include <vector>
 
 #include "analysis/read/records.hpp"
-#include "ptq/results/record.hpp"
 
 namespace ptq::report {
 
@@ -26,7 +25,8 @@ struct Run {
   std::string model() const { return text("meta/model"); }
   std::string method() const { return text("meta/method"); }
   std::string track() const { return text("meta/track"); }
-  // The mean over all `acc,none` of the results, as the study forms it: evaluation.md 6.1.
+  // The mean over all entries of the results that have an accuracy, as the study forms it: a group,
+  // its fields and its subjects each count.
   std::optional<double> average_accuracy() const;
   // Accuracies of one harness task; a task has them under keys such as "acc,none".
   std::optional<double> accuracy(const std::string& task, const std::string& metric) const;
@@ -55,7 +55,6 @@ std::vector<Run> read_runs(const std::filesystem::path& folder, std::vector<Dama
 void add_study_cells(const std::filesystem::path& folder, Results& results);
 
 // Our records of one model and method in the study's form.
-Run run_of_records(const std::vector<Record>& records,
-                   const std::vector<std::filesystem::path>& folders);
+Run run_of_cells(const std::vector<Cell>& cells);
 
 }  // namespace ptq::report

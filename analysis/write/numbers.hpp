@@ -9,10 +9,13 @@
 
 namespace ptq::report {
 
-inline std::string perplexity_text(double ppl) {
-  if (!std::isfinite(ppl)) return "> 1e308";
-  if (ppl < 100) return fmt::format("{:.3f}", ppl);
-  return ppl < 1e5 ? fmt::format("{:.1f}", ppl) : fmt::format("{:.2e}", ppl);
+// A perplexity, or another figure that an evaluation is judged by.
+inline std::string figure_text(double value) {
+  if (!std::isfinite(value)) return "> 1e308";
+  const double size = std::abs(value);
+  if (size < 0.1 && size > 0) return fmt::format("{:.3g}", value);
+  if (size < 100) return fmt::format("{:.3f}", value);
+  return size < 1e5 ? fmt::format("{:.1f}", value) : fmt::format("{:.2e}", value);
 }
 
 // "+3.1 %": the relative difference to the baseline; empty where there is no number for it.

@@ -12,6 +12,11 @@
 
 namespace ptq::report {
 
+// Behind a name or a figure; pages write such rows and cells apart.
+constexpr const char* kBaseline = " (baseline)";
+constexpr const char* kNotAsked = " (not asked for)";  // the experiment no longer has it
+constexpr const char* kFailsMark = " °";               // full precision itself fails there
+
 struct Table {
   std::vector<std::string> head;               // column 0 is on the left, the others on the right
   std::vector<std::vector<std::string>> rows;  // as long as head

@@ -6,7 +6,7 @@
 #include <string>
 #include <utility>
 
-#include "analysis/page/text_pages.hpp"
+#include "analysis/page/report.hpp"
 #include "ptq/results/record_json.hpp"
 
 namespace ptq::test {
@@ -32,7 +32,7 @@ struct ResultsFolder {
           json_text(to_json(record)));
   }
   std::string render(Format format, const report::Screen& screen = {}) const {
-    return report::render(report::read_results(path), format, screen);
+    return report::render(report::make_report(report::read_results(path)), format, screen);
   }
 };
 

@@ -275,6 +275,7 @@ TEST_CASE("a colour means one method in all figures, and each figure has its own
                         {"lengths",
                          {{{"length", 512}, {"ppl", 5 + worse}, {"ppl_reference", 5}},
                           {{"length", 4096}, {"ppl", 6 + worse}, {"ppl_reference", 6}}}}};
+        cell.headline = report::frozen_headline(cell.kind, cell.evaluation, cell.metrics);
         cells.push_back(std::move(cell));
       }
     }

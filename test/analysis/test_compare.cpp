@@ -127,6 +127,7 @@ TEST_CASE("figures take what records hold and leave out what they do not", "[com
           {{"length", 512}, {"depth", nullptr}, {"correct", 2}, {"total", 2}}}},
         {"layers",
          {{{"layer", 0}, {"error_keys", 0.1}}, "odd", {{"layer", 1}, {"error_keys", 0.2}}}}};
+    cell.headline = frozen_headline(cell.kind, cell.evaluation, cell.metrics);
   }
   const std::vector<Board> boards = make_boards(cells);
   std::string names, scripts;

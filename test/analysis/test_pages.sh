@@ -131,7 +131,7 @@ echo '{"name": "small", "baseline": "kivi-2bit", "models": ["tiny"], "methods": 
 run 0 "$work/base"
 says out "kivi-2bit (baseline)"
 cp "$work/base/report.md" "$work/md"
-says md "against kivi-2bit, on the same samples"
+says md "Against kivi-2bit, on the same samples"
 says md "0 lost, 6 gained"
 cp "$work/base/results.json" "$work/json"
 says json '"against": "kivi-2bit"'

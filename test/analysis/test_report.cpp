@@ -2,9 +2,9 @@
 #include <catch2/catch.hpp>
 #include <string>
 
+#include "analysis/board/columns.hpp"
 #include "analysis/check.hpp"
 #include "analysis/compare/diff.hpp"
-#include "analysis/page/text_pages.hpp"
 #include "ptq/results/record_json.hpp"
 #include "test/analysis/report_folder.hpp"
 
@@ -358,9 +358,16 @@ TEST_CASE("tables know how wide characters are and how wide the screen is", "[re
 }
 
 TEST_CASE("a column's title does not repeat itself", "[report]") {
-  CHECK(report::head_of({"ppl-disjoint", "perplexity"}) == "PPL disjoint ↓");
-  CHECK(report::head_of({"passkey", "passkey"}) == "Passkey ↑");
-  CHECK(report::head_of({"books", "generation"}) == "Gen PPL books ↓");
+  const auto head = [](const std::string& name, const std::string& kind) {
+    return report::head_of({name, kind, report::frozen_headline(kind, name, Json::object())});
+  };
+  CHECK(head("ppl-disjoint", "perplexity") == "PPL disjoint ↓");
+  CHECK(head("ppl-32k", "cached-decode") == "PPL 32k ↓");
+  CHECK(head("passkey", "passkey") == "Passkey ↑");
+  CHECK(head("passkey-study", "passkey") == "Passkey study ↑");
+  CHECK(head("retrieval", "retrieval") == "Retrieval ↑");
+  CHECK(head("books", "generation") == "PPL books ↓");
+  CHECK(head("hellaswag", "choices") == "hellaswag ↑");
 }
 
 TEST_CASE("numbers in tables", "[report]") {

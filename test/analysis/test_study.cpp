@@ -144,7 +144,7 @@ TEST_CASE("what is wrong in the study's tables is found from its data", "[study]
   CHECK(all.find("counts MMLU 62 times") != all.npos);
   CHECK(all.find("32.5 % at ctx2048_res32") != all.npos);
 
-  const std::string page = study_leaderboard(layout, runs, nullptr, Language::en);
+  const std::string page = to_markdown(study_leaderboard(layout, runs, nullptr, Language::en));
   CHECK(page.find("| FORGE † |") != page.npos);  // joined rows are marked
   CHECK(page.find("| KIVI |") != page.npos);
   CHECK(page.find("0.7228 ± 0.0039 (6)") != page.npos);

@@ -1,4 +1,4 @@
-// Everything about one folder of results: what all the files of a report are written from.
+// Everything about one folder of results: what all of its pages are written from.
 #pragma once
 
 #include <filesystem>
@@ -7,16 +7,18 @@
 
 #include "analysis/compare/compare.hpp"
 #include "analysis/figures/gnuplot.hpp"
-#include "analysis/page/text_pages.hpp"
 #include "analysis/pruning/pruning.hpp"
 #include "analysis/read/records.hpp"
+#include "analysis/write/document.hpp"
 
 namespace ptq::report {
 
-struct FullReport {
-  std::string name;  // of the folder
+struct Report {
   Results results;
-  std::vector<Board> boards;                 // point into the results
+  std::vector<Board> boards;  // point into the results
+
+  // Filled in by complete():
+  std::string name;                          // of the folder
   std::vector<BoardStatistics> statistics;   // of each board
   std::vector<std::vector<Figure>> figures;  // of each board, drawn
   std::vector<PruningModel> pruning;         // where the folder holds a pruning study
@@ -24,17 +26,18 @@ struct FullReport {
   std::string plot_problem;  // why there are no plots; one line
 };
 
-// Reads the samples, compares and draws.
-FullReport full_report(const std::filesystem::path& folder, Results results);
+Report make_report(Results results);
 
-std::string html_page(const FullReport& report);
-std::string markdown_page(const FullReport& report);  // plots as links to plots/NAME.svg
-std::string csv_page(const FullReport& report);
-std::string json_page(const FullReport& report);
+// Reads the samples, compares and draws.
+void complete(Report& report, const std::filesystem::path& folder);
+
+enum class Format { terminal, markdown, csv, json };
+std::string render(const Report& report, Format format, const Screen& screen = {});
+std::string html_page(const Report& report);  // of a complete report
 
 // Writes report.html, report.md, results.csv, results.json and plots/ into the folder. Returns the
 // names of the pages that are there; `problems` names each file that could not be written.
-std::vector<std::string> write_report(const FullReport& report, const std::filesystem::path& folder,
+std::vector<std::string> write_report(const Report& report, const std::filesystem::path& folder,
                                       std::vector<std::string>& problems);
 
 }  // namespace ptq::report

@@ -1,0 +1,26 @@
+// What stands in a report and in which order: the same for the terminal, Markdown and HTML.
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <vector>
+
+#include "analysis/page/report.hpp"
+#include "analysis/write/document.hpp"
+
+namespace ptq::report {
+
+// A screen is narrow: no intervals behind counts, no explanations.
+enum class Detail { screen, file };
+
+std::string title_of(const Board& board);
+std::string damaged_text(const Damaged& damaged);
+
+Document board_outline(const Report& report, size_t board, Detail detail);
+Document pruning_outline(const Report& report);
+// What was found wrong in files and what could not be drawn.
+Document problems_outline(const Report& report, Detail detail);
+// All of these.
+Document outline(const Report& report, Detail detail);
+
+}  // namespace ptq::report
