@@ -1,10 +1,10 @@
-// The invariants of evaluation.md 7.4, checked on what a pruning document prints. Bounds come from
+// The invariants of a pruning study, checked on what its document prints. Bounds come from
 // the rounding of four decimals: every printed mean and deviation may be off by h = 0.00005.
 #include <algorithm>
 #include <cmath>
 #include <map>
-#include <sstream>
 
+#include "analysis/pruning/printed.hpp"
 #include "analysis/pruning/pruning.hpp"
 #include "analysis/write/python_text.hpp"
 
@@ -14,201 +14,7 @@ namespace {
 constexpr double kHalf = 5e-5;  // of the last printed digit
 constexpr double kSlack = 1e-9;
 
-struct Row {
-  std::string key;
-  double mean = 0, std = 0, low = 0, high = 0;
-  int64_t count = 0;
-};
-
-// What one model's sections print.
-struct Printed {
-  std::string name;
-  int64_t total = 0, valid = 0, invalid = 0;
-  std::vector<Row> methods, seq_len, num_samples, layers;
-  std::string best_method, best_seq, best_samples;
-  double best_acc = NAN, best_seq_mean = NAN, best_samples_mean = NAN;
-  std::vector<std::pair<std::string, double>> correlations;
-  double layers_r = NAN, ppl_r = NAN, section6_acc = NAN;
-  std::string section6_method, section6_seq, section6_samples, section6_layers;
-  std::vector<std::pair<std::string, double>> tasks;
-};
-struct CrossRow {
-  std::string model, method;
-  double acc = 0;
-  int64_t count = 0;
-};
-
-std::vector<std::string> words_of(const std::string& line) {
-  std::istringstream in(line);
-  std::vector<std::string> words;
-  for (std::string word; in >> word;) words.push_back(word);
-  return words;
-}
-
-bool number(const std::string& text, double& value) {
-  if (text == "nan") return value = NAN, true;
-  char* end = nullptr;
-  value = std::strtod(text.c_str(), &end);
-  return !text.empty() && *end == '\0';
-}
-
-// What stands behind the first ": ".
-std::string after_colon(const std::string& line) {
-  const size_t at = line.find(": ");
-  return at == line.npos ? std::string() : line.substr(at + 2);
-}
-
-// "KEY (words: 0.1234)" -> KEY and 0.1234.
-void best_line(const std::string& line, std::string& key, double& value) {
-  const std::string text = after_colon(line);
-  const size_t open = text.rfind(" (");
-  if (open == text.npos) return;
-  key = text.substr(0, open);
-  number(text.substr(text.rfind(' ') + 1, text.size() - text.rfind(' ') - 2), value);
-}
-
-// Reads the document. Sections are told apart by the digit of their title, so that both languages
-// are understood.
-class Reader {
- public:
-  std::vector<Printed> models;
-  std::vector<CrossRow> cross;
-
-  void read(const std::string& text) {
-    std::istringstream in(text);
-    for (std::string line; std::getline(in, line);) take(line);
-  }
-
- private:
-  void take(const std::string& line) {
-    if (line.starts_with("=====")) {
-      framed_ = !framed_;  // a title stands between two rules
-      return;
-    }
-    if (framed_) return start(line);
-    if (models.empty() && !in_cross_) return;
-    if (line.starts_with("──")) {
-      section_framed_ = !section_framed_;
-      return;
-    }
-    if (section_framed_) {
-      const bool numbered = line.size() > 2 && line[0] >= '1' && line[0] <= '6' && line[1] == '.';
-      section_ = numbered ? line[0] - '0' : 0;
-      table_ = 0;
-      return;
-    }
-    const std::vector<std::string> words = words_of(line);
-    if (words.empty()) return;
-    if (in_cross_) return cross_line(words);
-    Printed& model = models.back();
-    if (section_ < 0) counts(line, model);
-    if (line.starts_with("-----")) {
-      ++table_;
-      return;
-    }
-    if (section_ >= 1 && section_ <= 4) table_line(line, words, model);
-    if (section_ == 5 && line.find(": ") != line.npos) number(after_colon(line), model.ppl_r);
-    if (section_ == 6) detail_line(line, words, model);
-  }
-
-  void start(const std::string& line) {
-    const std::vector<std::string> words = words_of(line);
-    in_cross_ = words.size() == 1 || words[0] == "Across";
-    if (in_cross_) return;
-    models.push_back({});
-    models.back().name = words[0];
-    section_ = -1;
-  }
-
-  static void counts(const std::string& line, Printed& model) {
-    std::vector<int64_t> numbers;
-    for (const std::string& word : words_of(line)) {
-      double value = 0;
-      if (number(word.substr(0, word.find(',')), value)) numbers.push_back(int64_t(value));
-    }
-    if (numbers.size() != 3) return;
-    model.total = numbers[0];
-    model.valid = numbers[1];
-    model.invalid = numbers[2];
-    model.layers_r = NAN;
-  }
-
-  void table_line(const std::string& line, const std::vector<std::string>& words, Printed& model) {
-    const bool best = line.starts_with("✓");
-    if (section_ == 1) {
-      if (best) return best_line(line, model.best_method, model.best_acc);
-      if (table_ == 1 && words.size() == 6) model.methods.push_back(full_row(words));
-    } else if (section_ == 2) {
-      // The heading above a table names its parameter.
-      if (line.find("taylor_seq_len") != line.npos) seq_ = true;
-      if (line.find("taylor_num_samples") != line.npos) seq_ = false;
-      if (best) {
-        return seq_ ? best_line(line, model.best_seq, model.best_seq_mean)
-                    : best_line(line, model.best_samples, model.best_samples_mean);
-      }
-      double key = 0;
-      if (words.size() == 4 && number(words[0], key)) {
-        (seq_ ? model.seq_len : model.num_samples).push_back(short_row(words));
-      }
-    } else if (section_ == 3) {
-      double r = 0;
-      if (table_ == 1 && words.size() == 2 && number(words[1], r)) {
-        model.correlations.push_back({words[0], r});
-      }
-    } else if (table_ == 0 && line.find(": ") != line.npos) {
-      number(after_colon(line), model.layers_r);
-    } else if (table_ == 1 && words.size() == 3) {
-      Row row{words[0], 0, 0, 0, 0, std::atoll(words[2].c_str())};
-      if (number(words[1], row.mean)) model.layers.push_back(row);
-    }
-  }
-
-  static Row full_row(const std::vector<std::string>& words) {
-    Row row{words[0], 0, 0, 0, 0, std::atoll(words[5].c_str())};
-    number(words[1], row.mean);
-    number(words[2], row.std);
-    number(words[3], row.low);
-    number(words[4], row.high);
-    return row;
-  }
-  static Row short_row(const std::vector<std::string>& words) {
-    Row row{words[0], 0, 0, 0, 0, std::atoll(words[3].c_str())};
-    number(words[1], row.mean);
-    number(words[2], row.std);
-    return row;
-  }
-
-  static void detail_line(const std::string& line, const std::vector<std::string>& words,
-                          Printed& model) {
-    double value = 0;
-    if (words[0] == "•" && words.size() >= 4 && number(words.back(), value)) {
-      model.tasks.push_back({words[1], value});
-    } else if (line.starts_with("ACC mean: ")) {
-      number(after_colon(line), model.section6_acc);
-    } else if (line.starts_with("taylor_seq_len: ")) {
-      model.section6_seq = after_colon(line);
-    } else if (line.starts_with("taylor_num_samples: ")) {
-      model.section6_samples = after_colon(line);
-    } else if (line.starts_with("extreme_pruning_layers: ")) {
-      model.section6_layers = after_colon(line);
-    } else if (model.section6_method.empty() && line.find(": ") != line.npos) {
-      model.section6_method = after_colon(line);
-    }
-  }
-
-  void cross_line(const std::vector<std::string>& words) {
-    CrossRow row;
-    if (words.size() == 5 && number(words[2], row.acc) && words[2].find('.') != std::string::npos) {
-      row.model = words[0];
-      row.method = words[1];
-      row.count = std::atoll(words[4].c_str());
-      cross.push_back(row);
-    }
-  }
-
-  int section_ = -1, table_ = 0;
-  bool seq_ = true, in_cross_ = false, framed_ = false, section_framed_ = false;
-};
+using printed::CrossRow, printed::Row;
 
 int64_t size_of(const std::vector<Row>& rows) {
   int64_t sum = 0;
@@ -245,14 +51,14 @@ class Checker {
  public:
   std::vector<Check> checks;
 
-  void model(const Printed& m, const std::vector<CrossRow>& cross) {
+  void model(const printed::Model& m, const std::vector<CrossRow>& cross) {
     name_ = m.name;
     const std::vector<std::pair<const char*, const std::vector<Row>*>> all = {
         {"methods", &m.methods},
         {"seq_len", &m.seq_len},
         {"num_samples", &m.num_samples},
         {"extreme layers", &m.layers}};
-    // The bounds of evaluation.md are for 45 runs; sums grow with their number.
+    // The bounds below are for 45 runs; sums grow with their number.
     const double scale = std::max(1.0, double(m.valid) / 45);
     add("counts: valid + invalid = total", m.valid + m.invalid == m.total,
         fmt::format("{} + {} = {}", m.valid, m.invalid, m.total));
@@ -305,7 +111,7 @@ class Checker {
     checks.push_back({name_, name, why, Check::Verdict::not_applicable});
   }
 
-  void extreme_layers(const Printed& m, double scale) {
+  void extreme_layers(const printed::Model& m, double scale) {
     if (m.layers.empty()) return skip("4. correlation with extreme layers", "no such table");
     const double total = total_squares(m.methods);
     double mean_k = 0, n = double(size_of(m.layers)), both = 0, squares = 0;
@@ -349,7 +155,7 @@ class Checker {
         fmt::format("{:.4f}, bound {:.4f}", widest, s * std::sqrt(double(row.count - 1))));
   }
 
-  void best(const Printed& m, const std::vector<CrossRow>& cross) {
+  void best(const printed::Model& m, const std::vector<CrossRow>& cross) {
     double high = -1;
     for (const Row& row : m.methods) high = std::max(high, row.high);
     add("7. best ACC is the highest of all methods", std::abs(m.best_acc - high) < kSlack,
@@ -387,7 +193,7 @@ class Checker {
     }
   }
 
-  void tasks(const Printed& m) {
+  void tasks(const printed::Model& m) {
     if (m.tasks.size() != kPruningTasks.size()) {
       return skip("7. ACC is the mean of its tasks", "not all seven tasks are printed");
     }
@@ -404,7 +210,7 @@ class Checker {
         fmt::format("{:.5f} and {:.4f}", sum, m.section6_acc));
   }
 
-  void correlations(const Printed& m) {
+  void correlations(const printed::Model& m) {
     std::map<std::string, double> r;
     for (const auto& [name, value] : m.correlations) {
       r[name] = value;
@@ -420,7 +226,7 @@ class Checker {
   }
 
   // The best configuration lies in its groups: within mean +- s sqrt(n - 1).
-  void feasible(const Printed& m) {
+  void feasible(const printed::Model& m) {
     const auto check = [&](const std::vector<Row>& rows, const std::string& key, const char* what) {
       const Row* row = find(rows, key);
       if (!row || row->count < 2) return;
@@ -440,11 +246,10 @@ class Checker {
 }  // namespace
 
 std::vector<Check> verify_pruning_document(const std::string& text) {
-  Reader reader;
-  reader.read(text);
+  const printed::Pages pages = printed::read(text);
   Checker checker;
-  for (const Printed& model : reader.models) checker.model(model, reader.cross);
-  if (!reader.cross.empty()) checker.order(reader.cross);
+  for (const printed::Model& model : pages.models) checker.model(model, pages.cross);
+  if (!pages.cross.empty()) checker.order(pages.cross);
   return checker.checks;
 }
 
