@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -50,6 +51,26 @@ class Answer {
     if (!filled_ || rows != rows_ || batch != batch_)
       throw Error(ExitCode::cells_failed, "outliers without the encoding that they lie on", where_,
                   "fill the encoding first, then call overlay once");
+  }
+  // Lays them on: `store` holds those of all blocks so far, all_rows counts the rows of all blocks,
+  // those of this answer included. make(): an empty store; append(store). A refused answer leaves
+  // the store as it was.
+  template <class Store, class Make, class Append>
+  void overlay(std::optional<Store>& store, bool fixed, int64_t k, int64_t all_rows,
+               const Make& make, const Append& append) const {
+    const bool first = !store;
+    if (first) {
+      if (all_rows != rows_) throw mixed_formats();  // earlier blocks have none
+      store.emplace(make());
+    }
+    if (store->fixed() != fixed || (fixed && store->k() != k) || store->rows() + rows_ != all_rows)
+      throw mixed_formats();
+    try {
+      append(*store);
+    } catch (...) {
+      if (first) store.reset();  // refused: another form may follow
+      throw;
+    }
   }
   Error mixed_formats() const {
     return Error(ExitCode::cells_failed, "blocks of one layer and side in different formats",

@@ -111,20 +111,9 @@ class EncodedRows final : public RowSource, public RowSink {
   void outliers(bool fixed, int64_t batch, int64_t rows, int64_t k, const int32_t* index,
                 const float* value) override {
     answer_.accept_outliers(batch, rows);
-    const bool first = !outliers_;
-    if (first) {
-      if (rows_ != rows) throw answer_.mixed_formats();
-      outliers_.emplace(fixed, heads_, dim_, k);
-    }
-    if (outliers_->fixed() != fixed || (fixed && outliers_->k() != k) ||
-        outliers_->rows() + rows != rows_)
-      throw answer_.mixed_formats();
-    try {
-      outliers_->append(index, value, rows, k, answer_.where());
-    } catch (...) {
-      if (first) outliers_.reset();  // refused: another form may follow
-      throw;
-    }
+    answer_.overlay(
+        outliers_, fixed, k, rows_, [&] { return OutlierRows(fixed, heads_, dim_, k); },
+        [&](OutlierRows& s) { s.append(index, value, rows, k, answer_.where()); });
   }
   bool filled() const override { return answer_.filled(); }
 

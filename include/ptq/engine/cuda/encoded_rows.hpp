@@ -113,20 +113,9 @@ class EncodedRows final : public RowSink {
                 const float* value) override {
     answer_.accept_outliers(batch, rows);
     expect_on_host("outliers");
-    const bool first = !outliers_;
-    if (first) {
-      if (rows_ != rows) throw answer_.mixed_formats();
-      outliers_.emplace(*home_, fixed, heads_, dim_, k);
-    }
-    if (outliers_->fixed() != fixed || (fixed && outliers_->k() != k) ||
-        outliers_->rows() + rows != rows_)
-      throw answer_.mixed_formats();
-    try {
-      outliers_->append(index, value, rows, k, answer_.where());
-    } catch (...) {
-      if (first) outliers_.reset();  // refused: another form may follow
-      throw;
-    }
+    answer_.overlay(
+        outliers_, fixed, k, rows_, [&] { return DeviceOutliers(*home_, fixed, heads_, dim_, k); },
+        [&](DeviceOutliers& s) { s.append(index, value, rows, k, answer_.where()); });
   }
 
   // Writes what kernels read of it.
