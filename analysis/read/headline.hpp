@@ -6,7 +6,7 @@
 #include <optional>
 #include <string>
 
-#include "ptq/results/record.hpp"
+#include "ptq/core/own_json.hpp"
 
 namespace ptq::report {
 

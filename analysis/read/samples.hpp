@@ -16,7 +16,7 @@
 #include <string>
 #include <vector>
 
-#include "ptq/results/record.hpp"
+#include "ptq/core/own_json.hpp"
 
 namespace ptq::report {
 

@@ -10,7 +10,7 @@
 #include <string>
 #include <string_view>
 
-#include "ptq/results/record.hpp"
+#include "ptq/core/own_json.hpp"
 
 namespace ptq::report::python {
 
