@@ -30,15 +30,15 @@ engine/cuda/bench     : core encoding engine engine/cuda engine/cuda/kernels
 eval                  : core model data engine
 calibrate             : core model data engine
 run                   : interface core encoding model data engine eval calibrate results
-# Tries a method on the rows of the CPU's cache before anything runs.
-run/trial.hpp         : core encoding model engine engine/pass engine/cpu
+# Tries a method by the rules of the cache before anything runs.
+run/trial.hpp         : core encoding model engine engine/pass
 
 # The programs. The check's host shares no code with the one that it is an oracle of.
 host                  : core model data engine eval results run host/commands
 host/main.cpp         : interface core engine engine/cpu run host/commands
 host/engine_cpu.cpp   : core engine engine/cpu engine/pass
 host/engine_cuda      : core engine engine/cuda engine/cuda/kernels engine/cuda/bench
-host/commands         : core model data engine eval results run host
+host/commands         : core encoding model data engine eval results run host
 host/check            : interface core run host host/commands
 bench                 : core encoding model engine engine/cpu engine/cuda engine/cuda/bench run host
 
