@@ -11,6 +11,7 @@
 #include "ptq/eval/perplexity.hpp"
 #include "test/eval/fake_rows.hpp"
 #include "test/support/fake_engine.hpp"
+#include "test/support/plain_scores.hpp"
 #include "test/support/temporary_file.hpp"
 
 using namespace ptq;
@@ -18,6 +19,8 @@ using namespace ptq::eval;
 using ptq::test::fake_row;
 using ptq::test::FakeEngine;
 using ptq::test::FakeKv;
+using ptq::test::log_probs;
+using ptq::test::plain_kl;
 using ptq::test::some_text;
 using ptq::test::TempFile;
 

@@ -9,29 +9,14 @@
 #include "ptq/eval/divergence.hpp"
 #include "ptq/eval/log_softmax.hpp"
 #include "ptq/eval/statistics.hpp"
+#include "test/support/plain_scores.hpp"
 
 using namespace ptq;
 using namespace ptq::eval;
+using ptq::test::log_probs;
+using ptq::test::plain_kl;
 
-namespace {
-
-// Log-probabilities the plain way, in extended precision.
-std::vector<long double> log_probs(const std::vector<float>& logits) {
-  long double sum = 0;
-  for (const float x : logits) sum += std::exp((long double)(x));
-  std::vector<long double> out;
-  for (const float x : logits) out.push_back((long double)(x)-std::log(sum));
-  return out;
-}
-
-long double plain_kl(const std::vector<float>& p, const std::vector<float>& q) {
-  const auto log_p = log_probs(p), log_q = log_probs(q);
-  long double sum = 0;
-  for (size_t i = 0; i < p.size(); ++i) sum += std::exp(log_p[i]) * (log_p[i] - log_q[i]);
-  return sum;
-}
-
-}  // namespace
+namespace {}  // namespace
 
 TEST_CASE("log-softmax of a row", "[eval]") {
   for (double x = 0; x > -745; x -= 0.37) {
