@@ -16,8 +16,6 @@ using namespace ptq::eval;
 using ptq::test::log_probs;
 using ptq::test::plain_kl;
 
-namespace {}  // namespace
-
 TEST_CASE("log-softmax of a row", "[eval]") {
   for (double x = 0; x > -745; x -= 0.37) {
     const double want = std::exp(std::max(x, -700.0));
