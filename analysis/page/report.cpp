@@ -5,7 +5,7 @@
 #include <iterator>
 #include <utility>
 
-#include "analysis/figures/plots.hpp"
+#include "analysis/figures/figures.hpp"
 #include "analysis/page/every_number.hpp"
 #include "analysis/page/outline.hpp"
 #include "ptq/core/atomic_file.hpp"

@@ -71,19 +71,16 @@ Headline frozen_headline(const std::string& kind, const std::string& evaluation,
   return {share_key(evaluation, metrics), kind, true, true};
 }
 
-Headline headline_of(const Json& headline, const std::string& kind, const std::string& evaluation,
-                     const Json& metrics) {
-  const auto text = [&](const char* key) {
-    const auto found = headline.find(key);
-    return found != headline.end() && found->is_string() ? one_line(found->get<std::string>())
-                                                         : std::string();
-  };
-  if (!headline.is_object() || text("key").empty()) {
-    return frozen_headline(kind, evaluation, metrics);
+Headline headline_of(const Record& record) {
+  const std::string kind = one_line(record.evaluation.kind);
+  if (!record.headline) {
+    return frozen_headline(kind, one_line(record.evaluation.name), record.metrics);
   }
-  Headline out{text("key"), text("title"), text("direction") == "higher", false};
+  Headline out{record.headline->key, one_line(record.headline->title),
+               record.headline->direction == "higher"};
   if (out.title.empty()) out.title = kind;
-  out.share = out.higher && is_number(metrics, "correct") && is_number(metrics, "total");
+  out.share =
+      out.higher && is_number(record.metrics, "correct") && is_number(record.metrics, "total");
   return out;
 }
 

@@ -6,7 +6,7 @@
 #include <optional>
 #include <string>
 
-#include "ptq/core/own_json.hpp"
+#include "ptq/results/record.hpp"
 
 namespace ptq::report {
 
@@ -17,9 +17,8 @@ struct Headline {
   bool share = false;   // of right answers: written as k/n, compared in points
 };
 
-// `headline` of a record of schema 2; with any other value that of `frozen_headline`.
-Headline headline_of(const Json& headline, const std::string& kind, const std::string& evaluation,
-                     const Json& metrics);
+// What the record says; where it says nothing that of `frozen_headline`.
+Headline headline_of(const Record& record);
 
 // For records of schema 1 and for the runs of the earlier study.
 Headline frozen_headline(const std::string& kind, const std::string& evaluation,

@@ -105,9 +105,9 @@ struct Results {
   std::vector<std::string> notes;  // about all of them
 };
 
-// What the report uses of a record and of its `headline`; throws ptq::Error or
+// What the report uses of a record; throws ptq::Error or
 // nlohmann::json::exception when the metrics do not have the form that their evaluation gives them.
-inline Cell to_cell(const Record& record, const Json& headline = {}) {
+inline Cell to_cell(const Record& record) {
   Cell cell;
   cell.experiment = one_line(record.experiment);
   cell.model = one_line(record.model.name);
@@ -124,7 +124,7 @@ inline Cell to_cell(const Record& record, const Json& headline = {}) {
   if (record.error) cell.error = one_line(record.error->message);
   for (const std::string& warning : record.warnings) cell.warnings.push_back(one_line(warning));
   cell.metrics = record.metrics;
-  cell.headline = headline_of(headline, cell.kind, cell.evaluation, cell.metrics);
+  cell.headline = headline_of(record);
   cell.seconds = std::isfinite(record.seconds) ? record.seconds : 0.0;
   cell.track = one_line(record.track);
   cell.id = one_line(record.cell);
@@ -164,19 +164,15 @@ inline bool concerns_the_record(std::string_view warning) {
          warning.starts_with("a second record");
 }
 
-inline Json read_record_json(const std::filesystem::path& file) {
-  constexpr uint64_t kLargest = uint64_t{64} << 20;  // a few KiB; samples lie beside it
-  return parse_json(read_text_file(file, kLargest), file.filename().string());
-}
-
 inline Record read_record(const std::filesystem::path& file) {
-  return record_from_json(read_record_json(file), file.filename().string());
+  constexpr uint64_t kLargest = uint64_t{64} << 20;  // a few KiB; samples lie beside it
+  const std::string name = file.filename().string();
+  return record_from_json(parse_json(read_text_file(file, kLargest), name), name);
 }
 
 // The cell of a record that was read from `file`, and what in it or its samples cannot be true.
-inline Cell cell_of_record(const Json& json, const std::filesystem::path& file) {
-  const Record record = record_from_json(json, file.filename().string());
-  Cell cell = to_cell(record, json.value("headline", Json()));
+inline Cell cell_of_record(const Record& record, const std::filesystem::path& file) {
+  Cell cell = to_cell(record);
   if (file.filename() == "record.json") {
     for (const Violation& violation : violations(record, file.parent_path())) {
       cell.warnings.push_back(one_line("NOT CONSISTENT: " + violation.sentence()));
@@ -186,7 +182,7 @@ inline Cell cell_of_record(const Json& json, const std::filesystem::path& file) 
 }
 
 inline Cell read_cell(const std::filesystem::path& file) {
-  return cell_of_record(read_record_json(file), file);
+  return cell_of_record(read_record(file), file);
 }
 
 // The files of all records below `folder`, in a fixed order. What cannot be looked into is named in

@@ -12,8 +12,8 @@ namespace fs = std::filesystem;
 
 const Json kNothing;
 
-Cell record_cell(const Json& json, const fs::path& file) {
-  Cell cell = cell_of_record(json, file);
+Cell record_cell(const Record& record, const fs::path& file) {
+  Cell cell = cell_of_record(record, file);
   cell.folder = file.parent_path();
   return cell;
 }
@@ -114,7 +114,7 @@ Run read_run(const fs::path& file) {
     run.json = json;
     run.id = run.text("meta/filename");
   } else if (json.is_object() && json.contains("schema_version")) {
-    run = run_of_cells({record_cell(json, file)});
+    run = run_of_cells({record_cell(record_from_json(json, file.string()), file)});
   } else {
     throw environment_error("neither a result record nor a run of the study", file.string(),
                             "a record has `schema_version`, a run has `meta` and `results`");
@@ -151,7 +151,7 @@ std::vector<Run> read_runs(const fs::path& folder, std::vector<Damaged>& damaged
   std::map<std::pair<std::string, std::string>, std::vector<Cell>> groups;
   for (const fs::path& file : record_files(folder, damaged)) {
     try {
-      Cell cell = record_cell(read_record_json(file), file);
+      Cell cell = record_cell(read_record(file), file);
       groups[{cell.model, cell.method}].push_back(std::move(cell));
     } catch (const Error& error) {
       damaged.push_back({file.lexically_relative(folder).string(), one_line(error.what())});

@@ -10,7 +10,7 @@
 
 #include "analysis/compare/compare.hpp"
 #include "analysis/compare/statistics_table.hpp"
-#include "analysis/figures/plots.hpp"
+#include "analysis/figures/figures.hpp"
 #include "ptq/core/safe_text.hpp"
 #include "test/analysis/report_folder.hpp"
 

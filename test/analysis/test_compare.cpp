@@ -5,7 +5,7 @@
 #include <fstream>
 
 #include "analysis/compare/compare.hpp"
-#include "analysis/figures/plots.hpp"
+#include "analysis/figures/figures.hpp"
 #include "analysis/read/reproduce.hpp"
 
 namespace {

@@ -3,7 +3,7 @@
 #include <string>
 #include <vector>
 
-#include "analysis/figures/plots.hpp"
+#include "analysis/figures/figures.hpp"
 #include "test/analysis/report_folder.hpp"
 
 using namespace ptq;
@@ -11,18 +11,18 @@ using namespace ptq::test;
 
 namespace {
 
-// A cell of a kind that this program has never heard of.
-report::Cell translated(const std::string& method, double bleu, double bits) {
+// A record of a kind that this program has never heard of.
+Record translated(const std::string& method, double bleu, double bits) {
   Record record = make(method, "news", "translation", Json::object());
   record.metrics = {{"scores", {{"bleu", bleu}}}, {"cache", cache(bits)}};
-  return report::to_cell(record,
-                         {{"key", "scores.bleu"}, {"direction", "higher"}, {"title", "BLEU"}});
+  record.headline = {"scores.bleu", "higher", "BLEU"};
+  return record;
 }
 
-report::Report report_of(std::vector<report::Cell> cells) {
-  report::Results results;
-  results.cells = std::move(cells);
-  return report::make_report(std::move(results));
+report::Report report_of(const std::vector<Record>& records) {
+  const ResultsFolder folder;
+  for (const Record& record : records) folder.add(record);
+  return report::make_report(report::read_results(folder.path));
 }
 
 }  // namespace
@@ -55,8 +55,9 @@ TEST_CASE("a new kind that counts right answers is written as a share", "[headli
   const auto cell = [](const std::string& method, int correct, double bits) {
     const Json metrics = {
         {"solved", correct / 20.0}, {"correct", correct}, {"total", 20}, {"cache", cache(bits)}};
-    return report::to_cell(make(method, "sums", "arithmetic", metrics),
-                           {{"key", "solved"}, {"direction", "higher"}, {"title", "sums solved"}});
+    Record record = make(method, "sums", "arithmetic", metrics);
+    record.headline = {"solved", "higher", "sums solved"};
+    return record;
   };
   const report::Report report = report_of({cell("fp16", 20, 16), cell("kivi", 15, 3.2)});
   const std::string page = report::render(report, Format::markdown);
@@ -74,13 +75,13 @@ TEST_CASE("a cell that failed takes its column from those that did not", "[headl
   Record failed = make("crash", "news", "translation", Json::object());
   failed.status = "failed";
   failed.error = Record::Failure{1, "crashed", ""};
-  const report::Report report = report_of({report::to_cell(failed), translated("fp16", 31, 16)});
+  const report::Report report = report_of({failed, translated("fp16", 31, 16)});
   CHECK(has(report::render(report, Format::terminal), "BLEU news ↑"));
 }
 
 TEST_CASE("records of schema 1 are judged as they were", "[headline]") {
   const auto figure = [](const char* kind, const char* name, const Json& metrics) {
-    return report::figure_at(metrics, report::headline_of(Json(), kind, name, metrics));
+    return report::to_cell(make("m", name, kind, metrics)).figure();
   };
   CHECK(figure("perplexity", "wiki", {{"ppl", 5.5}}) == 5.5);
   CHECK(figure("cached-decode", "long", {{"ppl", 6}}) == 6);

@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "analysis/board/leaderboard.hpp"
+#include "analysis/figures/figures.hpp"
 #include "analysis/figures/gnuplot.hpp"
-#include "analysis/figures/plots.hpp"
 
 namespace ptq::report {
 
@@ -88,7 +88,7 @@ inline bool grouped(const Board& board) { return board.rows.size() > kMostSeries
 // What is drawn where no row of full precision is: the reference that ran beside the methods.
 constexpr const char* kFullPrecision = "full precision";
 
-// One point per row: quality against bytes, and change against divergence (plots_points.cpp).
+// One point per row: quality against bytes, and change against divergence (point_figures.cpp).
 std::vector<Figure> bytes_figures(const Board& board, const std::string& prefix,
                                   const SeriesStyles& styles);
 std::vector<Figure> divergence_figures(const Board& board, const std::string& prefix,

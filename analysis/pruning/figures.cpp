@@ -4,7 +4,7 @@
 #include <cmath>
 
 #include "analysis/compare/statistics.hpp"
-#include "analysis/figures/plot_parts.hpp"
+#include "analysis/figures/axes.hpp"
 #include "analysis/pruning/pruning.hpp"
 
 namespace ptq::report {

@@ -8,8 +8,8 @@
 
 #include "analysis/board/columns.hpp"
 #include "analysis/compare/statistics.hpp"
-#include "analysis/figures/plot_parts.hpp"
-#include "analysis/figures/plots.hpp"
+#include "analysis/figures/axes.hpp"
+#include "analysis/figures/figures.hpp"
 #include "analysis/write/numbers.hpp"
 
 namespace ptq::report {

@@ -1,4 +1,4 @@
-#include "analysis/figures/plots.hpp"
+#include "analysis/figures/figures.hpp"
 
 #include <fmt/format.h>
 
@@ -8,7 +8,7 @@
 
 #include "analysis/board/columns.hpp"
 #include "analysis/compare/statistics.hpp"
-#include "analysis/figures/plot_parts.hpp"
+#include "analysis/figures/axes.hpp"
 #include "analysis/write/numbers.hpp"
 #include "ptq/core/binomial.hpp"
 
