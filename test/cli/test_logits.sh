@@ -37,6 +37,11 @@ says err "add --calibration FILE"
 logits 4 none --method kvquant --calibration gone.txt
 says err "the file \`gone.txt\` is nowhere"
 
+# A method that had another name is found under both.
+logits 0 before --method kivi_seed
+logits 0 now --method kivi_study
+same before now || fail "kivi_seed is another method than kivi_study"
+
 # Mistakes.
 logits 2 none --method kivi --method kvquant_lite
 says err "both want to encode the cache"

@@ -10,8 +10,8 @@ says out "points of 6 tokens, regime independent"
 run 0 trace --model "$model" --ids $ids --device cpu --against test/fixtures/trace/tiny-qwen2.safetensors
 says out "points agree within 0.001"
 # A compressed cache parts from full precision where attention reads it, and not before.
-run 6 trace --model "$model" --ids $ids --device cpu --method kivi --set bits=1 --set residual_length=1 \
-  --set group_size=1 --against "$work/plain.safetensors"
+run 6 trace --model "$model" --ids $ids --device cpu --method kivi --set bits=1 --set residual_length=4 \
+  --set group_size=4 --against "$work/plain.safetensors"
 says out "the traces part at model.layers.0.self_attn.o_proj.input"
 run 0 trace --model "$model" --ids $ids --device cpu --method fp16 --against "$work/plain.safetensors" --bound 0.01
 

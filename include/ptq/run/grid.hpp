@@ -85,13 +85,26 @@ inline Record::Part make_part(const MethodInfo& info, const Json& options,
   return part;
 }
 
+// What a method is called today that had another name: experiments of before go on working.
+inline std::string current_name(const std::string& name) {
+  constexpr std::pair<const char*, const char*> kRenamed[] = {{"kivi_seed", "kivi_study"},
+                                                              {"kvquant_seed", "kvquant_study"},
+                                                              {"forge_seed", "forge_study"}};
+  for (const auto& [before, now] : kRenamed)
+    if (name == before) return now;
+  return name;
+}
+
 inline const MethodInfo& find_method(const std::vector<MethodInfo>& installed,
                                      const MethodPart& part, const std::string& searched) {
   std::vector<std::string> names;
+  const MethodInfo* renamed = nullptr;
   for (const MethodInfo& info : installed) {
     if (info.name == part.method) return info;
+    if (info.name == current_name(part.method)) renamed = &info;
     names.push_back(info.name);
   }
+  if (renamed != nullptr) return *renamed;
   std::string hint = names.empty() ? "no method is installed" : did_you_mean(part.method, names);
   throw usage_error("no installed plugin has a method `" + part.method + "`", part.where,
                     hint + searched);
