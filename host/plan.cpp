@@ -10,6 +10,7 @@
 #include "host/setting.hpp"
 #include "ptq/core/toml.hpp"
 #include "ptq/model/anatomy.hpp"
+#include "ptq/model/load_config.hpp"
 #include "ptq/run/engine_loader.hpp"
 #include "ptq/run/preflight.hpp"
 #include "ptq/run/trial.hpp"

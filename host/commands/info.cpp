@@ -1,4 +1,4 @@
-// ptq-host info: what a model folder holds and how much memory it needs.
+// ptq-host info: what a model holds and how much memory it needs.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -11,7 +11,7 @@
 #include "host/commands/commands.hpp"
 #include "ptq/core/own_json.hpp"
 #include "ptq/model/anatomy.hpp"
-#include "ptq/model/safetensors.hpp"
+#include "ptq/model/gguf.hpp"
 #include "ptq/model/weight_files.hpp"
 #include "ptq/run/fingerprint.hpp"
 #include "ptq/run/locate.hpp"
@@ -21,15 +21,16 @@ namespace ptq {
 namespace {
 
 constexpr const char* kHelp =
-    R"(Shows architecture, sizes and memory of a model folder. Without weights, config.json is enough.
+    R"(Shows architecture, sizes and memory of a model. Without weights, config.json is enough.
 
   ptq-host info --model models/tiny-qwen2
   ptq-host info --model models/configs/Qwen2.5-7B
   ptq-host info --model Qwen/Qwen2.5-7B --json
+  ptq-host info --model SmolLM2-135M-Instruct.Q4_1.gguf
 
 usage: ptq-host info --model DIR [--json]
 
-  --model DIR  a Hugging Face folder, or the id of a model that was downloaded
+  --model DIR  a Hugging Face folder, a GGUF file, or the id of a model that was downloaded
   --json       one JSON object
 )";
 
@@ -47,7 +48,7 @@ Json memory_json(const ModelConfig& c) {
           {"cache_16bit_at_tokens", cache}};
 }
 
-Json model_json(const std::filesystem::path& folder) {
+Json model_json(const std::filesystem::path& folder) {  // or a GGUF file
   const ModelConfig c = load_config(folder);
   const auto random_seed = random_weights_seed(folder, false, 0);
   const ModelFingerprint fingerprint = model_fingerprint(folder, random_seed);
@@ -67,16 +68,13 @@ Json model_json(const std::filesystem::path& folder) {
     weights.check_tensors(c);
     const auto& found = weights.warnings();
     warnings.insert(warnings.end(), found.begin(), found.end());
-    for (const std::string& name : weight_file_names(folder)) {
-      const SafetensorsFile file(folder / name);
-      for (const TensorInfo& tensor : file.tensors()) {
-        ++dtypes[std::string(dtype_name(tensor.dtype))];
-        bytes += tensor.bytes;
-        ++tensors;
-      }
-    }
+    weights.for_each([&](const TensorInfo& tensor) {
+      ++dtypes[std::string(tensor.format())];
+      bytes += tensor.bytes;
+      ++tensors;
+    });
   }
-  return {{"folder", folder.string()},
+  return {{is_gguf(folder) ? "file" : "folder", folder.string()},
           {"architecture", std::string(architecture_name(c.architecture))},
           {"parameters", parameter_count(c)},
           {"linear_parameters", linear_parameter_count(c)},

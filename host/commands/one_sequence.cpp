@@ -109,7 +109,7 @@ SubjectRequest read_subject(const Arguments& arguments) {
 }  // namespace
 
 const char* const kOneSequenceHelp =
-    R"(  --model DIR      a Hugging Face folder, or the id of a model that was downloaded
+    R"(  --model DIR      a Hugging Face folder, a GGUF file, or the id of a model that was downloaded
   --ids LIST       token ids, used as given
   --text FILE      a text; the tokenizer adds its special tokens
   --method NAME    an installed method; default full precision. Twice: one for the weights and

@@ -10,7 +10,7 @@
 #include "host/commands/commands.hpp"
 #include "ptq/core/own_json.hpp"
 #include "ptq/data/text.hpp"
-#include "ptq/model/tokenizer.hpp"
+#include "ptq/model/load_tokenizer.hpp"
 #include "ptq/run/locate.hpp"
 
 namespace ptq {
@@ -24,8 +24,8 @@ constexpr const char* kHelp =
 
 usage: ptq-host tokenize --model DIR [--text FILE] [--no-special] [--decode]
 
-  --model DIR   a folder with tokenizer.json, nothing else is read; or the id of a model that was
-                downloaded
+  --model DIR   a folder with tokenizer.json, nothing else is read; a GGUF file; or the id of a model
+                that was downloaded
   --text FILE   the whole file as one text, one JSON array; without it every line of the standard
                 input is a text of its own, one JSON array per line
   --no-special  without the tokens that the tokenizer adds around a text; with --decode, leave out
@@ -82,8 +82,8 @@ int tokenize_command(const std::vector<std::string>& args) {
   if (arguments.count("model") == 0) {
     throw usage_error("no model is given", "", "ptq-host tokenize --model models/tiny-qwen2");
   }
-  const Tokenizer tokenizer = Tokenizer::load(
-      find_model(text_of(arguments, "model"), {working_folder()}, "--model").folder);
+  const Tokenizer tokenizer =
+      load_tokenizer(find_model(text_of(arguments, "model"), {working_folder()}, "--model").folder);
   const bool special = !arguments["no-special"].as<bool>();
   const bool decode = arguments["decode"].as<bool>();
   const std::string path = text_of(arguments, "text");

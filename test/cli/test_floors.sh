@@ -12,7 +12,8 @@ floors() {
   cat <<'TABLE'
 core                  :
 encoding              : core
-model                 : core
+# Files hold encoded tensors.
+model                 : core encoding
 data                  : core model
 results               : core
 

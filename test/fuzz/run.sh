@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 build=$1 seconds=$2
 shift 2
-targets=${*:-config safetensors index tokenizer toml}
+targets=${*:-config safetensors gguf index tokenizer toml}
 
 mkdir -p "$build/corpus" "$build/findings"
 total=0 failed=
@@ -14,6 +14,7 @@ for target in $targets; do
   log=$build/fuzz_$target.log
   dictionary=test/fuzz/json.dict
   [ "$target" = toml ] && dictionary=test/fuzz/toml.dict
+  [ "$target" = gguf ] && dictionary=test/fuzz/gguf.dict
   # What was a finding once starts the search too.
   regress=$build/corpus/$target.regress
   rm -rf "$regress"

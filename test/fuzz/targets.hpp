@@ -48,6 +48,7 @@ bool accepts(Read read) {
 // True if the input was accepted.
 bool config(Bytes input);
 bool safetensors(Bytes input);
+bool gguf(Bytes input);
 bool index(Bytes input);
 bool tokenizer(Bytes input);
 bool toml(Bytes input);

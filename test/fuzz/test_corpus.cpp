@@ -47,11 +47,9 @@ TEST_CASE("corpus: saved fuzz inputs are read or refused") {
   const struct {
     const char* name;
     bool (*run)(fuzz::Bytes);
-  } targets[] = {{"config", fuzz::config},
-                 {"safetensors", fuzz::safetensors},
-                 {"index", fuzz::index},
-                 {"tokenizer", fuzz::tokenizer},
-                 {"toml", fuzz::toml}};
+  } targets[] = {{"config", fuzz::config},       {"safetensors", fuzz::safetensors},
+                 {"gguf", fuzz::gguf},           {"index", fuzz::index},
+                 {"tokenizer", fuzz::tokenizer}, {"toml", fuzz::toml}};
   for (const auto& target : targets) {
     INFO(target.name);
     const Counts counts = replay(target.name, target.run);

@@ -9,7 +9,7 @@
 
 #include "ptq/core/suggest.hpp"
 #include "ptq/model/anatomy.hpp"
-#include "ptq/model/config.hpp"
+#include "ptq/model/load_config.hpp"
 
 using namespace ptq;
 using Catch::Matchers::Contains;

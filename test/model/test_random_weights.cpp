@@ -13,6 +13,7 @@
 #include "ptq/encoding/dense.hpp"
 #include "ptq/engine/engine.hpp"
 #include "ptq/model/anatomy.hpp"
+#include "ptq/model/load_config.hpp"
 #include "ptq/run/random_model.hpp"
 
 using namespace ptq;

@@ -10,6 +10,7 @@
 
 #include "ptq/engine/engine.hpp"
 #include "ptq/engine/pass/transformer.hpp"
+#include "ptq/model/load_config.hpp"
 #include "ptq/run/plugins.hpp"
 #include "test/support/random_model.hpp"
 

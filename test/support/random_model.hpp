@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "ptq/model/anatomy.hpp"
-#include "ptq/model/config.hpp"
+#include "ptq/model/load_config.hpp"
 #include "ptq/model/safetensors_write.hpp"
 
 namespace ptq::test {

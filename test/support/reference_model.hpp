@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "ptq/model/config.hpp"
+#include "ptq/model/load_config.hpp"
 #include "ptq/model/safetensors.hpp"
 
 namespace ptq::test {

@@ -395,29 +395,6 @@ inline std::optional<std::string> class_defaults_note(const ModelConfig& c) {
          std::string(architecture_name(c.architecture)) + " class are used";
 }
 
-// Fails with a description of a model folder unless `folder` is one that exists.
-inline void require_model_folder(const std::filesystem::path& folder) {
-  std::error_code ignored;
-  if (std::filesystem::is_directory(folder, ignored)) return;
-  const bool exists = std::filesystem::exists(folder, ignored);
-  throw environment_error(
-      exists ? "the model path is not a folder" : "the model folder does not exist",
-      folder.string(),
-      "a model folder holds config.json, tokenizer.json and *.safetensors, as downloaded from "
-      "Hugging Face");
-}
-
-inline ModelConfig load_config(const std::filesystem::path& folder) {
-  require_model_folder(folder);
-  const std::filesystem::path file = folder / "config.json";
-  std::error_code ignored;
-  if (!std::filesystem::exists(file, ignored)) {
-    throw environment_error("the model folder has no config.json", folder.string(),
-                            "a model folder holds config.json, tokenizer.json and *.safetensors");
-  }
-  return parse_config(read_text_file(file, JsonLimits{}.max_bytes), file.string());
-}
-
 inline Rope rope_of(const ModelConfig& c) {
   return make_rope(c.rope_theta, c.head_dim, c.rope_scaling);
 }

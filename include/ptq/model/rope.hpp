@@ -19,9 +19,10 @@ namespace ptq {
 
 struct RopeScaling {
   enum class Type {
-    linear,  // all frequencies are divided by factor
-    llama3,  // low frequencies are divided by factor, high ones kept, between them interpolated
-    yarn     // the same over a ramp of channels, and cos and sin are multiplied (arXiv 2309.00071)
+    linear,   // all frequencies are divided by factor
+    llama3,   // low frequencies are divided by factor, high ones kept, between them interpolated
+    yarn,     // the same over a ramp of channels, and cos and sin are multiplied (arXiv 2309.00071)
+    divisors  // each frequency is divided by its own number, as GGUF files have it
   };
   Type type = Type::linear;
   double factor = 1;
@@ -32,6 +33,7 @@ struct RopeScaling {
   double beta_slow = 1;         // yarn: channels with fewer are divided
   bool truncate = true;         // yarn: the ramp begins and ends at whole channels
   double attention_factor = 1;  // yarn: on cos and sin
+  std::vector<float> divisors;  // divisors: [head_dim / 2]
 
   bool operator==(const RopeScaling&) const = default;
 };
@@ -183,6 +185,9 @@ inline Rope make_rope(double theta, int64_t head_dim, const std::optional<RopeSc
     case RopeScaling::Type::llama3: rope_detail::scale_llama3(*scaling, rope.inv_freq); break;
     case RopeScaling::Type::yarn:
       rope_detail::scale_yarn(*scaling, theta, head_dim, rope.inv_freq);
+      break;
+    case RopeScaling::Type::divisors:
+      for (size_t i = 0; i < rope.inv_freq.size(); ++i) rope.inv_freq[i] /= scaling->divisors[i];
       break;
   }
   return rope;

@@ -20,24 +20,9 @@
 #include "ptq/core/dtype.hpp"
 #include "ptq/core/json.hpp"
 #include "ptq/core/mapped_file.hpp"
+#include "ptq/model/tensor.hpp"
 
 namespace ptq {
-
-// A tensor inside a mapped file, row-major, little-endian. `data` may have any alignment: use
-// memcpy or check the address before reading wider types.
-struct TensorInfo {
-  std::string name;
-  DType dtype;
-  std::vector<int64_t> shape;
-  const uint8_t* data;
-  uint64_t bytes;
-};
-
-inline std::string shape_text(const std::vector<int64_t>& shape) {
-  std::string text = "[";
-  for (size_t i = 0; i < shape.size(); ++i) text += (i > 0 ? ", " : "") + std::to_string(shape[i]);
-  return text + "]";
-}
 
 namespace safetensors_detail {
 

@@ -1,4 +1,5 @@
-// The weights of a model folder: which files are read, and whether they are those of config.json.
+// The weights of a model, a folder or a GGUF file: which files are read, and whether they are those
+// of its configuration.
 #pragma once
 
 #include <algorithm>
@@ -18,6 +19,7 @@
 #include "ptq/core/mapped_file.hpp"
 #include "ptq/model/anatomy.hpp"
 #include "ptq/model/config.hpp"
+#include "ptq/model/load_config.hpp"
 #include "ptq/model/safetensors.hpp"
 
 namespace ptq {
@@ -94,10 +96,14 @@ inline std::set<std::string> weight_file_names(const std::filesystem::path& fold
   return names;
 }
 
-// All weights of a model folder.
+// All weights of a model.
 class WeightFiles {
  public:
   explicit WeightFiles(const std::filesystem::path& folder) : folder_(folder) {
+    if (is_gguf(folder)) {
+      open_gguf();
+      return;
+    }
     require_model_folder(folder);
     switch (weight_layout(folder)) {
       case WeightLayout::single_file: {
@@ -119,6 +125,11 @@ class WeightFiles {
   const std::vector<std::string>& warnings() const { return warnings_; }
 
   size_t size() const { return by_name_.size(); }
+  // fn(const TensorInfo&) for all tensors, in no order.
+  template <class Fn>
+  void for_each(const Fn& fn) const {
+    for (const auto& [name, located] : by_name_) fn(*located.tensor);
+  }
   bool contains(const std::string& name) const { return by_name_.count(name) > 0; }
 
   // The weight `name`, which must have this shape and be F32, F16 or BF16.
@@ -129,11 +140,12 @@ class WeightFiles {
                               "the folder has " + first_names());
     }
     const TensorInfo& tensor = *found->second.tensor;
-    const std::string where = found->second.file->path().string() + ": tensor `" + name + "`";
+    const std::string where = found->second.file->string() + ": tensor `" + name + "`";
     if (tensor.shape != shape) {
-      throw environment_error(
-          "the shape is " + shape_text(tensor.shape) + ", config.json needs " + shape_text(shape),
-          where, "config.json and the weights belong to different models");
+      const std::string configuration = gguf_ ? "its metadata" : "config.json";
+      throw environment_error("the shape is " + shape_text(tensor.shape) + ", " + configuration +
+                                  " needs " + shape_text(shape),
+                              where, configuration + " and the weights belong to different models");
     }
     if (tensor.dtype != DType::f32 && tensor.dtype != DType::f16 && tensor.dtype != DType::bf16) {
       throw environment_error(std::string("the number format ") +
@@ -162,29 +174,35 @@ class WeightFiles {
       }
       throw environment_error("the tensor `" + name + "` does not belong to a " +
                                   std::string(architecture_name(config.architecture)) + " model",
-                              located.file->path().string());
+                              located.file->string());
     }
   }
 
  private:
   struct Located {
-    const SafetensorsFile* file;
+    const std::filesystem::path* file;
     const TensorInfo* tensor;
   };
+
+  void open_gguf() {
+    gguf_ = std::make_unique<GgufFile>(folder_);
+    gguf_tensors_ = gguf_weights(gguf_->content(), gguf_config(gguf_->content()));
+    for (const TensorInfo& tensor : gguf_tensors_) add_tensor(gguf_->path(), tensor);
+  }
+
+  void add_tensor(const std::filesystem::path& file, const TensorInfo& tensor) {
+    const auto [other, added] = by_name_.try_emplace(tensor.name, Located{&file, &tensor});
+    if (added) return;
+    throw environment_error("the tensor `" + tensor.name + "` is in two files",
+                            other->second.file->string() + " and " + file.string());
+  }
 
   // Opens a file of the folder and registers its tensors.
   const SafetensorsFile& add_file(const std::string& name) {
     check_stays_inside(folder_ / name);
     files_.push_back(std::make_unique<SafetensorsFile>(folder_ / name));
     const SafetensorsFile& file = *files_.back();
-    for (const TensorInfo& tensor : file.tensors()) {
-      const auto [other, added] = by_name_.try_emplace(tensor.name, Located{&file, &tensor});
-      if (!added) {
-        throw environment_error(
-            "the tensor `" + tensor.name + "` is in two files",
-            other->second.file->path().string() + " and " + file.path().string());
-      }
-    }
+    for (const TensorInfo& tensor : file.tensors()) add_tensor(file.path(), tensor);
     return file;
   }
 
@@ -218,7 +236,7 @@ class WeightFiles {
       const SafetensorsFile& file = add_file(name);
       for (const std::string& tensor : tensors) {
         const auto found = by_name_.find(tensor);
-        if (found == by_name_.end() || found->second.file != &file) {
+        if (found == by_name_.end() || found->second.file != &file.path()) {
           throw environment_error(
               "the index places tensor " + shown(tensor) + " in `" + name + "`, where it is not",
               index.string());
@@ -260,6 +278,10 @@ class WeightFiles {
           "the folder has only pickle weights (*.bin, *.pt, *.pth), which can run code when read",
           folder_.string(), "convert them with save_pretrained(..., safe_serialization=True)");
     }
+    if (const std::filesystem::path gguf = gguf_in(folder_); !gguf.empty()) {
+      throw environment_error("the model folder has no weights but a GGUF file", folder_.string(),
+                              "name the GGUF file itself: " + gguf.string());
+    }
     throw environment_error("the model folder has no weights", folder_.string(),
                             "expected: model.safetensors, or model.safetensors.index.json with "
                             "the files it names");
@@ -278,6 +300,8 @@ class WeightFiles {
 
   std::filesystem::path folder_;
   std::vector<std::unique_ptr<SafetensorsFile>> files_;
+  std::unique_ptr<GgufFile> gguf_;
+  std::vector<TensorInfo> gguf_tensors_;
   std::unordered_map<std::string, Located> by_name_;
   std::vector<std::string> warnings_;
 };

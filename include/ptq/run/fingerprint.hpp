@@ -13,6 +13,7 @@
 #include <iterator>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "ptq/core/atomic_file.hpp"
@@ -119,12 +120,16 @@ struct ModelFingerprint {
   std::string made_of;  // what of the weights entered, for the record
 };
 
-// SHA-256 over configuration, tokenizer and weights, independent of where the folder lies. Random
+// SHA-256 over configuration, tokenizer and weights, independent of where the model lies. Random
 // weights enter by their seed.
-inline ModelFingerprint model_fingerprint(const std::filesystem::path& folder,
+inline ModelFingerprint model_fingerprint(const std::filesystem::path& model,
                                           std::optional<uint64_t> random_seed = {}) {
   Sha256 hash;
+  // Beside a GGUF file, which is configuration and weights, there may be a tokenizer.
+  const bool gguf = is_gguf(model);
+  const std::filesystem::path folder = gguf ? absolute(model).parent_path() : model;
   for (const char* name : {"config.json", "tokenizer.json"}) {
+    if (gguf && name == std::string_view("config.json")) continue;
     std::error_code ignored;
     const bool exists = std::filesystem::exists(folder / name, ignored);
     hash.update(std::string(name) + " " + (exists ? sha256_file(folder / name) : "absent") + "\n");
@@ -134,10 +139,15 @@ inline ModelFingerprint model_fingerprint(const std::filesystem::path& folder,
     return {hash.hex(), "the seed of random weights"};
   }
   bool kept = false;
-  for (const std::string& name : weight_file_names(folder)) {
-    const WeightHash file = hash_weight_file(folder / name);
+  const auto add = [&](const std::string& name, const std::filesystem::path& path) {
+    const WeightHash file = hash_weight_file(path);
     kept = kept || file.kept;
     hash.update(name + " " + file.hex + "\n");
+  };
+  if (gguf) {
+    add("gguf", model);
+  } else {
+    for (const std::string& name : weight_file_names(folder)) add(name, folder / name);
   }
   return {hash.hex(), kept
                           ? "every byte of the weights, as hashed before: size, times and inode of "

@@ -15,7 +15,7 @@
 #include "ptq/core/problems.hpp"
 #include "ptq/core/suggest.hpp"
 #include "ptq/model/anatomy.hpp"
-#include "ptq/model/config.hpp"
+#include "ptq/model/load_config.hpp"
 #include "ptq/model/weight_files.hpp"
 #include "ptq/plugin.h"
 #include "ptq/results/record.hpp"
@@ -121,7 +121,8 @@ inline void check_model_folder(const std::filesystem::path& folder, bool random_
   }
   std::error_code ignored;
   const bool bytes_will_do = random_weights && config.vocab_size >= kByteTokens;
-  if (!bytes_will_do && !std::filesystem::exists(folder / "tokenizer.json", ignored)) {
+  if (!bytes_will_do && !is_gguf(folder) &&
+      !std::filesystem::exists(folder / "tokenizer.json", ignored)) {
     throw environment_error("the model folder has no tokenizer.json", folder.string(),
                             "fetch tokenizer.json of the same model");
   }

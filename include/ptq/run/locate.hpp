@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "ptq/core/error.hpp"
+#include "ptq/model/gguf.hpp"
 
 namespace ptq {
 
@@ -42,8 +43,8 @@ inline std::vector<std::filesystem::path> search_bases(const std::filesystem::pa
 }
 
 struct ModelFolder {
-  std::string name;  // last part of the folder or of the id
-  std::filesystem::path folder;
+  std::string name;              // last part of the folder or of the id
+  std::filesystem::path folder;  // or a GGUF file
 };
 
 namespace locate_detail {
@@ -93,7 +94,8 @@ inline std::string expanded(const std::string& path) {
 inline bool has_hub_form(const std::string& text) {
   const size_t slash = text.find('/');
   return slash != std::string::npos && slash != 0 && text[0] != '.' && text[0] != '~' &&
-         text.find('/', slash + 1) == std::string::npos && slash + 1 != text.size();
+         !text.ends_with(".gguf") && text.find('/', slash + 1) == std::string::npos &&
+         slash + 1 != text.size();
 }
 
 // Such a text is a Hugging Face id, unless a folder `owner` lies where relative paths are looked
@@ -119,8 +121,10 @@ inline std::filesystem::path hub_cache() {
   return expanded("~/.cache/huggingface/hub");
 }
 
-// A folder that a model can be read from, and not one that an interrupted download left empty.
+// A GGUF file, or a folder that a model can be read from and not one that an interrupted download
+// left empty.
 inline bool holds_model(const std::filesystem::path& folder) {
+  if (is_gguf(folder)) return true;
   std::error_code ignored;
   return std::filesystem::exists(folder / "config.json", ignored) ||
          std::filesystem::exists(folder / "tokenizer.json", ignored);
@@ -159,9 +163,9 @@ inline std::string download_command(const std::string& id) {
   return command;
 }
 
-// Finds a model: a folder (absolute, or relative to one of the bases), $PTQ_MODELS/<reference>, the
-// folder that download_command fills, or the Hugging Face cache. The Error lists every place that
-// was looked at.
+// Finds a model: a folder or a GGUF file (absolute, or relative to one of the bases),
+// $PTQ_MODELS/<reference>, the folder that download_command fills, or the Hugging Face cache. The
+// Error lists every place that was looked at.
 inline ModelFolder find_model(const std::string& written,
                               const std::vector<std::filesystem::path>& bases,
                               const std::string& where) {
@@ -184,7 +188,9 @@ inline ModelFolder find_model(const std::string& written,
   fs::path hollow;  // the first folder that is there and holds no model
   for (size_t i = 0; i < places.size(); ++i) {
     std::error_code ignored;
-    if (locate_detail::holds_model(places[i])) return {name.filename().string(), places[i]};
+    if (locate_detail::holds_model(places[i])) {
+      return {(is_gguf(places[i]) ? name.stem() : name.filename()).string(), places[i]};
+    }
     if (hollow.empty() && fs::is_directory(places[i], ignored)) hollow = places[i];
     if (std::find(places.begin(), places.begin() + long(i), places[i]) ==
         places.begin() + long(i)) {
@@ -210,8 +216,8 @@ inline ModelFolder find_model(const std::string& written,
   }
   throw environment_error("the model `" + reference + "` is nowhere; looked at" + looked, where,
                           hub ? download_command(reference)
-                              : "name an existing model folder, or a Hugging Face id such as "
-                                "Qwen/Qwen2.5-7B");
+                              : "name an existing model folder or GGUF file, or a Hugging Face id "
+                                "such as Qwen/Qwen2.5-7B");
 }
 
 // Finds a data file, relative to one of the bases.

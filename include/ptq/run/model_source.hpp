@@ -11,7 +11,7 @@
 namespace ptq {
 
 struct ModelSource {
-  std::filesystem::path folder;
+  std::filesystem::path folder;  // or a GGUF file
   Compute compute = Compute::fp32;
   std::optional<uint64_t> random_seed;  // of random weights; nothing: the folder's weights
 };

@@ -9,6 +9,7 @@
 #include <system_error>
 
 #include "ptq/core/own_json.hpp"
+#include "ptq/model/load_tokenizer.hpp"
 #include "ptq/model/random_weights.hpp"
 #include "ptq/model/tokenizer.hpp"
 
@@ -18,6 +19,11 @@ namespace ptq {
 // because the folder has only a configuration.
 inline std::optional<uint64_t> random_weights_seed(const std::filesystem::path& folder, bool wanted,
                                                    uint64_t seed) {
+  if (wanted && is_gguf(folder)) {
+    throw usage_error(
+        "random weights are made for a folder with a config.json, not for a GGUF file",
+        folder.string());
+  }
   if (wanted || only_configuration(folder)) return seed;
   return {};
 }
@@ -55,7 +61,7 @@ inline Tokenizer load_tokenizer(const std::filesystem::path& folder, bool random
   if (random_weights && !std::filesystem::exists(folder / "tokenizer.json", ignored)) {
     return byte_tokenizer();
   }
-  return Tokenizer::load(folder);
+  return load_tokenizer(folder);
 }
 
 }  // namespace ptq

@@ -24,7 +24,7 @@
 #include "ptq/engine/weights/loaded_model.hpp"
 #include "ptq/model/anatomy.hpp"
 #include "ptq/model/config.hpp"
-#include "ptq/model/weight_files.hpp"
+#include "ptq/model/load_config.hpp"
 
 namespace ptq::cpu {
 
@@ -34,7 +34,7 @@ struct BackwardPlace {
   LinearWeight weight(LinearWeight w) const { return w; }
   std::vector<Real> vector(const TensorInfo& stored) const {
     std::vector<float> single(static_cast<size_t>(stored.shape[0]));
-    to_float(stored.dtype, stored.data, stored.shape[0], single.data());
+    stored.rows().decode(0, stored.shape[0], single.data());
     return {single.begin(), single.end()};
   }
 };
@@ -144,12 +144,11 @@ class BackwardPass final : public Gradients<Real> {
   }
 
   std::vector<Real> embed(std::span<const int32_t> tokens) const {
-    const TensorInfo& table = *model_.embedding;
-    const int64_t h = config_.hidden_size, bytes = h * dtype_bytes(table.dtype);
+    const StoredRows table = model_.embedding->rows();
     std::vector<Real> x;
-    std::vector<float> row(static_cast<size_t>(h));
+    std::vector<float> row(static_cast<size_t>(table.columns));
     for (const int32_t id : tokens) {
-      to_float(table.dtype, table.data + id * bytes, h, row.data());
+      table.decode(id, id + 1, row.data());
       x.insert(x.end(), row.begin(), row.end());
     }
     return x;

@@ -89,7 +89,7 @@ class Device {
   Linear weight(LinearWeight w) const { return w; }
   Vector vector(const TensorInfo& tensor) const {
     Vector result(size_t(tensor.shape[0]));
-    to_float(tensor.dtype, tensor.data, tensor.shape[0], result.data());
+    tensor.rows().decode(0, tensor.shape[0], result.data());
     round(result.data(), tensor.shape[0]);
     return result;
   }
@@ -188,7 +188,7 @@ class Device {
     const auto work = [&](int64_t task) {
       const int64_t r0 = task * slice, r1 = std::min(r0 + slice, out);
       thread_local std::vector<float> decoded;
-      const bool round_weights = bf16_ && !w.encoded() && w.file_dtype() != DType::bf16;
+      const bool round_weights = bf16_ && !w.encoded() && w.file().dtype != DType::bf16;
       const float* rows = round_weights ? nullptr : w.in_place(r0);
       if (!rows) {
         decoded.resize(size_t((r1 - r0) * in));
@@ -214,10 +214,12 @@ class Device {
 
   // x [rows, width] = the rows of the embedding that the ids name.
   void embed(Table table, const Batch& batch, float* x) {
-    const int64_t width = table->shape[1], n = int64_t(batch.ids.size());
-    for (int64_t i = 0; i < n; ++i)
-      to_float(table->dtype, table->data + batch.ids[size_t(i)] * width * dtype_bytes(table->dtype),
-               width, x + i * width);
+    const StoredRows stored = table->rows();
+    const int64_t width = stored.columns, n = int64_t(batch.ids.size());
+    for (int64_t i = 0; i < n; ++i) {
+      const int64_t id = batch.ids[size_t(i)];
+      stored.decode(id, id + 1, x + i * width);
+    }
     round(x, n * width);
   }
 

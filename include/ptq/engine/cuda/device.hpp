@@ -88,24 +88,23 @@ class Device {
     return {static_cast<T*>(state_->scratch.take(n * int64_t(sizeof(T)))), n};
   }
   Table table(const TensorInfo& t) {
-    return state_->tensors.upload(t.data, t.dtype, t.shape[0], t.shape[1], kept(t.dtype));
+    return state_->tensors.upload(t.rows(), t.shape[0], kept(t.dtype));
   }
   Linear weight(LinearWeight w) {
     Linear linear(std::move(w));
     const LinearWeight& h = linear.host();
-    linear.dense = state_->tensors.upload(h.file_data(), h.file_dtype(), h.out(), h.in(),
-                                          kept(h.file_dtype()));
+    linear.dense = state_->tensors.upload(h.file(), h.out(), kept(h.file().dtype));
     return linear;
   }
   Vector vector(const TensorInfo& t) {
-    return Vector(state_->tensors.upload(t.data, t.dtype, 1, t.shape[0], dtype_of<T>));
+    return Vector(state_->tensors.upload(t.rows(), t.shape[0], dtype_of<T>));
   }
   LinearWeight& host(Linear& w) { return w.host(); }
   // A method has been asked: packed codes replace the matrix.
   void encoded(Linear& w) {
     LinearWeight& h = w.host();
     if (!h.encoded()) return;
-    const void* file = h.file_data();
+    const StoredRows file = h.file();
     Memory<uint8_t> plain;
     DType as = DType::f32;
     if (const DenseRows* rows = h.dense_rows()) {
@@ -113,7 +112,7 @@ class Device {
       plain = state_->tensors.copy(rows->data(), rows->dtype(), h.scalars(), as);
     }
     w.adopt(state_->arena, state_->queue, std::move(plain), as);
-    state_->tensors.release(file, kept(h.file_dtype()));
+    state_->tensors.release(file.data, kept(file.dtype));
     state_->drop_graphs();  // they hold the address of the plain matrix
   }
   Cache cache(const Anatomy& anatomy, KvMethod* method, DType dense) {

@@ -93,13 +93,21 @@ class TensorStore {
  public:
   TensorStore(Arena& arena, Queue& queue) : arena_(arena), queue_(queue) {}
 
-  // The file's tensor as it is stored, or converted to `as`.
-  DenseTensor upload(const void* data, DType stored, int64_t rows, int64_t columns, DType as) {
-    const auto key = std::make_pair(data, as);
+  // The file's tensor as it is stored, or converted to `as`. Packed blocks and reordered rows are
+  // decoded on the host first.
+  DenseTensor upload(const StoredRows& file, int64_t rows, DType as) {
+    const auto key = std::make_pair(static_cast<const void*>(file.data), as);
     const auto found = tensors_.find(key);
-    if (found != tensors_.end()) return {found->second.data(), as, rows, columns};
-    Memory<uint8_t> memory = copy(data, stored, rows * columns, as);
-    return {tensors_.emplace(key, std::move(memory)).first->second.data(), as, rows, columns};
+    if (found != tensors_.end()) return {found->second.data(), as, rows, file.columns};
+    const int64_t n = rows * file.columns;
+    std::vector<float> decoded;
+    if (!file.plain()) {
+      decoded.resize(size_t(n));
+      file.decode(0, rows, decoded.data());
+    }
+    Memory<uint8_t> memory =
+        file.plain() ? copy(file.data, file.dtype, n, as) : copy(decoded.data(), DType::f32, n, as);
+    return {tensors_.emplace(key, std::move(memory)).first->second.data(), as, rows, file.columns};
   }
   void release(const void* data, DType as) { tensors_.erase(std::make_pair(data, as)); }
 

@@ -21,7 +21,7 @@
 #include "ptq/engine/pass/schedule.hpp"
 #include "ptq/engine/weights/encode_weights.hpp"
 #include "ptq/engine/weights/loaded_model.hpp"
-#include "ptq/model/config.hpp"
+#include "ptq/model/load_config.hpp"
 
 namespace ptq {
 

@@ -8,12 +8,12 @@
 #include "ptq/encoding/affine.hpp"
 #include "ptq/encoding/answer.hpp"
 #include "ptq/encoding/dense.hpp"
-#include "ptq/model/safetensors.hpp"
+#include "ptq/model/tensor.hpp"
 
 namespace ptq {
 
-// W [out, in]. Until a method encodes it, a view of the memory-mapped file; afterwards the encoding
-// is all that there is.
+// W [out, in]. Until a method encodes it, a view of the memory-mapped file (packed blocks are
+// decoded when they are used); afterwards the encoding is all that there is.
 class LinearWeight final : public RowSink {
  public:
   LinearWeight() = default;
@@ -21,8 +21,7 @@ class LinearWeight final : public RowSink {
       : name_(std::move(name)),
         out_(tensor.shape[0]),
         in_(tensor.shape[1]),
-        file_dtype_(tensor.dtype),
-        file_(tensor.data),
+        file_(tensor.rows()),
         answer_(name_, "layer", 1, in_) {
     answer_.expect(out_);
   }
@@ -31,7 +30,8 @@ class LinearWeight final : public RowSink {
   int64_t out() const { return out_; }
   int64_t in() const { return in_; }
   int64_t scalars() const { return out_ * in_; }
-  DType file_dtype() const { return file_dtype_; }  // until a method encodes it
+  // What the file holds, which is the weight until a method encodes it.
+  const StoredRows& file() const { return file_; }
 
   // Rows [begin, end) as float32 to w [end - begin, in].
   void decode(int64_t begin, int64_t end, float* w) const {
@@ -40,17 +40,16 @@ class LinearWeight final : public RowSink {
     else if (dense_)
       dense_->decode(begin, end, w, in_);
     else
-      to_float(file_dtype_, file_ + begin * in_ * dtype_bytes(file_dtype_), (end - begin) * in_, w);
+      file_.decode(begin, end, w);
   }
   // The rows in the file when they can be used in place (float32, aligned), else nullptr.
   const float* in_place(int64_t begin) const {
-    if (encoded() || file_dtype_ != DType::f32 || reinterpret_cast<uintptr_t>(file_) % 4 != 0)
+    if (encoded() || !file_.plain() || file_.dtype != DType::f32 ||
+        reinterpret_cast<uintptr_t>(file_.data) % 4 != 0)
       return nullptr;
-    return reinterpret_cast<const float*>(file_) + begin * in_;
+    return reinterpret_cast<const float*>(file_.data) + begin * in_;
   }
 
-  // The rows in the file, in its dtype, wherever they lie.
-  const void* file_data() const { return file_; }
   // The encoding that a method filled in, or nullptr.
   const AffineRows* packed() const { return affine_ ? &*affine_ : nullptr; }
   const DenseRows* dense_rows() const { return dense_ ? &*dense_ : nullptr; }
@@ -65,7 +64,7 @@ class LinearWeight final : public RowSink {
   uint64_t bytes() const {
     if (affine_) return affine_->bytes();
     if (dense_) return dense_->bytes();
-    return uint64_t(scalars()) * uint64_t(dtype_bytes(file_dtype_));
+    return uint64_t(out_ * file_.row_bytes());
   }
 
   // RowSink: called by a weight method, once; an answer that is refused leaves nothing behind.
@@ -102,8 +101,7 @@ class LinearWeight final : public RowSink {
 
   std::string name_;
   int64_t out_ = 0, in_ = 0;
-  DType file_dtype_ = DType::f32;
-  const uint8_t* file_ = nullptr;  // [out, in], owned by the mapped file
+  StoredRows file_;  // [out, in], in the mapped file
   Answer answer_;
   std::optional<AffineRows> affine_;
   std::optional<DenseRows> dense_;
