@@ -21,6 +21,25 @@ using ptq::test::plain_kl;
 using ptq::test::some_text;
 using ptq::test::TempFile;
 
+namespace {
+
+// Quarters of a continuation of 20 tokens, two texts.
+void check_quarters(const Json& quarters, const std::vector<double>& nll,
+                    const std::vector<double>& kl) {
+  REQUIRE(quarters.size() == 4);
+  for (size_t q = 0; q < 4; ++q) {
+    const Json& row = quarters[q];
+    CHECK(row["first"] == 5 * q);
+    CHECK(row["last"] == 5 * q + 4);
+    CHECK(row["nll"].get<double>() == Approx(nll[q]).epsilon(1e-12));
+    CHECK(row["kl_mean"].get<double>() == Approx(kl[q]).epsilon(1e-10));
+    CHECK(row["tokens"] == 10);
+    CHECK(row["flips"].get<double>() == Approx(1 - row["top1_agreement"].get<double>()));
+  }
+}
+
+}  // namespace
+
 TEST_CASE("generation by hand", "[eval]") {
   const std::string first = some_text(60), second = some_text(90).substr(20);
   const TempFile file("{\"text\":\"" + first + "\"}\n{\"text\":\"" + second + "\"}\n");
@@ -68,16 +87,7 @@ TEST_CASE("generation by hand", "[eval]") {
   CHECK(m["delta_nll_se"].get<double>() == Approx(std::abs(d0 - d1) / 2).epsilon(1e-9));
   CHECK(m["delta_nll_se_blocks"].get<double>() == Approx(std::abs(d0 - d1) / 2).epsilon(1e-9));
   CHECK(m["exposure"].get<double>() == Approx(double(shares) / 38).epsilon(1e-12));
-  REQUIRE(m["quarters"].size() == 4);
-  for (size_t q = 0; q < 4; ++q) {
-    const Json& row = m["quarters"][q];
-    CHECK(row["first"] == 5 * q);
-    CHECK(row["last"] == 5 * q + 4);
-    CHECK(row["nll"].get<double>() == Approx(quarter_sums[q]).epsilon(1e-12));
-    CHECK(row["kl_mean"].get<double>() == Approx(kl_quarters[q]).epsilon(1e-10));
-    CHECK(row["tokens"] == 10);
-    CHECK(row["flips"].get<double>() == Approx(1 - row["top1_agreement"].get<double>()));
-  }
+  check_quarters(m["quarters"], quarter_sums, kl_quarters);
   REQUIRE(outcome.samples.size() == 2);
   CHECK(outcome.samples[1]["nll"].get<double>() == Approx(means[1]).epsilon(1e-12));
   CHECK(outcome.samples[1]["line"] == 2);

@@ -108,18 +108,23 @@ void keyed_logits(std::span<const int32_t> history, double share, float* logits)
   logits[int(answer.at(place))] = 5;
 }
 
+// Prompts of 700 tokens with three keys at two depths, answered by rule.
+struct Keys {
+  Keys() {
+    engine.logits = keyed_logits;
+    settings.keys = 3;
+    settings.depths = {0.1, 0.5};
+    settings.context_length = 700;
+  }
+  const Tokenizer bytes = test::byte_tokenizer();
+  FakeEngine engine{256};
+  FakeKv kv{KvPolicy{0, 32, 16}};
+  PasskeySettings settings;
+};
+
 }  // namespace
 
-TEST_CASE("passkey scores, intervals, agreement and divergence", "[passkey]") {
-  const Tokenizer bytes = test::byte_tokenizer();
-  FakeEngine engine(256);
-  engine.logits = keyed_logits;
-  FakeKv kv(KvPolicy{0, 32, 16});
-  PasskeySettings settings;
-  settings.keys = 3;
-  settings.depths = {0.1, 0.5};
-  settings.context_length = 700;
-
+TEST_CASE_METHOD(Keys, "passkey scores, intervals, agreement and divergence", "[passkey]") {
   SECTION("full precision") {
     Subject subject{engine, nullptr, nullptr, bytes};
     int calls = 0;
@@ -189,7 +194,9 @@ TEST_CASE("passkey scores, intervals, agreement and divergence", "[passkey]") {
     CHECK(m["exposure"].get<double>() > 0.9);  // of question and answer alone
     CHECK(check_exercised(outcome, {.kv = true, .first_encoded_length = 48}).empty());
   }
+}
 
+TEST_CASE_METHOD(Keys, "passkey: questions, settings and answers that are odd", "[passkey]") {
   SECTION("a prefilled question reads the prompt densely") {
     settings.question = "prefilled";
     Subject subject{engine, &kv, &engine, bytes};

@@ -40,6 +40,23 @@ TEST_CASE("windows of both protocols", "[eval]") {
   CHECK(windows[1].first_target == 4);
 }
 
+namespace {
+
+// 16 tokens: 1 in the sink, E(16) = 10 encoded (2 bytes a side), 5 dense (8 bytes a side).
+void check_cache(const Json& cache) {
+  CHECK(cache["tokens"] == 16);
+  CHECK(cache["bytes_sink"] == 16);
+  CHECK(cache["bytes_encoded"] == 40);
+  CHECK(cache["bytes_window"] == 80);
+  CHECK(cache["bytes_total"] == 136);
+  CHECK(cache["bytes_per_token"] == 8.5);
+  CHECK(cache["bytes_per_token_fp16"] == 16.0);
+  CHECK(cache["effective_bits"] == 8.5);
+  CHECK(cache["compression_ratio"].get<double>() == Approx(16 / 8.5));
+}
+
+}  // namespace
+
 TEST_CASE("perplexity by hand", "[eval]") {
   const std::string text = some_text(70);
   const TempFile file(text);
@@ -125,17 +142,7 @@ TEST_CASE("perplexity by hand", "[eval]") {
   CHECK(m["delta_nll"].get<double>() == Approx(mean(differences)).epsilon(1e-10));
   CHECK(m["delta_nll_se"].get<double>() == Approx(standard_error(differences)).epsilon(1e-9));
   CHECK(m["exposure"].get<double>() == Approx(double(share_sum) / (16 * windows)).epsilon(1e-12));
-  // 16 tokens: 1 in the sink, E(16) = 10 encoded (2 bytes a side), 5 dense (8 bytes a side).
-  const Json& cache = m["cache"];
-  CHECK(cache["tokens"] == 16);
-  CHECK(cache["bytes_sink"] == 16);
-  CHECK(cache["bytes_encoded"] == 40);
-  CHECK(cache["bytes_window"] == 80);
-  CHECK(cache["bytes_total"] == 136);
-  CHECK(cache["bytes_per_token"] == 8.5);
-  CHECK(cache["bytes_per_token_fp16"] == 16.0);
-  CHECK(cache["effective_bits"] == 8.5);
-  CHECK(cache["compression_ratio"].get<double>() == Approx(16 / 8.5));
+  check_cache(m["cache"]);
   CHECK(check_exercised(outcome, {.kv = true, .first_encoded_length = 7}).empty());
   // The reference never sees the method's cache and always streams.
   for (const auto& call : reference.calls) {

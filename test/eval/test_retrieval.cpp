@@ -131,18 +131,27 @@ TEST_CASE("an answer in the model's own words", "[retrieval]") {
   CHECK(judge(" red box\n old key", two).partial == 0.5);
 }
 
-TEST_CASE("scores of the suite against hand calculation", "[retrieval]") {
-  const Tokenizer bytes = test::byte_tokenizer();
-  FakeEngine engine(256);
-  engine.logits = copying_logits;
-  FakeKv kv(KvPolicy{0, 32, 16});
-  RetrievalSettings settings;
-  settings.tasks = {"single", "multikey-4"};
-  settings.lengths = {900};
-  settings.depths = {0.1, 0.9};
-  settings.samples = 3;
-  const double loss = std::log(1 + 255 * std::exp(-5.0));  // of a character that is right
+namespace {
 
+// Prompts of 900 tokens, three of each of two tasks at two depths, answered by copying.
+struct Suite {
+  Suite() {
+    engine.logits = copying_logits;
+    settings.tasks = {"single", "multikey-4"};
+    settings.lengths = {900};
+    settings.depths = {0.1, 0.9};
+    settings.samples = 3;
+  }
+  const Tokenizer bytes = test::byte_tokenizer();
+  FakeEngine engine{256};
+  FakeKv kv{KvPolicy{0, 32, 16}};
+  RetrievalSettings settings;
+  const double loss = std::log(1 + 255 * std::exp(-5.0));  // of a character that is right
+};
+
+}  // namespace
+
+TEST_CASE_METHOD(Suite, "scores of the suite against hand calculation", "[retrieval]") {
   SECTION("full precision") {
     Subject subject{engine, nullptr, nullptr, bytes};
     double last = 0;
@@ -219,7 +228,9 @@ TEST_CASE("scores of the suite against hand calculation", "[retrieval]") {
     CHECK(outcome.samples[6]["answer_second"].is_string());
     CHECK(check_exercised(outcome, {.kv = true, .first_encoded_length = 48}).empty());
   }
+}
 
+TEST_CASE_METHOD(Suite, "prompts, questions and settings of the suite", "[retrieval]") {
   SECTION("a prompt as long as the model allows leaves room for both questions") {
     settings.tasks = {"multikey-4"};
     settings.second_question = true;
