@@ -51,7 +51,7 @@ struct Builder {
     infos += text(name) + raw(uint32_t(dims.size()));
     for (const uint64_t n : dims) infos += raw(n);
     infos += raw(type) + raw(offset);
-    data.resize(size_t(offset), '\0');
+    if (data.size() < offset) data.resize(size_t(offset), '\0');
     data += bytes;
     offset = (data.size() + alignment - 1) / alignment * alignment;
     return *this;

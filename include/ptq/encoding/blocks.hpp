@@ -28,19 +28,31 @@ inline float f16_at(const uint8_t* p) {
   return f16_to_float(h);
 }
 
-// ---- blocks of 32
-// -------------------------------------------------------------------------------- 16 bytes hold 32
-// nibbles: the low ones are the numbers 0..15, the high ones 16..31.
+// ---- blocks of 32 ------------------------------------------------------------------------------
+
+typedef uint8_t Bytes8 __attribute__((vector_size(8)));
+typedef int32_t Ints8 __attribute__((vector_size(32)));
+typedef float Floats8 __attribute__((vector_size(32)));
+
+// 16 bytes hold 32 nibbles: the low ones are the numbers 0..15, the high ones 16..31. Each becomes
+// (nibble - middle) * d + low; to add -0 changes nothing.
+inline void decode_nibbles(const uint8_t* nibbles, int middle, float d, float low, float* out) {
+  for (int part = 0; part < 16; part += 8) {
+    Bytes8 b;
+    std::memcpy(&b, nibbles + part, sizeof b);
+    const Ints8 wide = __builtin_convertvector(b, Ints8);
+    const Floats8 x = __builtin_convertvector((wide & 15) - middle, Floats8) * d + low;
+    const Floats8 y = __builtin_convertvector((wide >> 4) - middle, Floats8) * d + low;
+    std::memcpy(out + part, &x, sizeof x);
+    std::memcpy(out + 16 + part, &y, sizeof y);
+  }
+}
 
 struct Q4_0 {
   static constexpr const char* kName = "Q4_0";
   static constexpr int kNumbers = 32, kBytes = 18;  // d f16, nibbles
   static void decode(const uint8_t* b, float* out) {
-    const float d = f16_at(b);
-    for (int j = 0; j < 16; ++j) {
-      out[j] = float(int(b[2 + j] & 15) - 8) * d;
-      out[16 + j] = float(int(b[2 + j] >> 4) - 8) * d;
-    }
+    decode_nibbles(b + 2, 8, f16_at(b), -0.0f, out);
   }
 };
 
@@ -48,11 +60,7 @@ struct Q4_1 {
   static constexpr const char* kName = "Q4_1";
   static constexpr int kNumbers = 32, kBytes = 20;  // d f16, minimum f16, nibbles
   static void decode(const uint8_t* b, float* out) {
-    const float d = f16_at(b), low = f16_at(b + 2);
-    for (int j = 0; j < 16; ++j) {
-      out[j] = float(b[4 + j] & 15) * d + low;
-      out[16 + j] = float(b[4 + j] >> 4) * d + low;
-    }
+    decode_nibbles(b + 4, 0, f16_at(b), f16_at(b + 2), out);
   }
 };
 
@@ -116,9 +124,9 @@ struct Iq4Nl {
   static void decode(const uint8_t* b, float* out) { decode_non_linear(b + 2, f16_at(b), out); }
 };
 
-// ---- blocks of 256
-// ------------------------------------------------------------------------------- Groups of 16 or
-// 32 numbers have small integer scales, which d and dmin multiply.
+// ---- blocks of 256 -----------------------------------------------------------------------------
+
+// Groups of 16 or 32 numbers have small integer scales, which d and dmin multiply.
 
 struct Q2K {
   static constexpr const char* kName = "Q2_K";
