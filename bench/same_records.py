@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Do two folders of results hold the same numbers, to the last bit?
 
-    bench/same_records.py BEFORE AFTER
+    bench/same_records.py BEFORE AFTER [OLD=NEW ...]
 
-Cells are matched by experiment, model, method label and evaluation name; their ids may differ. Of
-each pair these must be equal:
+Cells are matched by experiment, model, method label and evaluation name; their ids may differ.
+OLD=NEW: the method that BEFORE labels OLD is labelled NEW in AFTER. Of each pair these must be
+equal:
 
   - every number of `metrics`, as it is written (1 is not 1.0), and every other value in them
   - `status`, `method.lossless` and `warnings`
@@ -31,14 +32,15 @@ def read_json(text):
     return json.loads(text, parse_float=Number, parse_int=Number, parse_constant=Number)
 
 
-def cells(folder):
-    """{(experiment, model, method, evaluation): folder of the cell}"""
+def cells(folder, labels):
+    """{(experiment, model, method, evaluation): (folder of the cell, its record)}"""
     found = {}
     for path in sorted(Path(folder).rglob("record.json")):
         if {"superseded", "failed"} & set(path.relative_to(folder).parts):
             continue
         record = read_json(path.read_text(encoding="utf-8"))
-        key = (record["experiment"], record["model"]["name"], record["method"]["label"],
+        label = record["method"]["label"]
+        key = (record["experiment"], record["model"]["name"], labels.get(label, label),
                record["evaluation"]["name"])
         if key in found:
             sys.exit(f"error: {path.parent} and {found[key][0]} are one cell")
@@ -92,9 +94,10 @@ class Comparison:
 
 
 def main():
-    if len(sys.argv) != 3:
+    if len(sys.argv) < 3 or not all("=" in word for word in sys.argv[3:]):
         sys.exit(__doc__)
-    before, after = cells(sys.argv[1]), cells(sys.argv[2])
+    labels = dict(word.split("=", 1) for word in sys.argv[3:])
+    before, after = cells(sys.argv[1], labels), cells(sys.argv[2], {})
     comparison = Comparison()
     for key in sorted(set(before) | set(after)):
         name = " / ".join(key)
