@@ -145,23 +145,23 @@ struct Small {
     };
     if (model.byte_level) {
       const std::string normal = parts.normalizer.empty() ? text : to_nfc(text);
-      const WordSplitter splitter(parts.pre_tokenizer.max_digits);
-      for (size_t i = 0; i < normal.size();) {
-        const size_t end = splitter.word_end(normal, i);
-        require(end > i && end <= normal.size(), "a word has a length");
-        const std::string word = normal.substr(i, end - i);
+      std::string all;
+      pre_tokenize(parts.pre_tokenizer, normal, true, [&](std::string_view piece) {
+        require(!piece.empty(), "a word has a length");
+        const std::string word(piece);
+        all += word;
         const auto whole = model.vocab.find(word);
         if (model.ignore_merges && whole != model.vocab.end()) {
           ids.push_back(whole->second);
         } else {
           merge(bytes(word), ids);
         }
-        i = end;
-      }
+      });
+      require(all == normal, "the words are the text");
       return ids;
     }
     std::string normal = replaced(text, " ", kVisibleSpace);
-    const bool legacy = !parts.pre_tokenizer.metaspace;
+    const bool legacy = parts.pre_tokenizer.steps.empty();
     if (!text.empty() && (legacy || !normal.starts_with(kVisibleSpace))) {
       normal.insert(0, kVisibleSpace);
     }
@@ -182,7 +182,7 @@ struct Small {
   std::string round_trip(std::string text) const {
     if (parts.model.byte_level) return parts.normalizer.empty() ? text : to_nfc(text);
     text = replaced(text, kVisibleSpace, " ");
-    if (parts.pre_tokenizer.metaspace && text.starts_with(' ')) text.erase(0, 1);
+    if (!parts.pre_tokenizer.steps.empty() && text.starts_with(' ')) text.erase(0, 1);
     return text;
   }
 
@@ -223,8 +223,8 @@ bool check_file(std::string_view json) {
   return accepts([&] {
     const Tokenizer t = Tokenizer::parse(json, "tokenizer.json");
     const TokenizerParts parts = parts_of(json);
-    const bool whole = parts.added.empty() && parts.normalizer.empty() &&
-                       parts.pre_tokenizer.max_digits == 0 && !parts.pre_tokenizer.metaspace;
+    const bool whole =
+        parts.added.empty() && parts.normalizer.empty() && parts.pre_tokenizer.steps.empty();
     for (const std::string text :
          {"", "ab c", "\u2581a  \u2581b\u2581\u2581c a", "<s>bcab!\u00E9\U0001F600 x\n12345 the"}) {
       const Ids ids = t.encode(text);

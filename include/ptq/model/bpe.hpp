@@ -108,8 +108,8 @@ class WordCache {
   std::array<Shard, kShards> shards_;
 };
 
-// The model part of a tokenizer, in the two forms in use: symbols are single bytes (GPT-2 style,
-// every byte is a token) or characters with a fallback to byte tokens (SentencePiece style).
+// The model part of a tokenizer, in the two forms in use: symbols are single bytes (GPT-2 style) or
+// characters with a fallback to byte tokens (SentencePiece style).
 struct BpeModel {
   TokenMap vocab;  // spelling -> id; the spelling is raw bytes if `byte_level`
   MergeTable merges;
@@ -130,8 +130,7 @@ struct BpeModel {
     }
     std::vector<int32_t> symbols;
     if (byte_level) {
-      symbols.reserve(word.size());
-      for (const char c : word) symbols.push_back(byte_ids[static_cast<uint8_t>(c)]);
+      symbols = byte_symbols(word);
     } else {
       symbols = character_symbols(word);
     }
@@ -139,6 +138,23 @@ struct BpeModel {
   }
 
  private:
+  // A byte without a token is unknown or, without an unknown token, lost: so does the reference.
+  std::vector<int32_t> byte_symbols(std::string_view word) const {
+    std::vector<int32_t> symbols;
+    symbols.reserve(word.size());
+    bool after_unknown = false;
+    for (const char c : word) {
+      const int32_t id = byte_ids[static_cast<uint8_t>(c)];
+      if (id >= 0) {
+        symbols.push_back(id);
+      } else if (unk_id >= 0 && !(fuse_unk && after_unknown)) {
+        symbols.push_back(unk_id);
+      }
+      after_unknown = id < 0;
+    }
+    return symbols;
+  }
+
   std::vector<int32_t> character_symbols(std::string_view word) const {
     std::vector<int32_t> symbols;
     bool pending_unk = false;

@@ -18,6 +18,7 @@
 #include "ptq/model/bpe.hpp"
 #include "ptq/model/tokenizer_file.hpp"
 #include "ptq/model/unicode.hpp"
+#include "ptq/model/unicode_forms.hpp"
 
 namespace ptq {
 
@@ -96,6 +97,9 @@ class Tokenizer {
     return Tokenizer(read_tokenizer_parts(document.root()));
   }
 
+  // A tokenizer of parts that do not come from a tokenizer.json.
+  static Tokenizer from_parts(TokenizerParts parts) { return Tokenizer(std::move(parts)); }
+
   // The ids of a text in UTF-8. `add_special` adds what the template of the file adds, such as the
   // beginning-of-text token. With `parse_special` false, control tokens written out in the text are
   // taken as plain text, for text from strangers.
@@ -172,9 +176,6 @@ class Tokenizer {
       : parts_(std::move(parts)),
         special_(parts_.spelling.size(), false),
         cache_(std::make_unique<WordCache>()) {
-    if (parts_.pre_tokenizer.max_digits > 0) {
-      splitter_ = std::make_unique<WordSplitter>(parts_.pre_tokenizer.max_digits);
-    }
     std::vector<AddedTokenFinder::Token> raw, normalized;
     for (const AddedToken& token : parts_.added) {
       special_[static_cast<size_t>(token.id)] = token.special;
@@ -210,16 +211,16 @@ class Tokenizer {
   // to.
   static size_t growth_limit(size_t before) { return (size_t{1} << 16) + 64 * before; }
 
+  [[noreturn]] static void too_long() {
+    throw usage_error("the replacements of tokenizer.json make the text more than 64 times longer");
+  }
+
   static std::string replaced(std::string_view text, std::string_view from, std::string_view to,
                               size_t limit = std::string::npos) {
     std::string result;
     result.reserve(text.size() + text.size() / 4);
     const auto check = [&](size_t more) {
-      if (more > limit - result.size()) {
-        throw usage_error(
-            "the replacements of tokenizer.json make the text more than 64 times "
-            "longer");
-      }
+      if (more > limit - result.size()) too_long();
     };
     size_t begin = 0;
     for (size_t at; (at = text.find(from, begin)) != std::string_view::npos;) {
@@ -231,17 +232,33 @@ class Tokenizer {
     return result.append(text.substr(begin));
   }
 
+  static std::string replaced(std::string_view text, const SplitPattern& pattern,
+                              std::string_view to, size_t limit) {
+    std::string result;
+    for (const Segment& segment : pattern.segments(text)) {
+      result += segment.match ? to : text.substr(segment.begin, segment.end - segment.begin);
+      if (result.size() > limit) too_long();
+    }
+    return result;
+  }
+
   std::string normalize(std::string_view piece) const {
+    using Kind = NormalizerStep::Kind;
     std::string text(piece);
+    const size_t limit = growth_limit(piece.size());
     for (const NormalizerStep& step : parts_.normalizer) {
       switch (step.kind) {
-        case NormalizerStep::Kind::nfc: text = to_nfc(text); break;
-        case NormalizerStep::Kind::prepend:
+        case Kind::nfc: text = normalized(text, NormalForm::c); break;
+        case Kind::nfd: text = normalized(text, NormalForm::d); break;
+        case Kind::nfkc: text = normalized(text, NormalForm::kc); break;
+        case Kind::nfkd: text = normalized(text, NormalForm::kd); break;
+        case Kind::lowercase: text = to_lower(text); break;
+        case Kind::strip: text = std::string(stripped(text, step.left, step.right)); break;
+        case Kind::prepend:
           if (!text.empty()) text.insert(0, step.content);
           break;
-        case NormalizerStep::Kind::replace:
-          text = replaced(text, step.pattern, step.content, growth_limit(piece.size()));
-          break;
+        case Kind::replace: text = replaced(text, step.pattern, step.content, limit); break;
+        case Kind::replace_regex: text = replaced(text, *step.regex, step.content, limit); break;
       }
     }
     return text;
@@ -249,31 +266,11 @@ class Tokenizer {
 
   // A piece between added tokens; `at_start` if it begins the whole text.
   void encode_piece(std::string_view piece, bool at_start, std::vector<int32_t>& ids) const {
-    if (parts_.pre_tokenizer.metaspace) {
-      const Metaspace& m = *parts_.pre_tokenizer.metaspace;
-      std::string text = replaced(piece, " ", m.replacement);
-      const bool wanted = m.prepend == Metaspace::Prepend::always ||
-                          (m.prepend == Metaspace::Prepend::first && at_start);
-      if (wanted && !text.starts_with(m.replacement)) text.insert(0, m.replacement);
-      size_t begin = 0;
-      while (m.split && begin < text.size()) {
-        const size_t end = std::min(text.size(), text.find(m.replacement, begin + 1));
-        encode_unsplit(std::string_view(text).substr(begin, end - begin), ids);
-        begin = end;
-      }
-      if (!m.split) encode_unsplit(text, ids);
-    } else if (splitter_) {
-      for (size_t begin = 0; begin < piece.size();) {
-        const size_t end = splitter_->word_end(piece, begin);
-        encode_word(piece.substr(begin, end - begin), ids);
-        begin = end;
-      }
-    } else {
-      encode_unsplit(piece, ids);
-    }
+    pre_tokenize(parts_.pre_tokenizer, piece, at_start,
+                 [&](std::string_view word) { encode_unsplit(word, ids); });
   }
 
-  // A text without words: cut only where no merge can reach across, see find_word_boundaries().
+  // A word, cut once more where no merge can reach across, see find_word_boundaries().
   void encode_unsplit(std::string_view text, std::vector<int32_t>& ids) const {
     const std::string& start = parts_.word_start;
     size_t begin = 0;
@@ -313,6 +310,9 @@ class Tokenizer {
         tokens.assign(1, std::move(joined));
         return;
       }
+      case DecoderStep::Kind::spaces:
+        for (size_t i = 1; i < tokens.size(); ++i) tokens[i].insert(0, 1, ' ');
+        return;
       case DecoderStep::Kind::strip:
         for (std::string& token : tokens) strip(step, token);
         return;
@@ -414,7 +414,6 @@ class Tokenizer {
   TokenizerParts parts_;
   std::vector<bool> special_;  // by id
   AddedTokenFinder raw_tokens_, normalized_tokens_;
-  std::unique_ptr<WordSplitter> splitter_;
   std::unique_ptr<WordCache> cache_;
 };
 

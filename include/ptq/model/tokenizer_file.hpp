@@ -1,5 +1,5 @@
-// Reading tokenizer.json, the file format of the Hugging Face tokenizers library, for the parts
-// that byte pair tokenizers of the Llama, Qwen2 and Mistral families use.
+// Reading tokenizer.json, the file format of the Hugging Face tokenizers library, for byte pair
+// tokenizers.
 //
 // A part that is not implemented is an error with its JSON path: a tokenizer that ignores a step
 // gives ids that look right and are not.
@@ -11,6 +11,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <initializer_list>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -19,30 +20,21 @@
 
 #include "ptq/core/json.hpp"
 #include "ptq/model/bpe.hpp"
+#include "ptq/model/pre_tokenizer.hpp"
+#include "ptq/model/split_pattern.hpp"
 #include "ptq/model/unicode.hpp"
 
 namespace ptq {
 
 struct NormalizerStep {
-  enum class Kind { nfc, prepend, replace } kind;
-  std::string pattern, content;  // replace: pattern -> content; prepend: content
-};
-
-// "Metaspace": spaces become a visible character, which may also be put in front.
-struct Metaspace {
-  enum class Prepend { always, first, never } prepend = Prepend::always;
-  std::string replacement;  // one character
-  bool split = true;        // each replacement character begins a word
-};
-
-struct PreTokenizer {
-  int max_digits = 0;  // digits per word of the word pattern; 0: text is not split by a pattern
-  bool byte_level = false;
-  std::optional<Metaspace> metaspace;
+  enum class Kind { nfc, nfd, nfkc, nfkd, lowercase, strip, prepend, replace, replace_regex } kind;
+  std::string pattern{}, content{};             // replace: pattern -> content; prepend: content
+  std::shared_ptr<const SplitPattern> regex{};  // replace_regex: its matches -> content
+  bool left = false, right = false;             // strip: at which ends
 };
 
 struct DecoderStep {
-  enum class Kind { byte_level, replace, byte_fallback, fuse, strip, metaspace } kind;
+  enum class Kind { byte_level, replace, byte_fallback, fuse, strip, metaspace, spaces } kind;
   std::string pattern{}, content{};  // replace: both; strip: content; metaspace: pattern
   size_t start = 0, stop = 0;        // strip: at most this many characters at either end
   bool drop_first = false;           // metaspace: no space at the beginning of the text
@@ -112,6 +104,7 @@ constexpr int64_t largest_id(size_t tokens) {
 }
 constexpr size_t kLongestAddedToken = 1024;  // bytes; each place of a text may be compared with it
 constexpr size_t kMaxMerges = 10'000'000;
+constexpr size_t kMaxSteps = 32;  // of a pre-tokenizer
 
 inline void allow_keys(const JsonValue& node, std::initializer_list<std::string_view> keys) {
   node.for_each_member([&](std::string_view key, const JsonValue& value) {
@@ -152,7 +145,7 @@ inline std::string non_empty(const JsonValue& value) {
   return std::string(value.as_string());
 }
 
-// {"String": text}; regular expressions are not supported in replacements.
+// {"String": text}
 inline std::string literal_pattern(const JsonValue& pattern) {
   if (pattern.find("Regex")) {
     throw pattern.error("the regular expression " + shown(pattern.get("Regex").as_string()) +
@@ -162,26 +155,64 @@ inline std::string literal_pattern(const JsonValue& pattern) {
   return non_empty(pattern.get("String"));
 }
 
+// make(expression) of {"Regex": expression}; what is wrong with it is said with its place.
+template <class Make>
+auto with_regex(const JsonValue& pattern, Make make) {
+  allow_keys(pattern, {"Regex"});
+  const JsonValue regex = pattern.get("Regex");
+  try {
+    return make(regex.as_string());
+  } catch (const Error& error) {
+    throw regex.error(error.message(), error.hint());
+  }
+}
+
 inline void read_normalizer(const JsonValue& node, std::vector<NormalizerStep>& steps) {
+  using Kind = NormalizerStep::Kind;
+  static constexpr std::pair<std::string_view, Kind> kPlain[] = {{"NFC", Kind::nfc},
+                                                                 {"NFD", Kind::nfd},
+                                                                 {"NFKC", Kind::nfkc},
+                                                                 {"NFKD", Kind::nfkd},
+                                                                 {"Lowercase", Kind::lowercase}};
   const std::string_view type = node.get("type").as_string();
+  for (const auto& [name, kind] : kPlain) {
+    if (type != name) continue;
+    allow_keys(node, {"type"});
+    steps.push_back({.kind = kind});
+    return;
+  }
   if (type == "Sequence") {
     allow_keys(node, {"type", "normalizers"});
     node.get("normalizers").for_each_element([&](const JsonValue& child) {
       read_normalizer(child, steps);
     });
-  } else if (type == "NFC") {
-    allow_keys(node, {"type"});
-    steps.push_back({NormalizerStep::Kind::nfc, {}, {}});
+  } else if (type == "Strip") {
+    allow_keys(node, {"type", "strip_left", "strip_right"});
+    steps.push_back({.kind = Kind::strip,
+                     .left = node.get("strip_left").as_bool(),
+                     .right = node.get("strip_right").as_bool()});
   } else if (type == "Prepend") {
     allow_keys(node, {"type", "prepend"});
-    const std::string text(node.get("prepend").as_string());
-    steps.push_back({NormalizerStep::Kind::prepend, {}, text});
+    steps.push_back(
+        {.kind = Kind::prepend, .content = std::string(node.get("prepend").as_string())});
   } else if (type == "Replace") {
     allow_keys(node, {"type", "pattern", "content"});
-    steps.push_back({NormalizerStep::Kind::replace, literal_pattern(node.get("pattern")),
-                     std::string(node.get("content").as_string())});
+    const JsonValue pattern = node.get("pattern");
+    NormalizerStep step{.kind = Kind::replace,
+                        .content = std::string(node.get("content").as_string())};
+    if (pattern.find("Regex")) {
+      step.kind = Kind::replace_regex;
+      step.regex = with_regex(pattern, [](std::string_view regex) {
+        return std::make_shared<const SplitPattern>(regex);
+      });
+    } else {
+      step.pattern = literal_pattern(pattern);
+    }
+    steps.push_back(std::move(step));
   } else {
-    unsupported_type(node, "normalizer", {"NFC", "Sequence", "Prepend", "Replace"});
+    unsupported_type(
+        node, "normalizer",
+        {"Sequence", "NFC", "NFD", "NFKC", "NFKD", "Lowercase", "Strip", "Prepend", "Replace"});
   }
 }
 
@@ -207,59 +238,119 @@ inline Metaspace read_metaspace(const JsonValue& node) {
   return m;
 }
 
-inline void read_split(const JsonValue& node, PreTokenizer& result) {
-  static const std::string pattern_head =
-      R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N})";
-  static const std::string pattern_tail = R"(| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-  allow_keys(node, {"type", "pattern", "behavior", "invert"});
-  const JsonValue behavior = node.get("behavior");
-  if (behavior.as_string() != "Isolated") {
-    throw behavior.error("the behavior " + shown(behavior.as_string()) + " is not supported",
-                         "supported: Isolated");
-  }
-  refuse_flag(node, "invert");
-  const JsonValue pattern = node.get("pattern").get("Regex");
-  if (pattern.as_string() == pattern_head + pattern_tail) {
-    result.max_digits = 1;  // Qwen2
-  } else if (pattern.as_string() == pattern_head + "{1,3}" + pattern_tail) {
-    result.max_digits = 3;  // Llama 3
-  } else {
-    throw pattern.error("the word pattern is not supported: " + std::string(pattern.as_string()),
-                        "supported are the patterns of Qwen2 and Llama 3");
-  }
+inline SplitBehavior read_behavior(const JsonValue& node) {
+  const std::string_view name = node.as_string();
+  if (name == "Removed") return SplitBehavior::removed;
+  if (name == "Isolated") return SplitBehavior::isolated;
+  if (name == "MergedWithPrevious") return SplitBehavior::merged_with_previous;
+  if (name == "MergedWithNext") return SplitBehavior::merged_with_next;
+  if (name == "Contiguous") return SplitBehavior::contiguous;
+  throw node.error("the behavior " + shown(name) + " is not supported",
+                   "supported: Removed, Isolated, MergedWithPrevious, MergedWithNext, Contiguous");
 }
 
-// Supported: at most one Split, then at most one ByteLevel; or Metaspace alone.
+// The pattern that is matched by hand, if it is one.
+inline std::optional<WordPattern> known_pattern(std::string_view regex) {
+  static const std::string head = R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N})";
+  static const std::string tail = R"(| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+  if (regex == head + tail) return WordPattern::qwen2;
+  if (regex == head + "{1,3}" + tail) return WordPattern::llama3;
+  if (regex == R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)") {
+    return WordPattern::gpt2;
+  }
+  return {};
+}
+
+// A step that cuts at the matches of a pattern; one that is known is matched by hand if the step
+// keeps matches only or all: the known patterns leave nothing between their matches.
+inline PreTokenizerStep pattern_step(std::string_view regex,
+                                     SplitBehavior behavior = SplitBehavior::isolated,
+                                     bool invert = false) {
+  using Kind = PreTokenizerStep::Kind;
+  const auto known = known_pattern(regex);
+  if (known &&
+      (behavior == SplitBehavior::isolated || (behavior == SplitBehavior::removed && invert))) {
+    return {.kind = Kind::words, .words = WordSplitter(*known)};
+  }
+  return {.kind = Kind::pattern,
+          .behavior = behavior,
+          .invert = invert,
+          .pattern = std::make_shared<const SplitPattern>(regex)};
+}
+
+inline PreTokenizerStep read_split(const JsonValue& node) {
+  allow_keys(node, {"type", "pattern", "behavior", "invert"});
+  const SplitBehavior behavior = read_behavior(node.get("behavior"));
+  const bool invert = flag(node, "invert", false);
+  const JsonValue pattern = node.get("pattern");
+  if (const auto text = pattern.find("String")) {
+    allow_keys(pattern, {"String"});
+    return {.kind = PreTokenizerStep::Kind::text,
+            .behavior = behavior,
+            .invert = invert,
+            .text = non_empty(*text)};
+  }
+  return with_regex(pattern,
+                    [&](std::string_view regex) { return pattern_step(regex, behavior, invert); });
+}
+
+// Words of letters, marks, digits and connectors, and runs of anything else but spaces.
+inline PreTokenizerStep whitespace_step() {
+  static const auto pattern =
+      std::make_shared<const SplitPattern>(R"([\x{200C}\x{200D}\w]+|[^\x{200C}\x{200D}\w\s]+)");
+  return {.kind = PreTokenizerStep::Kind::pattern,
+          .behavior = SplitBehavior::removed,
+          .invert = true,
+          .pattern = pattern};
+}
+
 inline void read_pre_tokenizer(const JsonValue& node, PreTokenizer& result) {
+  using Kind = PreTokenizerStep::Kind;
   const std::string_view type = node.get("type").as_string();
-  if (result.metaspace) throw node.error("nothing is supported behind Metaspace");
   if (type == "Sequence") {
     allow_keys(node, {"type", "pretokenizers"});
     node.get("pretokenizers").for_each_element([&](const JsonValue& child) {
       read_pre_tokenizer(child, result);
     });
-  } else if (type == "Split") {
-    if (result.max_digits > 0 || result.byte_level) {
-      throw node.error("Split is supported only once and in front of ByteLevel");
-    }
-    read_split(node, result);
+    return;
+  }
+  if (result.byte_level) throw node.error("nothing is supported behind ByteLevel");
+  if (result.steps.size() >= kMaxSteps) {
+    throw node.error("more than " + std::to_string(kMaxSteps) + " steps are not supported");
+  }
+  if (type == "Split") {
+    result.steps.push_back(read_split(node));
   } else if (type == "ByteLevel") {
     allow_keys(node, {"type", "add_prefix_space", "trim_offsets", "use_regex"});
-    if (result.byte_level) throw node.error("ByteLevel is supported only once");
-    refuse_flag(node, "add_prefix_space");
+    if (flag(node, "add_prefix_space", true)) result.steps.push_back({.kind = Kind::prefix_space});
     if (flag(node, "use_regex", true)) {
-      throw node.error(
-          "the built-in pattern of GPT-2 (`use_regex` true or absent) is not supported",
-          "supported: a Split in front and `use_regex` false");
+      result.steps.push_back({.kind = Kind::words, .words = WordSplitter(WordPattern::gpt2)});
     }
     result.byte_level = true;
   } else if (type == "Metaspace") {
-    if (result.max_digits > 0 || result.byte_level) {
-      throw node.error("Metaspace is supported only alone");
-    }
-    result.metaspace = read_metaspace(node);
+    result.steps.push_back({.kind = Kind::metaspace, .metaspace = read_metaspace(node)});
+  } else if (type == "Digits") {
+    allow_keys(node, {"type", "individual_digits"});
+    result.steps.push_back({.kind = Kind::numeric,
+                            .behavior = flag(node, "individual_digits", false)
+                                            ? SplitBehavior::isolated
+                                            : SplitBehavior::contiguous});
+  } else if (type == "Punctuation") {
+    allow_keys(node, {"type", "behavior"});
+    const auto behavior = node.find("behavior");
+    result.steps.push_back(
+        {.kind = Kind::punctuation,
+         .behavior = behavior ? read_behavior(*behavior) : SplitBehavior::isolated});
+  } else if (type == "Whitespace") {
+    allow_keys(node, {"type"});
+    result.steps.push_back(whitespace_step());
+  } else if (type == "WhitespaceSplit") {
+    allow_keys(node, {"type"});
+    result.steps.push_back({.kind = Kind::space, .behavior = SplitBehavior::removed});
   } else {
-    unsupported_type(node, "pre-tokenizer", {"Sequence", "Split", "ByteLevel", "Metaspace"});
+    unsupported_type(node, "pre-tokenizer",
+                     {"Sequence", "Split", "ByteLevel", "Metaspace", "Digits", "Punctuation",
+                      "Whitespace", "WhitespaceSplit"});
   }
 }
 
@@ -361,8 +452,11 @@ inline void read_vocab(const JsonValue& node, const TokenMap& added, TokenizerPa
   if (!parts.model.byte_level) parts.model.vocab = ids;
 }
 
-inline void read_byte_tokens(const JsonValue& node, TokenizerParts& parts) {
-  BpeModel& model = parts.model;
+// The token of each byte. Where a byte has none, a text that needs it gets the unknown token or, if
+// there is none either, loses the byte: so does the reference. `fail(message, hint)` makes the
+// error for what is refused.
+template <class Fail>
+void find_byte_tokens(BpeModel& model, Fail fail) {
   model.byte_ids.fill(-1);
   int missing = 0;
   for (int b = 0; b < 256; ++b) {
@@ -372,56 +466,95 @@ inline void read_byte_tokens(const JsonValue& node, TokenizerParts& parts) {
     const auto found = model.vocab.find(spelling);
     if (found != model.vocab.end()) {
       model.byte_ids[static_cast<size_t>(b)] = found->second;
-    } else if (model.byte_level) {
-      throw node.error(std::string("the byte ") + name + " has no token, it would be lost");
     } else {
       ++missing;
     }
   }
+  if (model.byte_level && missing == 256) {
+    throw fail("no byte has a token", "every text would be lost");
+  }
+  if (model.byte_level && missing > 0 && model.byte_fallback) {
+    throw fail("`byte_fallback` is not supported for bytes of ByteLevel without a token", "");
+  }
   if (!model.byte_level && model.unk_id < 0 && (missing > 0 || !model.byte_fallback)) {
-    throw node.error("there is neither an unknown token nor a token for every byte",
-                     "characters outside the vocabulary would be lost");
+    throw fail("there is neither an unknown token nor a token for every byte",
+               "characters outside the vocabulary would be lost");
   }
 }
 
-inline void read_merges(const JsonValue& node, const TokenMap& ids, BpeModel& model) {
-  if (node.size() > kMaxMerges) {
-    throw node.error("more than " + std::to_string(kMaxMerges) + " merges");
+struct MergePair {
+  std::string_view left, right;
+};
+
+// "left right"; false if there is not exactly one space.
+inline bool split_merge(std::string_view text, MergePair& pair) {
+  const size_t space = text.find(' ');
+  if (space == std::string_view::npos || text.find(' ', space + 1) != std::string_view::npos) {
+    return false;
   }
-  model.merges = MergeTable(node.size());
-  uint32_t rank = 0;
+  pair = {text.substr(0, space), text.substr(space + 1)};
+  return true;
+}
+
+// `fail(i, message)` makes the error about the pair i; ids: by the spelling of the file.
+template <class Fail>
+void build_merges(const std::vector<MergePair>& pairs, const TokenMap& ids, BpeModel& model,
+                  Fail fail) {
+  model.merges = MergeTable(pairs.size());
   std::string joined;
-  node.for_each_element([&](const JsonValue& merge) {
-    std::string_view left, right;
-    if (merge.is_string()) {  // "left right", files before 2024
-      const std::string_view text = merge.as_string();
-      const size_t space = text.find(' ');
-      if (space == std::string_view::npos || text.find(' ', space + 1) != std::string_view::npos) {
-        throw merge.error("two tokens separated by one space are expected: " + shown(text));
-      }
-      left = text.substr(0, space);
-      right = text.substr(space + 1);
-    } else {  // ["left", "right"]
-      std::vector<std::string_view> pair;
-      merge.for_each_element([&](const JsonValue& part) { pair.push_back(part.as_string()); });
-      if (pair.size() != 2) throw merge.error("two tokens are expected");
-      left = pair[0];
-      right = pair[1];
-    }
-    joined = left;
-    joined += right;
+  for (size_t i = 0; i < pairs.size(); ++i) {
     const auto id_of = [&](std::string_view token) {
       const auto found = ids.find(token);
       if (found == ids.end()) {
-        throw merge.error("the token " + shown(token) + " is not in the vocabulary");
+        throw fail(i, "the token " + shown(token) + " is not in the vocabulary");
       }
       return found->second;
     };
+    const auto& [left, right] = pairs[i];
+    joined = left;
+    joined += right;
     const int32_t left_id = id_of(left), right_id = id_of(right), joined_id = id_of(joined);
-    if (!model.merges.insert(left_id, right_id, {rank++, joined_id})) {
-      throw merge.error("the pair " + shown(left) + ", " + shown(right) + " appears twice");
+    if (!model.merges.insert(left_id, right_id, {static_cast<uint32_t>(i), joined_id})) {
+      throw fail(i, "the pair " + shown(left) + ", " + shown(right) + " appears twice");
     }
+  }
+}
+
+inline JsonValue element(const JsonValue& list, size_t wanted) {
+  std::optional<JsonValue> found;
+  size_t i = 0;
+  list.for_each_element([&](const JsonValue& value) {
+    if (i++ == wanted) found = value;
   });
+  return *found;
+}
+
+inline std::vector<MergePair> read_merges(const JsonValue& node, const TokenMap& ids,
+                                          BpeModel& model) {
+  if (node.size() > kMaxMerges) {
+    throw node.error("more than " + std::to_string(kMaxMerges) + " merges");
+  }
+  std::vector<MergePair> pairs;
+  pairs.reserve(node.size());
+  node.for_each_element([&](const JsonValue& merge) {
+    MergePair pair;
+    if (merge.is_string()) {  // "left right", files before 2024
+      if (!split_merge(merge.as_string(), pair)) {
+        throw merge.error("two tokens separated by one space are expected: " +
+                          shown(merge.as_string()));
+      }
+    } else {  // ["left", "right"]
+      std::vector<std::string_view> parts;
+      merge.for_each_element([&](const JsonValue& part) { parts.push_back(part.as_string()); });
+      if (parts.size() != 2) throw merge.error("two tokens are expected");
+      pair = {parts[0], parts[1]};
+    }
+    pairs.push_back(pair);
+  });
+  build_merges(pairs, ids, model, [&](size_t i, const std::string& message) {
+    return element(node, i).error(message);
+  });
+  return pairs;
 }
 
 // SentencePiece-style models take a whole text as one word. Where no merge can join the characters
@@ -429,37 +562,24 @@ inline void read_merges(const JsonValue& node, const TokenMap& ids, BpeModel& mo
 // useful. `word_start` (the visible space) is such a y for all x except those at the end of a left
 // part whose right part begins with it; these are collected here. Models where byte or unknown
 // tokens merge are left whole.
-inline void find_word_boundaries(const JsonValue& merges, TokenizerParts& parts) {
+inline void find_word_boundaries(const std::vector<MergePair>& merges, TokenizerParts& parts) {
   const std::string start = "\u2581";
   if (parts.model.byte_level || parts.model.ignore_merges || !parts.model.vocab.count(start))
     return;
   std::unordered_set<std::string> joins;
-  bool cuttable = true;
-  const auto add = [&](std::string_view left, std::string_view right) {
+  for (const auto& [left, right] : merges) {
     for (const std::string_view part : {left, right}) {
       const int32_t id = parts.model.vocab.find(part)->second;
       const auto& bytes = parts.model.byte_ids;
       if (id == parts.model.unk_id || std::find(bytes.begin(), bytes.end(), id) != bytes.end()) {
-        cuttable = false;
+        return;
       }
     }
-    if (!right.starts_with(start)) return;
+    if (!right.starts_with(start)) continue;
     size_t last = left.size() - 1;
     while (last > 0 && (static_cast<uint8_t>(left[last]) & 0xC0) == 0x80) --last;
     joins.emplace(left.substr(last));
-  };
-  merges.for_each_element([&](const JsonValue& merge) {
-    if (merge.is_string()) {
-      const std::string_view text = merge.as_string();
-      const size_t space = text.find(' ');
-      add(text.substr(0, space), text.substr(space + 1));
-    } else {
-      std::vector<std::string_view> pair;
-      merge.for_each_element([&](const JsonValue& part) { pair.push_back(part.as_string()); });
-      add(pair[0], pair[1]);
-    }
-  });
-  if (!cuttable) return;
+  }
   parts.word_start = start;
   parts.joins_word_start = std::move(joins);
 }
@@ -489,9 +609,10 @@ inline void read_model(const JsonValue& node, const TokenMap& added, TokenizerPa
     if (found == ids.end()) throw unk->error("the token is not in the vocabulary");
     model.unk_id = found->second;
   }
-  read_byte_tokens(node, parts);
-  read_merges(node.get("merges"), ids, model);
-  find_word_boundaries(node.get("merges"), parts);
+  find_byte_tokens(model, [&](const std::string& message, const std::string& hint) {
+    return node.error(message, hint);
+  });
+  find_word_boundaries(read_merges(node.get("merges"), ids, model), parts);
 }
 
 // TemplateProcessing for single texts: tokens, the text, tokens.
@@ -595,7 +716,11 @@ inline TokenizerParts read_tokenizer_parts(const JsonValue& root) {
   if (const auto node = root.find("post_processor")) {
     read_post_processor(*node, parts, has_template);
   }
-  read_decoder(root.get("decoder"), parts.decoder);
+  if (const auto node = root.find("decoder")) {
+    read_decoder(*node, parts.decoder);
+  } else {
+    parts.decoder.push_back({.kind = DecoderStep::Kind::spaces});  // what the reference does
+  }
   return parts;
 }
 

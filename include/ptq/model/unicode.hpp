@@ -1,8 +1,6 @@
-// Unicode for tokenizers: code points, character classes, NFC, and the word splitting patterns of
-// Qwen2 and Llama 3.
-//
-// The patterns are matched by hand: no regex library is needed, there is no backtracking, and the
-// result was compared with the reference tokenizers on random strings.
+// Unicode for tokenizers: code points and their classes as the reference (tokenizers 0.23.3) has
+// them, which follows another version of Unicode in every part of its own. utf8proc 2.8 has the
+// tables of Unicode 15.0; the lists below are the differences.
 #pragma once
 
 #include <utf8proc.h>
@@ -11,11 +9,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <iterator>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
-
-#include "ptq/core/error.hpp"
 
 namespace ptq {
 
@@ -110,179 +107,48 @@ inline const std::vector<CharClass>& char_classes() {
   return classes;
 }
 
-// Code points that normalization leaves where and what they are, although Unicode 15 does not: the
-// reference normalizes by Unicode 9, to which marks assigned later are plain characters. U+11A7, in
-// front of the trailing consonants of Hangul, is here because utf8proc 2.8 takes it for one of them
-// and drops it.
-inline constexpr CodePointRange kNotNormalized[] = {
-    {0x7FD, 0x7FD},     {0x898, 0x89F},     {0x8CA, 0x8D3},     {0x9FE, 0x9FE},
-    {0xC3C, 0xC3C},     {0xD3B, 0xD3C},     {0xEBA, 0xEBA},     {0x11A7, 0x11A7},
-    {0x1715, 0x1715},   {0x1ABF, 0x1ACE},   {0x1DF6, 0x1DFA},   {0xA82C, 0xA82C},
-    {0x10D24, 0x10D27}, {0x10EAB, 0x10EAC}, {0x10EFD, 0x10EFF}, {0x10F46, 0x10F50},
-    {0x10F82, 0x10F85}, {0x11070, 0x11070}, {0x1133B, 0x1133B}, {0x1145E, 0x1145E},
-    {0x11839, 0x1183A}, {0x11935, 0x11935}, {0x11938, 0x11938}, {0x1193D, 0x1193E},
-    {0x11943, 0x11943}, {0x119E0, 0x119E0}, {0x11A34, 0x11A34}, {0x11A47, 0x11A47},
-    {0x11A99, 0x11A99}, {0x11D42, 0x11D42}, {0x11D44, 0x11D45}, {0x11D97, 0x11D97},
-    {0x11F41, 0x11F42}, {0x16FF0, 0x16FF1}, {0x1E08F, 0x1E08F}, {0x1E130, 0x1E136},
-    {0x1E2AE, 0x1E2AE}, {0x1E2EC, 0x1E2EF}, {0x1E4EC, 0x1E4EF}};
+inline bool is_space(uint32_t c) { return char_classes()[c] == CharClass::space; }
 
-inline bool is_normalized(uint32_t c) {
-  if (c < kNotNormalized[0].first) return true;
+inline bool is_in(std::span<const CodePointRange> ranges, uint32_t c) {
   const auto range =
-      std::upper_bound(std::begin(kNotNormalized), std::end(kNotNormalized), c,
+      std::upper_bound(ranges.begin(), ranges.end(), c,
                        [](uint32_t point, const CodePointRange& r) { return point < r.first; });
-  return c > std::prev(range)->last;
+  return range != ranges.begin() && c <= std::prev(range)->last;
 }
 
-// Normalization form C (canonical composition) as the reference does it, see above.
-inline std::string to_nfc(std::string_view text) {
-  // All code points below U+0300, whose first byte is below 0xCC, are in form C already.
-  bool changes = false;
-  for (const char c : text) changes |= static_cast<uint8_t>(c) >= 0xCC;
-  if (!changes) return std::string(text);
-  // utf8proc_map() would order marks in quadratic time: minutes for a megabyte of marks.
-  const auto option = static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE);
-  const auto decompose = static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_DECOMPOSE);
-  const auto check = [](utf8proc_ssize_t length) {
-    if (length < 0) {
-      throw usage_error(std::string("Unicode normalization failed: ") + utf8proc_errmsg(length));
-    }
-    return static_cast<size_t>(length);
-  };
-  std::vector<utf8proc_int32_t> points;
-  points.reserve(text.size());
-  size_t marks = 0;  // begin of the run of marks at the end of `points`
-  const auto mark_class = [](utf8proc_int32_t c) {
-    return utf8proc_get_property(c)->combining_class;
-  };
-  const auto sort_marks = [&] {
-    if (points.size() - marks < 2) return;
-    std::stable_sort(
-        points.begin() + static_cast<std::ptrdiff_t>(marks), points.end(),
-        [&](utf8proc_int32_t a, utf8proc_int32_t b) { return mark_class(a) < mark_class(b); });
-  };
-  for (size_t i = 0; i < text.size();) {
-    const uint32_t c = next_code_point(text, i);
-    const bool normalized = is_normalized(c);
-    utf8proc_int32_t parts[8] = {static_cast<utf8proc_int32_t>(c)};
-    const size_t n =
-        normalized ? check(utf8proc_decompose_char(parts[0], parts, 8, decompose, nullptr)) : 1;
-    for (size_t k = 0; k < n; ++k) {
-      if (!normalized || mark_class(parts[k]) == 0) {
-        sort_marks();
-        marks = points.size() + 1;
-      }
-      points.push_back(parts[k]);
-    }
-  }
-  sort_marks();
-  std::string result;
-  result.reserve(text.size());
-  // What is not normalized composes with nothing: the text is composed in front of it and behind
-  // it.
-  for (auto begin = points.begin(); begin != points.end();) {
-    const auto end = std::find_if(begin, points.end(), [](utf8proc_int32_t c) {
-      return !is_normalized(static_cast<uint32_t>(c));
-    });
-    const size_t length = check(
-        utf8proc_normalize_utf32(&*begin, static_cast<utf8proc_ssize_t>(end - begin), option));
-    for (size_t k = 0; k < length; ++k) {
-      append_utf8(result, static_cast<uint32_t>(begin[static_cast<std::ptrdiff_t>(k)]));
-    }
-    if (end == points.end()) break;
-    append_utf8(result, static_cast<uint32_t>(*end));
-    begin = end + 1;
-  }
-  return result;
+// The pre-tokenizer Digits of the reference knows numbers of Unicode 17.
+inline bool is_numeric(uint32_t c) {
+  return char_classes()[c] == CharClass::number || (c >= 0x11DE0 && c <= 0x11DE9) ||
+         (c >= 0x16FF4 && c <= 0x16FF6);
 }
 
-// Splits text the way of the pattern below; Qwen2 has \p{N}, Llama 3 \p{N}{1,3}:
-//   (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|
-//   \s*[\r\n]+|\s+(?!\S)|\s+
-class WordSplitter {
- public:
-  explicit WordSplitter(int max_digits) : max_digits_(max_digits), classes_(char_classes()) {}
+// Punctuation that the pre-tokenizer Punctuation of the reference (Unicode 7) does not know.
+inline constexpr CodePointRange kNotPunctuation[] = {
+    {0x61D, 0x61D},     {0x9FD, 0x9FD},     {0xA76, 0xA76},     {0xC77, 0xC77},
+    {0xC84, 0xC84},     {0x1B7D, 0x1B7E},   {0x2E43, 0x2E4F},   {0x2E52, 0x2E5D},
+    {0x10EAD, 0x10EAD}, {0x10F55, 0x10F59}, {0x10F86, 0x10F89}, {0x1144B, 0x1144F},
+    {0x1145A, 0x1145B}, {0x1145D, 0x1145D}, {0x11660, 0x1166C}, {0x116B9, 0x116B9},
+    {0x1183B, 0x1183B}, {0x11944, 0x11946}, {0x119E2, 0x119E2}, {0x11A3F, 0x11A46},
+    {0x11A9A, 0x11A9C}, {0x11A9E, 0x11AA2}, {0x11B00, 0x11B09}, {0x11C41, 0x11C45},
+    {0x11C70, 0x11C71}, {0x11EF7, 0x11EF8}, {0x11F43, 0x11F4F}, {0x11FFF, 0x11FFF},
+    {0x12FF1, 0x12FF2}, {0x16E97, 0x16E9A}, {0x16FE2, 0x16FE2}, {0x1E95E, 0x1E95F}};
 
-  // End of the word that begins at text[begin]; text is valid UTF-8 and not empty from there. Every
-  // character is matched by one of the alternatives, so words follow each other without gaps.
-  size_t word_end(std::string_view text, size_t begin) const {
-    size_t i = begin;
-    const uint32_t c = next_code_point(text, i);
-    const CharClass first = classes_[c];
-
-    if (c == '\'') {
-      if (const size_t end = contraction_end(text, i); end > 0) return end;
-    }
-    // [^\r\n\p{L}\p{N}]?\p{L}+
-    if (first == CharClass::letter) return run_end(text, i, CharClass::letter);
-    if (first == CharClass::number) return number_end(text, i);
-    if (c != '\r' && c != '\n' && class_at(text, i) == CharClass::letter) {
-      return run_end(text, i, CharClass::letter);
-    }
-    //  ?[^\s\p{L}\p{N}]+[\r\n]*
-    if (first == CharClass::other || (c == ' ' && class_at(text, i) == CharClass::other)) {
-      i = run_end(text, i, CharClass::other);
-      while (i < text.size() && (text[i] == '\r' || text[i] == '\n')) ++i;
-      return i;
-    }
-    return space_end(text, begin);
+// All categories P*, and the symbols of ASCII.
+inline bool is_punctuation(uint32_t c) {
+  if (c < 0x80) {
+    return c > 0x20 && c < 0x7F && !(c >= '0' && c <= '9') &&
+           !((c | 0x20) >= 'a' && (c | 0x20) <= 'z');
   }
-
- private:
-  // At the end of the text there is no character, which belongs to no class that is asked for.
-  CharClass class_at(std::string_view text, size_t i) const {
-    return i < text.size() ? classes_[next_code_point(text, i)] : CharClass::space;
+  switch (utf8proc_category(static_cast<utf8proc_int32_t>(c))) {
+    case UTF8PROC_CATEGORY_PC:
+    case UTF8PROC_CATEGORY_PD:
+    case UTF8PROC_CATEGORY_PS:
+    case UTF8PROC_CATEGORY_PE:
+    case UTF8PROC_CATEGORY_PI:
+    case UTF8PROC_CATEGORY_PF:
+    case UTF8PROC_CATEGORY_PO: return !is_in(kNotPunctuation, c);
+    default: return c == 0x166D || c == 0x111C9;  // were punctuation in Unicode 7
   }
-
-  size_t run_end(std::string_view text, size_t i, CharClass wanted) const {
-    while (i < text.size()) {
-      size_t next = i;
-      if (classes_[next_code_point(text, next)] != wanted) break;
-      i = next;
-    }
-    return i;
-  }
-
-  size_t number_end(std::string_view text, size_t i) const {
-    for (int digits = 1; digits < max_digits_ && i < text.size(); ++digits) {
-      size_t next = i;
-      if (classes_[next_code_point(text, next)] != CharClass::number) break;
-      i = next;
-    }
-    return i;
-  }
-
-  // End of s, t, re, ve, m, ll or d in any case at text[i], or 0. U+017F folds to s.
-  static size_t contraction_end(std::string_view text, size_t i) {
-    const auto lower = [&](size_t k) {
-      if (k >= text.size()) return '\0';
-      return text[k] >= 'A' && text[k] <= 'Z' ? static_cast<char>(text[k] + 32) : text[k];
-    };
-    if (text.substr(i, 2) == "\u017F") return i + 2;
-    const char a = lower(i), b = lower(i + 1);
-    if (a == 's' || a == 't' || a == 'm' || a == 'd') return i + 1;
-    if ((a == 'r' && b == 'e') || (a == 'v' && b == 'e') || (a == 'l' && b == 'l')) return i + 2;
-    return 0;
-  }
-
-  // \s*[\r\n]+|\s+(?!\S)|\s+
-  size_t space_end(std::string_view text, size_t begin) const {
-    size_t i = begin, last = begin, after_newline = 0;
-    while (i < text.size()) {
-      size_t next = i;
-      const uint32_t c = next_code_point(text, next);
-      if (classes_[c] != CharClass::space) break;
-      last = i;
-      i = next;
-      if (c == '\r' || c == '\n') after_newline = i;
-    }
-    if (after_newline > 0) return after_newline;
-    // The last space of a longer run is left to the word behind it.
-    return i < text.size() && last > begin ? last : i;
-  }
-
-  int max_digits_;
-  const std::vector<CharClass>& classes_;
-};
+}
 
 }  // namespace ptq
