@@ -8,7 +8,6 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <initializer_list>
 #include <memory>
 #include <numeric>
 #include <optional>
@@ -51,12 +50,12 @@ namespace tokenizer_detail {
 
 // What stands behind a name of tokenizer.ggml.pre, as the tokenizer.json of these models has it.
 struct NamedPattern {
-  std::initializer_list<const char*> names;
-  std::initializer_list<const char*> patterns;  // cut one after the other
-  bool digits = false;                          // every number is cut out first
-  bool nfc = false;                             // the text is normalized to form C
-  bool ignore_merges = false;                   // see BpeModel
-  bool add_bos = false;                         // what holds without tokenizer.ggml.add_bos_token
+  std::vector<std::string_view> names;
+  std::vector<std::string_view> patterns;  // cut one after the other
+  bool digits = false;                     // every number is cut out first
+  bool nfc = false;                        // the text is normalized to form C
+  bool ignore_merges = false;              // see BpeModel
+  bool add_bos = false;                    // what holds without tokenizer.ggml.add_bos_token
 };
 
 #define PTQ_WORD_HEAD R"([^\r\n\p{L}\p{N}]?)"
@@ -226,7 +225,7 @@ class ListReader {
     const NamedPattern* named = nullptr;
     std::string known;
     for (const NamedPattern& pattern : named_patterns()) {
-      for (const char* name : pattern.names) {
+      for (const std::string_view name : pattern.names) {
         if (lists_.pre == name) named = &pattern;
         known += (known.empty() ? "" : ", ") + std::string(name);
       }
@@ -242,7 +241,7 @@ class ListReader {
     if (named->nfc) parts_.normalizer.push_back({.kind = NormalizerStep::Kind::nfc});
     auto& steps = parts_.pre_tokenizer.steps;
     if (named->digits) steps.push_back({.kind = PreTokenizerStep::Kind::numeric});
-    for (const char* pattern : named->patterns) steps.push_back(pattern_step(pattern));
+    for (const std::string_view pattern : named->patterns) steps.push_back(pattern_step(pattern));
     parts_.pre_tokenizer.byte_level = true;
     parts_.decoder.push_back({.kind = DecoderStep::Kind::byte_level});
     add_bos_ = named->add_bos;
