@@ -1,4 +1,4 @@
-// An input that begins with '{' is a tokenizer.json. Any other input is a text for one of four
+// An input that begins with '{' is a tokenizer.json. Any other input is a text for one of seven
 // small tokenizers, whose ids are compared with plain merging and decoded again.
 #include "ptq/model/tokenizer.hpp"
 #include "test/fuzz/targets.hpp"
@@ -48,7 +48,29 @@ std::string bpe_json(std::vector<std::string> symbols, const Strings& merges,
          list + "]}";
 }
 
-std::string byte_level_json(const std::string& digits, bool nfc, bool ignore_merges) {
+// Steps of a pre-tokenizer, in front of ByteLevel without its pattern.
+std::string llama_split(const std::string& digits) {
+  return R"({"type": "Split", "pattern":)"
+         R"({"Regex": "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N})" +
+         digits + R"(| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"},)" +
+         R"("behavior": "Isolated", "invert": false})";
+}
+constexpr const char* kDigitsGpt2 =
+    R"({"type": "Digits", "individual_digits": true}, {"type": "Split", "pattern": {"Regex":)"
+    R"("'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"},)"
+    R"("behavior": "Isolated", "invert": false})";
+// Through PCRE2: lower case behind upper case, word boundaries, empty matches, an intersection.
+constexpr const char* kPatterns =
+    R"({"type": "Split", "pattern": {"Regex": "\\p{Lu}*\\p{Ll}+|\\b\\w|[\\p{M}\\p{L}&&[^a-c]]+"},)"
+    R"("behavior": "MergedWithNext", "invert": false},)"
+    R"({"type": "Split", "pattern": {"Regex": "(?=(\\d{3})+(?!\\d))|$"},)"
+    R"("behavior": "Isolated", "invert": true},)"
+    R"({"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious"})";
+constexpr const char* kClasses =
+    R"({"type": "Punctuation", "behavior": "Contiguous"}, {"type": "Digits"},)"
+    R"({"type": "Split", "pattern": {"Regex": "\\s"}, "behavior": "Contiguous", "invert": true})";
+
+std::string byte_level_json(const std::string& steps, bool nfc, bool ignore_merges) {
   std::vector<std::string> symbols;
   for (int b = 0; b < 256; ++b) symbols.push_back(spelled(std::string(1, static_cast<char>(b))));
   Strings merges;
@@ -65,10 +87,8 @@ std::string byte_level_json(const std::string& digits, bool nfc, bool ignore_mer
   return R"({"version": "1.0", "added_tokens": [{"id": 999, "content": "<|s|>", "special": true}],)"
          R"("normalizer": )" +
          std::string(nfc ? R"({"type": "NFC"})" : "null") +
-         R"(, "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Split", "pattern":)"
-         R"({"Regex": "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N})" +
-         digits + R"(| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"},)" +
-         R"("behavior": "Isolated", "invert": false}, {"type": "ByteLevel", "use_regex": false}]},)"
+         R"(, "pre_tokenizer": {"type": "Sequence", "pretokenizers": [)" + steps +
+         R"(, {"type": "ByteLevel", "add_prefix_space": false, "use_regex": false}]},)"
          R"("post_processor": null, "decoder": {"type": "ByteLevel"}, )" +
          bpe_json(symbols, merges, ignore_merges ? R"("ignore_merges": true, )" : "") + "}";
 }
@@ -191,10 +211,14 @@ struct Small {
 };
 
 bool check_text(Bytes input) {
-  static const Small tokenizers[] = {
-      Small(byte_level_json("", true, false)), Small(byte_level_json("{1,3}", false, true)),
-      Small(sentencepiece_json(false)), Small(sentencepiece_json(true))};
-  const Small& small = tokenizers[input.empty() ? 0 : input[0] % 4];
+  static const Small tokenizers[] = {Small(byte_level_json(llama_split(""), true, false)),
+                                     Small(byte_level_json(llama_split("{1,3}"), false, true)),
+                                     Small(sentencepiece_json(false)),
+                                     Small(sentencepiece_json(true)),
+                                     Small(byte_level_json(kDigitsGpt2, false, false)),
+                                     Small(byte_level_json(kPatterns, false, false)),
+                                     Small(byte_level_json(kClasses, false, false))};
+  const Small& small = tokenizers[input.empty() ? 0 : input[0] % std::size(tokenizers)];
   const Tokenizer& t = small.tokenizer;
   const std::string text(text_of_bytes(input));
   const bool accepted = accepts([&] {

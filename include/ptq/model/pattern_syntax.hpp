@@ -85,7 +85,10 @@ class PatternTranslator {
   // Unicode 16 has marks among them that older versions had not.
   Set alphabetic(bool negated) const {
     static constexpr const char* kMarks =
-        R"(\x{363}-\x{36F}\x{C04}\x{F82}\x{F83}\x{1DD3}-\x{1DE6}\x{11080}\x{11081})";
+        R"(\x{363}-\x{36F}\x{897}\x{C04}\x{CF3}\x{F82}-\x{F83}\x{1DD3}-\x{1DE6}\x{10D69}\x{10EFC})"
+        R"(\x{11080}-\x{11081}\x{11241}\x{113B8}-\x{113C0}\x{113C2}\x{113C5}\x{113C7}-\x{113CA})"
+        R"(\x{113CC}-\x{113CD}\x{11F00}-\x{11F01}\x{11F03}\x{11F34}-\x{11F3A}\x{11F3E}-\x{11F40})"
+        R"(\x{1611E}-\x{1612E}\x{1E08F})";
     return set_of("Alphabetic", kMarks + newer_of({"L"}), negated);
   }
 

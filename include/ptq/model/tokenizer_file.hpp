@@ -322,7 +322,7 @@ inline void read_pre_tokenizer(const JsonValue& node, PreTokenizer& result) {
     result.steps.push_back(read_split(node));
   } else if (type == "ByteLevel") {
     allow_keys(node, {"type", "add_prefix_space", "trim_offsets", "use_regex"});
-    if (flag(node, "add_prefix_space", true)) result.steps.push_back({.kind = Kind::prefix_space});
+    if (flag(node, "add_prefix_space", false)) result.steps.push_back({.kind = Kind::prefix_space});
     if (flag(node, "use_regex", true)) {
       result.steps.push_back({.kind = Kind::words, .words = WordSplitter(WordPattern::gpt2)});
     }
