@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "ptq/model/unicode.hpp"
+#include "ptq/model/unicode_forms.hpp"
 #include "test/fuzz/targets.hpp"
 
 using namespace ptq;

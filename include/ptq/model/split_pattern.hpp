@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "ptq/core/error.hpp"
+#include "ptq/core/json.hpp"
 #include "ptq/model/newer_characters.hpp"
 #include "ptq/model/pattern_syntax.hpp"
 
