@@ -314,6 +314,13 @@ TEST_CASE("tokenizer: SentencePiece style with byte fallback") {
             .encode("xyaz") == Ids{1, 2, 0, 0, 3, 0});
 }
 
+TEST_CASE("tokenizer: without a decoder the tokens stand between spaces") {
+  std::string json = kSmall;
+  const size_t begin = json.find("\"decoder\""), end = json.find("\"model\"");
+  json.replace(begin, end - begin, "\"decoder\": null, ");
+  CHECK(Tokenizer::parse(json, "tokenizer.json").decode(Ids{3, 6, 4}) == "a ab b");
+}
+
 TEST_CASE("tokenizer: Metaspace") {
   const auto metaspace = [](const std::string& scheme, const std::string& split) {
     const std::string node = R"({"type": "Metaspace", "replacement": "▁", "prepend_scheme": ")" +
