@@ -132,6 +132,24 @@ TEST_CASE("tokenizer kinds: patterns that would never end are stopped") {
   CHECK(std::chrono::steady_clock::now() - begin < std::chrono::seconds(60));
 }
 
+TEST_CASE("tokenizer kinds: a match far from the last one is found at every place") {
+  // The search goes in steps of 256 bytes, which may end inside a character.
+  const SplitPattern pattern("!");
+  for (size_t n = 80; n < 180; ++n) {
+    for (const std::string front : {"", "a", "aa"}) {
+      std::string text = front;
+      for (size_t i = 0; i < n; ++i) text += "\u3042";
+      const size_t at = text.size();
+      const std::vector<Segment> without = pattern.segments(text);
+      REQUIRE(without.size() == 1);
+      CHECK(without[0].end == at);
+      const std::vector<Segment> found = pattern.segments(text + "!");
+      REQUIRE(found.size() == 2);
+      CHECK((found[1].begin == at && found[1].end == at + 1 && found[1].match));
+    }
+  }
+}
+
 TEST_CASE("tokenizer kinds: a pattern by hand and by PCRE2 cuts alike") {
   const char* gpt2 =
       R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";

@@ -119,8 +119,8 @@ class SplitPattern {
     // The first match that begins at `from` or later.
     bool next(size_t from, size_t& begin, size_t& end) {
       constexpr size_t kPlaces = 256;  // bytes between two looks at the clock
-      for (;; from += kPlaces) {
-        const size_t last = std::min(text_.size(), from + kPlaces - 1);
+      for (size_t last = 0;; from = last + 1) {
+        last = std::min(text_.size(), from + kPlaces - 1);
         while (from < text_.size() && (static_cast<uint8_t>(text_[from]) & 0xC0) == 0x80) ++from;
         pcre2_set_offset_limit(context_.get(), last);
         const int rc = match(from);
