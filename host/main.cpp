@@ -34,7 +34,7 @@ usage: ptq-host EXPERIMENT.toml [options]
   run EXPERIMENT.toml  the same as without the word run
   methods [NAME]       installed methods, or the options of one
   check FILE.so        does a plugin keep the rules of the interface?
-  info                 sizes of a model folder
+  info                 sizes of a model
   tokenize             text to token ids and back
   logits               the logits of a sequence, as a safetensors file
   trace                every point of a pass, and where two traces part

@@ -112,6 +112,19 @@ TEST_CASE("cuda engine: logits within 1e-3 of the CPU's, dense and KIVI", "[cuda
   }
 }
 
+TEST_CASE("cuda engine: packed and reordered weights of GGUF files are those of the CPU",
+          "[cuda]") {
+  for (const std::string name : {"llama", "qwen2"}) {
+    const std::string file = std::string(PTQ_SOURCE_DIR) + "/test/fixtures/gguf/" + name + ".gguf";
+    CpuTransformer cpu(file, cpu::Device(1));
+    CudaTransformer<float> cuda(file, cuda::Device<float>(0));
+    const auto text = ids(12, cpu.config().vocab_size);
+    auto a = cpu.start(nullptr), b = cuda.start(nullptr);
+    CHECK(difference(run(cpu, *a, text, Regime::independent),
+                     run(cuda, *b, text, Regime::independent)) < 1e-4);
+  }
+}
+
 TEST_CASE("cuda engine: a method that works on the host", "[cuda]") {
   Folder folder({}, "cuda-host");
   CpuTransformer cpu(folder.path, cpu::Device(1));

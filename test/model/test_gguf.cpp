@@ -9,6 +9,7 @@
 
 #include "ptq/engine/engine.hpp"
 #include "ptq/model/gguf_model.hpp"
+#include "ptq/model/load_tokenizer.hpp"
 #include "ptq/model/safetensors.hpp"
 #include "ptq/model/weight_files.hpp"
 #include "test/support/difference.hpp"
@@ -345,6 +346,39 @@ TEST_CASE("gguf: what would change the results is refused by name") {
   of_layers.key("llama.embedding_length", GgufType::array,
                 raw(uint32_t(GgufType::u32)) + raw(uint64_t(1)) + raw(uint32_t(8)));
   CHECK_THAT(refusal(of_layers.file()), Contains("one value is expected"));
+}
+
+TEST_CASE("gguf: the tokenizer's lists come from the metadata, or from a file beside it") {
+  const auto list = [](GgufType type, uint64_t n, const std::string& values) {
+    return raw(uint32_t(type)) + raw(n) + values;
+  };
+  Builder b =
+      tiny().string("tokenizer.ggml.model", "no-such-kind").string("tokenizer.ggml.pre", "p");
+  b.key("tokenizer.ggml.tokens", GgufType::array,
+        list(GgufType::string, 3, text("a") + text("") + text("bc")));
+  b.key("tokenizer.ggml.token_type", GgufType::array,
+        list(GgufType::i32, 3, raw(int32_t(1)) + raw(int32_t(3)) + raw(int32_t(6))));
+  b.key("tokenizer.ggml.scores", GgufType::array, list(GgufType::f32, 2, raw(0.5f) + raw(-1.0f)));
+  b.key("tokenizer.ggml.add_bos_token", GgufType::boolean, raw(uint8_t(1)));
+  b.u32("tokenizer.ggml.bos_token_id", 2);
+  test::TemporaryFolder folder;
+  const fs::path path = folder.write("x.gguf", b.file());
+  const TokenizerLists lists = gguf_tokenizer(GgufFile(path).content());
+  CHECK(lists.model == "no-such-kind");
+  CHECK(lists.pre == "p");
+  CHECK(lists.tokens == std::vector<std::string>{"a", "", "bc"});
+  CHECK(lists.types == std::vector<int32_t>{1, 3, 6});
+  CHECK(lists.scores == std::vector<float>{0.5f, -1.0f});
+  CHECK(lists.merges.empty());
+  CHECK(lists.bos == 2);
+  CHECK(lists.eos == -1);
+  CHECK(lists.add_bos == 1);
+  CHECK(lists.add_eos == -1);
+
+  CHECK_THROWS_WITH(load_tokenizer(path), Contains("tokenizer.json of the same model beside"));
+  fs::copy_file(fs::path(PTQ_SOURCE_DIR) / "models/tiny-qwen2/tokenizer.json",
+                folder.path() / "tokenizer.json");
+  CHECK_FALSE(load_tokenizer(path).encode("a word", false).empty());
 }
 
 TEST_CASE("gguf: a model without its tensors, or with others, is refused") {

@@ -11,6 +11,7 @@
 #include <string>
 
 #include "ptq/run/fingerprint.hpp"
+#include "ptq/run/random_model.hpp"
 #include "test/support/temporary_file.hpp"
 
 using namespace ptq;
@@ -46,6 +47,21 @@ TEST_CASE("the fingerprint of a model follows what is read and nothing else", "[
                R"({"weight_map": {"x": "model-2.safetensors", "y": "model-1.safetensors"}})");
   CHECK(weight_file_names(folder.path() / "b") ==
         std::set<std::string>{"model-1.safetensors", "model-2.safetensors"});
+}
+
+TEST_CASE("the fingerprint of a GGUF file follows its bytes and the tokenizer beside it",
+          "[grid]") {
+  TemporaryFolder folder;
+  const fs::path a = folder.write("a/x.gguf", "GGUF weights");
+  const std::string first = fingerprint(a);
+  CHECK(fingerprint(folder.write("b/other.gguf", "GGUF weights")) == first);
+  CHECK(fingerprint(folder.write("c/x.gguf", "GGUF weighty")) != first);
+  folder.write("a/config.json", "{}");  // of another model
+  CHECK(fingerprint(a) == first);
+  folder.write("a/tokenizer.json", "{}");
+  CHECK(fingerprint(a) != first);
+  CHECK_THROWS_AS(random_weights_seed(a, true, 0), Error);
+  CHECK_FALSE(random_weights_seed(a, false, 0));
 }
 
 TEST_CASE("every byte of a large weight file counts", "[grid]") {

@@ -39,6 +39,13 @@ TEST_CASE("models are looked up where they may lie", "[grid]") {
   CHECK_THAT(message("meta-llama/X"), Contains("licence"));
   CHECK_THAT(message("models/none"), !Contains("hf download"));
 
+  // A GGUF file is called by its name without the ending.
+  folder.write("models/Big-1.5B.Q4_0.gguf", "GGUF");
+  const ModelFolder file = find_model("models/Big-1.5B.Q4_0.gguf", bases, "");
+  CHECK(file.name == "Big-1.5B.Q4_0");
+  CHECK(file.folder == folder.path() / "models/Big-1.5B.Q4_0.gguf");
+  CHECK_THAT(message("Org/none.gguf"), Contains("GGUF") && !Contains("hf download"));
+
   // Folders that hold no model hide nothing.
   fs::create_directories(folder.path() / "models/Big");
   fs::create_directories(folder.path() / "Org");

@@ -9,6 +9,10 @@
 #include <cstdint>
 #include <cstring>
 
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
+
 #include "ptq/core/dtype.hpp"
 #include "ptq/encoding/dense.hpp"
 
@@ -30,22 +34,29 @@ inline float f16_at(const uint8_t* p) {
 
 // ---- blocks of 32 ------------------------------------------------------------------------------
 
-typedef uint8_t Bytes8 __attribute__((vector_size(8)));
-typedef int32_t Ints8 __attribute__((vector_size(32)));
-typedef float Floats8 __attribute__((vector_size(32)));
-
 // 16 bytes hold 32 nibbles: the low ones are the numbers 0..15, the high ones 16..31. Each becomes
 // (nibble - middle) * d + low; to add -0 changes nothing.
 inline void decode_nibbles(const uint8_t* nibbles, int middle, float d, float low, float* out) {
+#ifdef __AVX2__
+  const __m256 scale = _mm256_set1_ps(d), offset = _mm256_set1_ps(low);
+  const __m256i zero = _mm256_set1_epi32(middle), mask = _mm256_set1_epi32(15);
+  const auto store = [&](__m256i codes, float* to) {
+    const __m256 x = _mm256_cvtepi32_ps(_mm256_sub_epi32(codes, zero));
+    _mm256_storeu_ps(to, _mm256_add_ps(_mm256_mul_ps(x, scale), offset));
+  };
   for (int part = 0; part < 16; part += 8) {
-    Bytes8 b;
-    std::memcpy(&b, nibbles + part, sizeof b);
-    const Ints8 wide = __builtin_convertvector(b, Ints8);
-    const Floats8 x = __builtin_convertvector((wide & 15) - middle, Floats8) * d + low;
-    const Floats8 y = __builtin_convertvector((wide >> 4) - middle, Floats8) * d + low;
-    std::memcpy(out + part, &x, sizeof x);
-    std::memcpy(out + 16 + part, &y, sizeof y);
+    const __m256i bytes = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)(nibbles + part)));
+    store(_mm256_and_si256(bytes, mask), out + part);
+    store(_mm256_srli_epi32(bytes, 4), out + 16 + part);
   }
+#else
+  for (const int shift : {0, 4}) {
+    int8_t codes[16];
+    for (int j = 0; j < 16; ++j) codes[j] = int8_t((nibbles[j] >> shift & 15) - middle);
+    for (int j = 0; j < 16; ++j) out[j] = float(codes[j]) * d + low;
+    out += 16;
+  }
+#endif
 }
 
 struct Q4_0 {

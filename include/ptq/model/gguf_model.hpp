@@ -39,7 +39,8 @@ inline Architecture read_architecture(const GgufContent& file) {
   }
   if (*name == "llama") return Architecture::llama;
   if (*name == "qwen2") return Architecture::qwen2;
-  throw file.error("general.architecture", "the architecture " + shown(*name) + " is not supported",
+  throw file.error("general.architecture",
+                   "the architecture " + foreign(*name) + " is not supported",
                    "supported: llama, qwen2");
 }
 
@@ -88,7 +89,7 @@ inline std::optional<RopeScaling> read_rope_scaling(const GgufContent& file,
   if (type == "none" || type == "linear") return s;
   if (type != "yarn") {
     throw file.error(rope + "scaling.type",
-                     "the rotary scaling " + shown(type) + " is not supported",
+                     "the rotary scaling " + foreign(type) + " is not supported",
                      "supported: none, linear, yarn");
   }
   for (const char* key : {"scaling.attn_factor", "scaling.yarn_log_multiplier",

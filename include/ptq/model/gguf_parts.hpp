@@ -11,7 +11,7 @@
 #include <string_view>
 
 #include "ptq/core/error.hpp"
-#include "ptq/core/json.hpp"
+#include "ptq/core/safe_text.hpp"
 #include "ptq/encoding/blocks.hpp"
 
 namespace ptq {
@@ -103,6 +103,9 @@ inline std::string other_type_name(uint32_t id) {
   return found == names.end() ? "with the number " + std::to_string(id) : found->second;
 }
 
+// A text of the file for messages; it may be no UTF-8.
+inline std::string foreign(std::string_view text) { return "`" + safe_text(text, 64) + "`"; }
+
 // Walks over bytes; `name` is what messages call the file.
 class Cursor {
  public:
@@ -153,9 +156,9 @@ class Cursor {
     const bool plain =
         std::all_of(text.begin(), text.end(), [](char c) { return c > 32 && c < 127; });
     if (text.empty() || text.size() > kMaxNameBytes || !plain) {
-      throw environment_error(std::string(what) + " " + shown(text.substr(0, 64)) +
-                                  " is empty, too long or not plain ASCII",
-                              place);
+      throw environment_error(
+          std::string(what) + " " + foreign(text) + " is empty, too long or not plain ASCII",
+          place);
     }
     return std::string(text);
   }
