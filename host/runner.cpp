@@ -7,6 +7,7 @@
 #include <fstream>
 #include <iterator>
 #include <list>
+#include <map>
 #include <memory>
 #include <thread>
 
@@ -24,6 +25,16 @@ struct Running {
   Cell cell;
   fs::path attempt;
   std::unique_ptr<Child> child;
+  bool keeps_reference = false;  // for other cells; has no result of its own
+};
+
+// The reference's logits of one model and evaluation, for all methods that are held against them.
+struct KeptReference {
+  enum class State { wanted, in_work, there, none };
+  State state = State::none;
+  fs::path folder;
+
+  std::string file() const { return (folder / "logits").string(); }
 };
 
 class Runner {
@@ -33,12 +44,9 @@ class Runner {
 
   RunSummary run(const std::vector<Cell>& cells) {
     keep_finished(cells);
+    plan_references();
     while (!running_.empty() || (!waiting_.empty() && !summary_.interrupted)) {
-      while (!summary_.interrupted && !waiting_.empty() &&
-             running_.size() < size_t(settings_.jobs)) {
-        const Cell cell = waiting_.front();
-        waiting_.pop_front();
-        costing_one_cell(cell, [&] { start(cell); });
+      while (!summary_.interrupted && running_.size() < size_t(settings_.jobs) && start_next()) {
       }
       std::vector<pollfd> pipes;
       for (const Running& cell : running_) cell.child->add_pipes(pipes);
@@ -50,7 +58,10 @@ class Runner {
       for (auto cell = running_.begin(); cell != running_.end();) {
         cell->child->service();
         if (cell->child->end()) {
-          costing_one_cell(cell->cell, [&] { finish(*cell); });
+          if (cell->keeps_reference)
+            finish_reference(*cell);
+          else
+            costing_one_cell(cell->cell, [&] { finish(*cell); });
           cell = running_.erase(cell);
         } else {
           ++cell;
@@ -58,6 +69,8 @@ class Runner {
       }
       show();
     }
+    for (const auto& [group, reference] : references_)
+      if (!reference.folder.empty()) store_.discard(reference.folder);
     return summary_;
   }
 
@@ -96,8 +109,67 @@ class Runner {
     }
   }
 
-  std::string time_key(const Cell& cell) const {
-    return std::to_string(cell.model) + "/" + std::to_string(cell.evaluation);
+  // What all methods of one model and evaluation share.
+  std::string group_of(const Cell& cell) const {
+    return std::to_string(cell.model) + "-" + std::to_string(cell.evaluation);
+  }
+  bool has_reference(const Cell& cell) const {
+    return !plan_.grid.methods[cell.method].record.lossless;
+  }
+
+  // One pass of the reference serves several cells; for a single one it would be wasted.
+  void plan_references() {
+    std::map<std::string, int> cells;
+    for (const Cell& cell : waiting_) cells[group_of(cell)] += has_reference(cell);
+    for (const auto& [group, count] : cells) {
+      if (count > 1 && plan_.experiment.limits.kept_mib > 0)
+        references_[group].state = KeptReference::State::wanted;
+    }
+  }
+
+  // Starts the next cell whose reference is not in work, or the pass of that reference. False where
+  // there is nothing to start now.
+  bool start_next() {
+    using State = KeptReference::State;
+    for (auto place = waiting_.begin(); place != waiting_.end(); ++place) {
+      const Cell cell = *place;
+      KeptReference& reference = references_[group_of(cell)];
+      if (has_reference(cell) && reference.state == State::in_work) continue;
+      if (has_reference(cell) && reference.state == State::wanted) {
+        start_reference(cell, reference);
+        return true;
+      }
+      waiting_.erase(place);
+      costing_one_cell(cell, [&] { start(cell); });
+      return true;
+    }
+    return false;
+  }
+
+  // Where this fails, each cell computes the reference itself, and says what is wrong.
+  void start_reference(const Cell& cell, KeptReference& reference) {
+    reference.state = KeptReference::State::none;
+    try {
+      reference.folder = store_.new_attempt("reference-" + group_of(cell));
+      Running running{cell, reference.folder, nullptr, true};
+      CellJob job = new_job(running);
+      job.record.method = {"reference", true, {}};
+      job.subject.plugin_files.clear();
+      job.kept_logits = absolute_path(fs::path(reference.file())).string();
+      job.kept_limit = uint64_t(plan_.experiment.limits.kept_mib * double(1 << 20));
+      launch(job, std::move(running));
+      reference.state = KeptReference::State::in_work;
+    } catch (const Error&) {
+      store_.discard(reference.folder);
+    }
+  }
+
+  void finish_reference(const Running& running) {
+    KeptReference& reference = references_[group_of(running.cell)];
+    const ChildEnd& end = *running.child->end();
+    const bool good = end.how == ChildEnd::How::exited && end.code == 0;
+    reference.state = good ? KeptReference::State::there : KeptReference::State::none;
+    if (!good) store_.discard(reference.folder);
   }
 
   // What a result says about its cell before anything was measured.
@@ -140,6 +212,14 @@ class Runner {
   }
 
   void start(Running running) {
+    CellJob job = new_job(running);
+    const KeptReference& reference = references_[group_of(running.cell)];
+    if (has_reference(running.cell) && reference.state == KeptReference::State::there)
+      job.kept_logits = absolute_path(fs::path(reference.file())).string();
+    launch(job, std::move(running));
+  }
+
+  CellJob new_job(const Running& running) const {
     const Cell& cell = running.cell;
     CellJob job;
     job.record = new_record(cell);
@@ -160,6 +240,10 @@ class Runner {
     if (subject.threads == 0 && settings_.jobs > 1)
       subject.threads = std::max(1, cores / settings_.jobs);
     job.supervisor = ::getpid();
+    return job;
+  }
+
+  void launch(const CellJob& job, Running running) {
     const fs::path file = running.attempt / "job.json";
     write_file_synced(file, json_text(to_json(job)));
 
@@ -193,7 +277,7 @@ class Runner {
     fs::remove(running.attempt / "job.json", ignored);
     store_.publish(running.attempt, cell.place, cell.id, settings_.fresh);
     ++summary_.finished;
-    estimate_.finished(time_key(cell), end.seconds);
+    estimate_.finished(group_of(cell), end.seconds);
     const bool invalid = store_.status(cell.place, cell.id) == "invalid";
     if (invalid) ++summary_.invalid;
     say_log_problem(running);
@@ -274,6 +358,12 @@ class Runner {
     return failure;
   }
 
+  std::string name_of(const Running& running) const {
+    if (!running.keeps_reference) return cell_name(plan_.grid, running.cell);
+    return plan_.grid.models[running.cell.model].record.name + " reference " +
+           plan_.grid.evaluations[running.cell.evaluation].name;
+  }
+
   size_t done() const { return summary_.finished + summary_.kept + summary_.failed; }
 
   // "[ 7/36] tiny-qwen2 kivi-2bit passkey  45 %  acc 0.95  | cell 3 s, all about 1 min 20 s left"
@@ -281,9 +371,9 @@ class Runner {
     if (!line_.animated() || running_.empty()) return;
     const Running& first = running_.front();
     std::string text = fmt::format("[{:>{}}/{}] {}  {:.0f} %  {}  | cell {}", done() + 1,
-                                   std::to_string(total_).size(), total_,
-                                   cell_name(plan_.grid, first.cell), 100 * first.child->fraction(),
-                                   first.child->note(), duration_text(first.child->seconds()));
+                                   std::to_string(total_).size(), total_, name_of(first),
+                                   100 * first.child->fraction(), first.child->note(),
+                                   duration_text(first.child->seconds()));
     if (const double left = seconds_left(); left >= 0) {
       text += ", all about " + duration_text(left) + " left";
     }
@@ -295,12 +385,12 @@ class Runner {
     double sum = 0;
     for (const Running& cell : running_) {
       const double left =
-          estimate_.remaining(time_key(cell.cell), cell.child->fraction(), cell.child->seconds());
+          estimate_.remaining(group_of(cell.cell), cell.child->fraction(), cell.child->seconds());
       if (left < 0) return -1;
       sum += left;
     }
     for (const Cell& cell : waiting_) {
-      const double whole = estimate_.expected(time_key(cell));
+      const double whole = estimate_.expected(group_of(cell));
       if (whole < 0) return -1;
       sum += whole;
     }
@@ -312,6 +402,7 @@ class Runner {
   const RunSettings& settings_;
   ProgressLine line_;
   TimeEstimate estimate_;
+  std::map<std::string, KeptReference> references_;
   std::deque<Cell> waiting_;
   std::list<Running> running_;
   RunSummary summary_;

@@ -44,7 +44,11 @@ int run_job(const CellJob& job) {
   ProgressPipe progress;
   Json error;
   try {
-    run_cell(job, [&](double fraction, const std::string& note) { progress(fraction, note); });
+    const auto report = [&](double fraction, const std::string& note) { progress(fraction, note); };
+    if (job.kept_limit > 0)
+      keep_reference(job, report);
+    else
+      run_cell(job, report);
     return 0;
   } catch (const Error& e) {
     error = {{"code", int(e.code())}, {"message", e.what()}};

@@ -11,6 +11,7 @@
 #include "ptq/core/clock.hpp"
 #include "ptq/core/hash.hpp"
 #include "ptq/core/own_json.hpp"
+#include "ptq/engine/kept_logits.hpp"
 #include "ptq/eval/exercised.hpp"
 #include "ptq/eval/kinds.hpp"
 #include "ptq/eval/measured.hpp"
@@ -24,12 +25,17 @@
 namespace ptq {
 namespace cell_detail {
 
+inline eval::Settings settings_of(const CellJob& job) {
+  return eval::with_data_file(
+      settings_from_json(job.record.evaluation.kind, job.record.evaluation.settings),
+      job.data_file);
+}
+
 // Evaluates the subject. What calls itself full precision needs no reference, unless it turns out
 // to be none; the record says so then.
 inline eval::Outcome evaluate(const CellJob& job, OpenSubject& opened, Record& record,
                               const eval::Progress& progress) {
-  const eval::Settings settings = eval::with_data_file(
-      settings_from_json(record.evaluation.kind, record.evaluation.settings), job.data_file);
+  const eval::Settings settings = settings_of(job);
   const auto measure = [&](bool with_reference) {
     eval::Subject subject = opened.subject(with_reference);
     eval::Outcome outcome = eval::evaluate(subject, settings, progress);
@@ -92,6 +98,24 @@ inline void write_result(const std::filesystem::path& folder, const eval::Outcom
 
 }  // namespace cell_detail
 
+// Runs the evaluation with full precision against itself, no plugin near, and keeps the logits of
+// the reference in job.kept_logits for the cells that are held against it.
+inline void keep_reference(const CellJob& job,
+                           const std::function<void(double, const std::string&)>& report) {
+  SubjectRequest request = job.subject;
+  request.build = job.record.code.version + "+" + job.record.code.git;
+  request.with_tokenizer = true;
+  OpenSubject opened(std::move(request), {});
+  const auto real = [&]() -> Engine& { return opened.engine(); };
+  KeptLogits kept(job.kept_limit);
+  KeptEngine reference(opened.engine().config(), kept, KeptEngine::Use::collect, real);
+  // The other side asks for the same calls and finds most of them answered.
+  KeptEngine same(opened.engine().config(), kept, KeptEngine::Use::read, real);
+  eval::Subject subject{same, nullptr, &reference, opened.tokenizer()};
+  eval::evaluate(subject, cell_detail::settings_of(job), report);
+  kept.write(job.kept_logits);
+}
+
 // Runs the cell and writes its files into job.attempt.
 // report(fraction, note): fraction of the whole cell; from any thread.
 inline void run_cell(const CellJob& job,
@@ -119,8 +143,10 @@ inline void run_cell(const CellJob& job,
   request.build = record.code.version + "+" + record.code.git;
   request.with_tokenizer = true;
   request.with_reference = !record.method.lossless;
+  request.kept_logits = job.kept_logits;
   OpenSubject opened(std::move(request), std::move(reports));
   record.environment["device"] = opened.engine().device();
+  if (!job.kept_logits.empty()) record.environment["reference"] = "kept";
   record.warnings.insert(record.warnings.end(), opened.warnings().begin(), opened.warnings().end());
 
   const Stopwatch evaluating;

@@ -20,6 +20,10 @@ struct CellJob {
   std::filesystem::path attempt;  // the folder of the results
   std::string data_file;          // empty: the evaluation reads none
   int64_t supervisor = 0;         // process id
+  // The reference's logits: read from this file, or with a limit written into it instead of a
+  // result. Empty: nothing is kept.
+  std::string kept_logits;
+  uint64_t kept_limit = 0;  // bytes
 };
 
 // A path as JSON. Names of files are bytes, strings of JSON are UTF-8: other bytes stand as
@@ -50,7 +54,9 @@ inline Json to_json(const CellJob& job) {
                {"plugin_files", plugin_files},
                {"device", subject.device},
                {"threads", subject.threads},
-               {"supervisor", job.supervisor}};
+               {"supervisor", job.supervisor},
+               {"kept_logits", path_json(job.kept_logits)},
+               {"kept_limit", job.kept_limit}};
   if (subject.model.random_seed) json["random_seed"] = *subject.model.random_seed;
   if (subject.calibration) {
     json["calibration"] = {{"settings", settings_to_json(subject.calibration->settings)},
@@ -66,6 +72,8 @@ inline CellJob job_from_json(const Json& json, const std::string& where) {
   job.attempt = path_from_json(json.at("attempt"));
   job.data_file = path_from_json(json.at("data_file"));
   job.supervisor = json.at("supervisor").get<int64_t>();
+  job.kept_logits = path_from_json(json.at("kept_logits"));
+  job.kept_limit = json.at("kept_limit").get<uint64_t>();
 
   SubjectRequest& subject = job.subject;
   subject.method = job.record.method;

@@ -17,6 +17,7 @@
 #include "ptq/core/clock.hpp"
 #include "ptq/core/own_json.hpp"
 #include "ptq/engine/engine.hpp"
+#include "ptq/engine/kept_logits.hpp"
 #include "ptq/eval/subject.hpp"
 #include "ptq/model/tokenizer.hpp"
 #include "ptq/results/record.hpp"
@@ -96,13 +97,8 @@ class OpenSubject {
     if (!tokenizer_) tokenizer_ = load_tokenizer(request_.model);
     return *tokenizer_;
   }
-  // The model in full precision. Where the methods leave the weights alone, the same engine with a
-  // full-precision cache is that reference.
-  Engine& reference() {
-    if (methods_.weights == nullptr) return *engine_;
-    if (!second_) second_ = make_another_engine();
-    return *second_;
-  }
+  // The model in full precision.
+  Engine& reference() { return kept_reference_ ? *kept_reference_ : real_reference(); }
   // As evaluations see it; the subject itself must stay where it is.
   eval::Subject subject(bool with_reference) {
     return {*engine_, methods_.kv, with_reference ? &reference() : nullptr, tokenizer()};
@@ -123,6 +119,13 @@ class OpenSubject {
   }
 
  private:
+  // Where the methods leave the weights alone, the same engine with a full-precision cache is the
+  // reference.
+  Engine& real_reference() {
+    if (methods_.weights == nullptr) return *engine_;
+    if (!second_) second_ = make_another_engine();
+    return *second_;
+  }
   std::unique_ptr<Engine> make_another_engine() const {
     return make_engine(request_.device, request_.build, request_.model.folder.string(), options_);
   }
@@ -143,7 +146,14 @@ class OpenSubject {
         if (reports_.method) reports_.method(name, fraction);
       });
     }
-    if (request_.with_reference) reference();
+    if (!request_.kept_logits.empty()) {
+      kept_.emplace(request_.kept_logits);
+      kept_reference_ =
+          std::make_unique<KeptEngine>(engine_->config(), *kept_, KeptEngine::Use::read,
+                                       [this]() -> Engine& { return real_reference(); });
+    } else if (request_.with_reference) {
+      real_reference();
+    }
     load_seconds_ = clock.seconds();
   }
 
@@ -195,6 +205,8 @@ class OpenSubject {
   std::optional<Tokenizer> tokenizer_;
   MethodSet methods_;  // outlives the engines, whose sequences refer to it
   std::unique_ptr<Engine> engine_, second_;
+  std::optional<KeptLogits> kept_;
+  std::unique_ptr<KeptEngine> kept_reference_;
   double load_seconds_ = 0, calibrate_seconds_ = 0, quantize_seconds_ = 0;
   int steps_ = 0;
   Json calibration_, layers_ = Json::object();

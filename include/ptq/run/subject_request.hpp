@@ -28,6 +28,8 @@ struct SubjectRequest {
   std::optional<calibrate::CalibrationSource> calibration;
   // The place that names the calibration text, and what to write there where it is missing.
   std::string calibration_where, calibration_hint = kCalibrationTable;
+  // The reference's logits of an earlier process (engine/kept_logits.hpp); empty: none.
+  std::string kept_logits;
   // Opened with the rest; otherwise when they are first asked for.
   bool with_tokenizer = false, with_reference = false;
 };
