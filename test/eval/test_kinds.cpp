@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "ptq/eval/kinds.hpp"
+#include "ptq/results/token_consistency.hpp"
 #include "test/eval/fake_rows.hpp"
 #include "test/support/fake_engine.hpp"
 #include "test/support/temporary_file.hpp"
@@ -76,6 +77,40 @@ TEST_CASE("every kind checks its inputs, runs, and writes the figure that ranks 
     CHECK_FALSE(outcome.samples.empty());
   }
   CHECK(seen.size() == kind_words().size());
+}
+
+TEST_CASE("the scores of the tokens give the figures of every kind that has them", "[eval]") {
+  const Tokenizer bytes = test::byte_tokenizer();
+  FakeEngine engine(256, 1.0);
+  test::FakeKv kv(KvPolicy{0, 4, 4});
+  const Subject with{engine, &kv, &engine, bytes}, alone{engine, nullptr, nullptr, bytes};
+  const std::string text = test::some_text(300);
+  const TempFile plain(text),
+      lines("{\"text\": \"" + text + "\"}\n{\"text\": \"x" + text + "\"}\n");
+  std::set<std::string> seen;
+  for (const Settings& small : small_settings()) {
+    const std::string kind = word_of(small);
+    INFO(kind);
+    Settings settings = with_data_file(small, kind == "perplexity" ? plain.path : lines.path);
+    for (Subject subject : {with, alone}) {
+      const Outcome outcome = evaluate(subject, settings, {});
+      const TokenFile& file = outcome.tokens;
+      if (file.tokens.empty()) continue;
+      seen.insert(kind);
+      Record record;
+      record.evaluation.kind = kind;
+      record.metrics = outcome.metrics;
+      std::vector<Violation> found;
+      consistency_detail::compare_with_tokens(record, file, found);
+      for (const Violation& violation : found) FAIL_CHECK(violation.sentence());
+      CHECK(outcome.metrics["nonfinite_tokens"] == 0);
+      CHECK(file.runs.size() == outcome.samples.size());
+      CHECK(file.tokens.size() == outcome.metrics["tokens_scored"].get<size_t>());
+      CHECK(file.tokens[0].has_reference() == (subject.reference != nullptr));
+      CHECK_NOTHROW(token_file_bytes(file));
+    }
+  }
+  CHECK(seen == std::set<std::string>{"perplexity", "cached-decode", "generation"});
 }
 
 TEST_CASE("settings that no experiment file has checked are checked", "[eval]") {

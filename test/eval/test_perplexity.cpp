@@ -214,9 +214,45 @@ TEST_CASE("perplexity: limits, regimes, hostile input", "[eval]") {
       std::fill(logits, logits + 256, 0.0f);
       if (history.size() == 13 && share > 0) logits[200] = INFINITY;
     };
+    // Four windows of 16 tokens; in each the token at 13 is void.
+    const Outcome outcome = perplexity(subject, settings, {});
+    CHECK(outcome.metrics["nonfinite_tokens"] == 4);
+    CHECK(outcome.metrics["tokens_scored"] == 4 * 14);
+    CHECK(outcome.metrics["nll"].get<double>() == Approx(std::log(256.0)));
+    CHECK(outcome.metrics["kl_max"] == 0.0);
+    CHECK(outcome.metrics["bits_per_byte"].is_null());
+    REQUIRE(outcome.tokens.tokens.size() == 4 * 15);
+    for (size_t i = 0; i < outcome.tokens.tokens.size(); ++i) {
+      const TokenScore& token = outcome.tokens.tokens[i];
+      CHECK(token.finite() == (i % 15 != 12));
+      CHECK(std::isnan(token.nll) == (i % 15 == 12));
+      CHECK(double(token.nll_reference) == Approx(std::log(256.0)));
+    }
+    REQUIRE(outcome.samples.size() == 4);
+    CHECK(outcome.samples[0]["targets"] == 14);
+    CHECK(outcome.samples[0]["nonfinite_tokens"] == 1);
+  }
+  SECTION("no logit that is finite") {
+    engine.logits = [](std::span<const int32_t>, double share, float* logits) {
+      std::fill(logits, logits + 256, share > 0 ? std::nanf("") : 0.0f);
+    };
+    kv.policies[0] = kv.policies[1] = KvPolicy{0, 0, 1};
+    const Outcome outcome = perplexity(subject, settings, {});
+    CHECK(outcome.metrics["tokens_scored"].get<int>() +
+              outcome.metrics["nonfinite_tokens"].get<int>() ==
+          60);
+    CHECK(outcome.metrics["nonfinite_tokens"].get<int>() >= 56);
+  }
+  SECTION("a reference that is not finite is an error") {
+    FakeEngine broken(256);
+    broken.logits = [](std::span<const int32_t> history, double, float* logits) {
+      std::fill(logits, logits + 256, 0.0f);
+      if (history.size() == 13) logits[200] = INFINITY;
+    };
+    subject.reference = &broken;
     CHECK_THROWS_WITH(
         perplexity(subject, settings, {}),
-        Catch::Contains("model under test") && Catch::Contains("position 12, token id 200"));
+        Catch::Contains("reference model") && Catch::Contains("position 12, token id 200"));
   }
   SECTION("certain predictions of the wrong token") {
     engine.logits = [](std::span<const int32_t>, double, float* logits) {

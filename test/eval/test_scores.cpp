@@ -1,4 +1,5 @@
 // Log-softmax, divergence and the statistics against hand calculation in extended precision.
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <limits>
@@ -86,6 +87,28 @@ TEST_CASE("divergence of two rows", "[eval]") {
   CHECK(kl_divergence(ra, rb) == Approx(double(plain_kl(a, b))).epsilon(1e-12));
   CHECK(kl_divergence(ra, ra) == 0);
 
+  // The same with kept exponentials; the others by definition.
+  std::vector<double> kept(1000);
+  const LogitRow keeping = scan_logits(b.data(), 1000, kept.data());
+  CHECK(keeping.log_sum_exp == rb.log_sum_exp);
+  const auto log_p = log_probs(a), log_q = log_probs(b);
+  long double overlap = 0;
+  int above = 0;
+  for (size_t v = 0; v < 1000; ++v) {
+    overlap += std::min(std::exp(log_p[v]), std::exp(log_q[v]));
+    above += b[v] > b[17];
+  }
+  for (const LogitRow& method : {rb, keeping}) {
+    const RowDivergence all = row_divergence(ra, method, b[17]);
+    CHECK(all.kl == kl_divergence(ra, rb));
+    CHECK(all.kl_reverse == Approx(double(plain_kl(b, a))).epsilon(1e-11));
+    CHECK(all.overlap == Approx(double(overlap)).epsilon(1e-13));
+    CHECK(all.above == above);
+  }
+  const RowDivergence same = row_divergence(ra, ra, a[17]);
+  CHECK(same.kl_reverse == 0);
+  CHECK(same.overlap == Approx(1).epsilon(1e-13));
+
   Divergence d;
   d.add(rp, rq, 1);  // p 1/2 -> 3/4; first maxima: 0 and 1
   d.add(rp, rp, 1);
@@ -95,6 +118,11 @@ TEST_CASE("divergence of two rows", "[eval]") {
   CHECK(m["kl_tokens"] == 2);
   CHECK(m["kl_mean"].get<double>() == Approx(kl / 2).epsilon(1e-7));
   CHECK(m["kl_median"].get<double>() == Approx(kl / 2).epsilon(1e-7));
+  CHECK(m["kl_p90"].get<double>() == Approx(kl * 0.9).epsilon(1e-7));
+  // KL(q || p) = 1/4 ln 1/2 + 3/4 ln 3/2; sum of min(p, q) = 1/4 + 1/2.
+  CHECK(m["kl_reverse_mean"].get<double>() ==
+        Approx((0.25 * std::log(0.5) + 0.75 * std::log(1.5)) / 2).epsilon(1e-6));
+  CHECK(m["ear_mean"].get<double>() == Approx((0.75 + 1) / 2).epsilon(1e-6));
   CHECK(m["kl_p99"].get<double>() == Approx(kl * 0.99).epsilon(1e-7));
   CHECK(m["kl_max"].get<double>() == Approx(kl).epsilon(1e-7));
   CHECK(m["top1_agreement"] == 0.5);
@@ -104,6 +132,44 @@ TEST_CASE("divergence of two rows", "[eval]") {
   Divergence().write(none);
   CHECK(none["kl_mean"].is_null());
   CHECK(none["kl_mean_why"] == "no position was compared with the reference");
+}
+
+TEST_CASE("the scores of one token", "[eval]") {
+  const std::vector<float> p = {0, 0, 1, -1}, q = {0, 2, 1, -1};
+  const LogitRow reference = read_logits(p.data(), 4, 0, "r"),
+                 method = read_logits(q.data(), 4, 0, "m");
+  const ScoredToken token = score_token(method, &reference, 0);
+  CHECK(token.finite);
+  CHECK(token.flip);
+  CHECK(token.rank == 2);
+  CHECK(token.confidence == Approx(double(std::exp(log_probs(p)[2]))));
+  CHECK(token.kl == kl_divergence(reference, method));
+  const TokenScore packed = token.packed();
+  CHECK(double(packed.nll) == Approx(double(-log_probs(q)[0])).epsilon(1e-6));
+  CHECK(double(packed.nll_reference) == Approx(double(-log_probs(p)[0])).epsilon(1e-6));
+  CHECK(double(packed.kl) == Approx(token.kl).epsilon(1e-6));
+  CHECK(double(packed.kl_reverse) == Approx(token.kl_reverse).epsilon(1e-6));
+  CHECK(packed.overlap_share() == Approx(token.overlap).margin(1e-5));
+  CHECK(packed.confidence_share() == Approx(token.confidence).margin(1e-5));
+  CHECK(packed.delta_p() == Approx(token.delta_p).margin(1e-7));
+  CHECK(packed.rank() == 2);
+  CHECK(packed.flip());
+  CHECK(packed.finite());
+
+  // The baseline itself: its own confidence, and no divergence.
+  const TokenScore alone = score_token(method, nullptr, 2).packed();
+  CHECK_FALSE(alone.has_reference());
+  CHECK(std::isnan(alone.kl));
+  CHECK(std::isnan(alone.kl_reverse));
+  CHECK(alone.overlap == 0);
+  CHECK(alone.rank() == 1);
+  CHECK(alone.confidence_share() == Approx(double(std::exp(log_probs(q)[1]))).margin(1e-5));
+
+  const std::vector<float> bad = {0, INFINITY, 1, -1};
+  const TokenScore none = score_token(scan_logits(bad.data(), 4), &reference, 0).packed();
+  CHECK_FALSE(none.finite());
+  CHECK(std::isnan(none.nll));
+  CHECK(double(none.nll_reference) == Approx(double(-log_probs(p)[0])).epsilon(1e-6));
 }
 
 TEST_CASE("statistics", "[eval]") {

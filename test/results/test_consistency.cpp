@@ -211,6 +211,52 @@ TEST_CASE("figures are held against the samples", "[consistency]") {
   says(k, "the number of right samples is 3");
 }
 
+TEST_CASE("figures are held against the scores of the tokens", "[consistency]") {
+  const Folder folder;
+  TokenFile file;
+  file.runs = {{0, 1, 2}, {1, 1, 1}, {1, 2, 1}};
+  file.tokens = {{1.0f, 0.5f, 0.25f, 0.5f, 65535, 9, 0},
+                 {2.0f, 1.0f, 0.5f, 0.25f, 65535, 9, TokenScore::kFlip},
+                 {3.0f, 2.0f, 0.0f, 0.0f, 65535, 9, 0},
+                 {std::nanf(""), 9.0f, std::nanf(""), std::nanf(""), 0, 9, TokenScore::kNotFinite}};
+  const auto write = [&](const std::string& bytes) {
+    std::ofstream(folder.path / kTokenFileName, std::ios::binary) << bytes;
+  };
+  const std::string bytes = token_file_bytes(file);
+  Record record;
+  record.evaluation.kind = "perplexity";
+  record.tokens_sha256 = sha256_hex(bytes);
+  record.metrics = {{"windows", 2},           {"tokens_scored", 3},
+                    {"nonfinite_tokens", 1},  {"nll", 2.25},
+                    {"nll_reference", 1.375}, {"kl_mean", 0.25},
+                    {"kl_max", 0.5},          {"kl_reverse_mean", 0.25},
+                    {"ear_mean", 1.0},        {"top1_agreement", 2.0 / 3}};
+  const auto says = [&](const Record& r) { return all(token_violations(r, folder.path)); };
+  CHECK_THAT(says(record), Contains("tokens.bin is missing"));
+  write(bytes);
+  CHECK(says(record) == "");
+  for (const auto& [key, value] : record.metrics.items()) {
+    if (key == "windows") continue;
+    Record edited = record;
+    edited.metrics[key] = value.get<double>() + 0.125;
+    CHECK_THAT(says(edited), Contains("metrics." + key + " is "));
+  }
+  Record texts = record;  // of texts a token is a token
+  texts.evaluation.kind = "generation";
+  texts.metrics.erase("windows");
+  texts.metrics["samples"] = 2;
+  CHECK_THAT(says(texts), Contains("metrics.nll is 2.25, but that of tokens.bin is 2"));
+  Record one = record;
+  one.metrics["windows"] = 1;
+  CHECK_THAT(says(one), Contains("a run of line 1"));
+  write(bytes.substr(0, bytes.size() - 1));
+  CHECK_THAT(says(record), Contains("is not the file whose hash") && Contains("cannot be read"));
+  // Records of versions before the file was kept.
+  Record old = record;
+  old.tokens_sha256.clear();
+  CHECK(says(old) == "");
+}
+
 TEST_CASE("a headline names a figure of the metrics", "[consistency]") {
   Record r = perplexity();
   r.headline = {"ppl", "lower", "perplexity"};

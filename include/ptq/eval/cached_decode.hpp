@@ -78,30 +78,32 @@ struct Scores {
 };
 
 // Reads one text through the cache and adds its scores; `read` gets the tokens read so far and the
-// perplexity of them. Fills the sample.
+// perplexity of them. Fills the sample, and adds the scores of the tokens from the second on.
 inline void read_text(LockStep& run, std::span<const int32_t> tokens,
                       const CachedDecodeSettings& settings, Scores& scores,
-                      const std::function<void(int64_t, double)>& read, Json& json) {
+                      const std::function<void(int64_t, double)>& read, Json& json,
+                      std::vector<TokenScore>& tokens_out) {
   const std::vector<int64_t>& lengths = scores.lengths;
   const int64_t longest = lengths.back();
   TokenScores sample;
   std::vector<TokenScores> halves(lengths.size());
   int64_t fed = 0;
+  run.hand_over_not_finite();
   const auto feed = [&](int64_t end) {
     const int64_t first = fed;
     run.forward(tokens.subspan(size_t(fed), size_t(end - fed)), settings.regime, 0,
                 [&](int64_t row, const LogitRow& method, const LogitRow* reference) {
                   const int64_t target = first + row + 1;  // it can look back on `target` tokens
                   if (target == longest) return;
-                  const int32_t id = tokens[size_t(target)];
-                  sample.add(method, reference, id);
+                  const ScoredToken token = score_token(method, reference, tokens[size_t(target)]);
+                  tokens_out.push_back(token.packed());
+                  sample.add(token);
                   const auto bucket =
                       std::upper_bound(scores.borders.begin(), scores.borders.end(), target);
-                  scores.buckets[size_t(bucket - scores.borders.begin()) - 1].add(method, reference,
-                                                                                  id);
+                  scores.buckets[size_t(bucket - scores.borders.begin()) - 1].add(token);
                   for (size_t l = 0; l < lengths.size(); ++l) {
                     if (target >= lengths[l] / 2 && target < lengths[l]) {
-                      halves[l].add(method, reference, id);
+                      halves[l].add(token);
                     }
                   }
                 });
@@ -125,13 +127,14 @@ inline void read_text(LockStep& run, std::span<const int32_t> tokens,
     json["lengths"].push_back(std::move(row));
     scores.halves[l].add(halves[l]);
   }
-  scores.differences.push_back(sample.delta_nll());
+  if (sample.count() > 0) scores.differences.push_back(sample.delta_nll());
   scores.all.add(sample);
 }
 
 }  // namespace cached_decode_detail
 
-// Errors: settings, too few texts, a text that is too short, logits that are not finite.
+// Errors: settings, too few texts, a text that is too short, logits of the reference that are not
+// finite. Those of the subject make their tokens void.
 inline Outcome cached_decode(Subject& subject, const CachedDecodeSettings& settings,
                              const Progress& progress) {
   namespace detail = cached_decode_detail;
@@ -159,7 +162,8 @@ inline Outcome cached_decode(Subject& subject, const CachedDecodeSettings& setti
       std::snprintf(note, sizeof note, "ppl %.2f", ppl);
       progress((double(i) + double(fed) / double(longest)) / double(texts.size()), note);
     };
-    detail::read_text(run, tokens, settings, scores, show, json);
+    detail::read_text(run, tokens, settings, scores, show, json, outcome.tokens.tokens);
+    outcome.tokens.runs.push_back({uint32_t(i), 1, uint32_t(longest - 1)});
     measured.add(run);
     bytes += int64_t(subject.tokenizer.decode(tokens, true).size()) -
              int64_t(subject.tokenizer.decode(std::span(tokens).first(1), true).size());
@@ -171,12 +175,14 @@ inline Outcome cached_decode(Subject& subject, const CachedDecodeSettings& setti
   m["samples"] = texts.size();
   m["chunk"] = settings.regime == Regime::streaming ? 1 : settings.chunk;
   m["tokens_scored"] = scores.all.count();
+  m["nonfinite_tokens"] = scores.all.void_tokens();
   scores.all.write(m);
-  put_number(m, "bits_per_byte",
-             bytes > 0 ? scores.all.nll() * double(scores.all.count()) /
-                             (double(bytes) * std::numbers::ln2)
-                       : kUnknown,
-             "the scored tokens decode to no text");
+  put_number(
+      m, "bits_per_byte",
+      bytes > 0 && scores.all.void_tokens() == 0
+          ? scores.all.nll() * double(scores.all.count()) / (double(bytes) * std::numbers::ln2)
+          : kUnknown,
+      scores.all.void_tokens() > 0 ? kVoidTokens : "the scored tokens decode to no text");
   if (subject.reference) {
     put_number(m, "delta_nll_se", standard_error(scores.differences), "one text has no spread");
     scores.all.divergence().write(m);

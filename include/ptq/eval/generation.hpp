@@ -46,11 +46,13 @@ inline Json quarters_json(const TokenScores (&quarters)[kQuarters], int64_t scor
 struct Sample {
   std::vector<int32_t> tokens;
   TokenScores quarters[kQuarters];
-  int64_t place = 0;  // of the next score, 0 .. scored - 1
+  std::vector<TokenScore> scores;  // of the continuation, as far as it is read
 
   void add(const LogitRow& method, const LogitRow* reference, int64_t prompt, int64_t scored) {
-    quarters[place * kQuarters / scored].add(method, reference, tokens[size_t(prompt + place)]);
-    ++place;
+    const int64_t place = int64_t(scores.size());  // 0 .. scored - 1
+    const ScoredToken token = score_token(method, reference, tokens[size_t(prompt + place)]);
+    quarters[place * kQuarters / scored].add(token);
+    scores.push_back(token.packed());
   }
 };
 
@@ -67,6 +69,7 @@ struct Scores {
       quarters[q].add(text.quarters[q]);
     }
     all.add(sample);
+    if (sample.count() == 0) return sample;  // all of it is void
     perplexities.push_back(sample.ppl());
     if (with_reference) {
       differences.push_back(sample.delta_nll());
@@ -77,6 +80,7 @@ struct Scores {
   void write(Json& m, bool with_reference, int64_t scored) const {
     const char* overflow = "the loss is too large for a perplexity in float64";
     m["tokens_scored"] = all.count();
+    m["nonfinite_tokens"] = all.void_tokens();
     put_number(m, "nll", all.nll());
     put_number(m, "ppl_pooled", all.ppl(), overflow);
     put_number(m, "mean_ppl", mean(perplexities), overflow);
@@ -113,6 +117,7 @@ inline std::vector<Sample> decode_batch(Subject& subject, const GenerationSettin
     require_tokens(sample.tokens, prompt + scored, settings.texts, texts[i].line, kShorter);
     const auto ids = std::span(std::as_const(sample.tokens));
     runs.emplace_back(subject);
+    runs[i].hand_over_not_finite();
     runs[i].forward(ids.first(size_t(prompt)), settings.regime, prompt - 1,
                     [&](int64_t, const LogitRow& method, const LogitRow* reference) {
                       sample.add(method, reference, prompt, scored);
@@ -135,7 +140,8 @@ inline std::vector<Sample> decode_batch(Subject& subject, const GenerationSettin
 
 }  // namespace generation_detail
 
-// Errors: settings, too few texts, a text that is too short, logits that are not finite.
+// Errors: settings, too few texts, a text that is too short, logits of the reference that are not
+// finite. Those of the subject make their tokens void.
 inline Outcome generation(Subject& subject, const GenerationSettings& settings,
                           const Progress& progress) {
   namespace detail = generation_detail;
@@ -158,6 +164,10 @@ inline Outcome generation(Subject& subject, const GenerationSettings& settings,
       own.write(json);
       json["quarters"] = detail::quarters_json(batch[i].quarters, settings.continuation_tokens);
       outcome.samples.push_back(std::move(json));
+      const std::vector<TokenScore>& tokens = batch[i].scores;
+      outcome.tokens.runs.push_back(
+          {uint32_t(begin + i), uint32_t(settings.prompt_tokens), uint32_t(tokens.size())});
+      outcome.tokens.tokens.insert(outcome.tokens.tokens.end(), tokens.begin(), tokens.end());
     }
     if (progress) {
       char note[48];

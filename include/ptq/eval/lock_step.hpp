@@ -37,6 +37,10 @@ class LockStep {
         sequence_(subject.engine.start(subject.kv)),
         reference_(subject.reference ? subject.reference->start(nullptr) : nullptr) {}
 
+  // From here on a row of the subject that is not finite is handed over as such (LogitRow::finite),
+  // instead of being an error.
+  void hand_over_not_finite() { not_finite_is_error_ = false; }
+
   // Appends the tokens to both sequences; pairs of the rows from first_row on (tokens.size() =
   // none). The reference always streams: its cache is dense, so any regime gives it the same rows.
   void forward(std::span<const int32_t> tokens, Regime regime, int64_t first_row,
@@ -110,7 +114,9 @@ class LockStep {
     std::unique_ptr<Sequence> sequence = sequence_->fork();
     std::unique_ptr<Sequence> reference = reference_ ? reference_->fork() : nullptr;
     if (!sequence || (reference_ && !reference)) return {};
-    return LockStep(subject_, buffer_bytes_, std::move(sequence), std::move(reference));
+    LockStep copy(subject_, buffer_bytes_, std::move(sequence), std::move(reference));
+    copy.not_finite_is_error_ = not_finite_is_error_;
+    return copy;
   }
 
   Sequence& sequence() { return *sequence_; }
@@ -171,8 +177,10 @@ class LockStep {
 
   // One row of the subject beside row `kept` of the reference's that are kept.
   template <class OnPair>
-  void score(const float* logits, int64_t position, int64_t kept, const OnPair& on_pair) const {
-    const LogitRow method = read_logits(logits, vocab(), position, "model under test");
+  void score(const float* logits, int64_t position, int64_t kept, const OnPair& on_pair) {
+    if (reference_) exps_.resize(size_t(vocab()));  // a comparison needs them again
+    const LogitRow method = scan_logits(logits, vocab(), reference_ ? exps_.data() : nullptr);
+    if (not_finite_is_error_) require_finite(method, position, "model under test");
     if (!reference_) {
       on_pair(method, nullptr);
       return;
@@ -207,6 +215,8 @@ class LockStep {
   int64_t buffer_bytes_;
   std::unique_ptr<Sequence> sequence_, reference_;
   std::vector<float> logits_;  // the reference's rows of the current piece
+  std::vector<double> exps_;   // of the subject's current row
+  bool not_finite_is_error_ = true;
   double seconds_ = 0, reference_seconds_ = 0;
 };
 

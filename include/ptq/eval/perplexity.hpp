@@ -28,6 +28,7 @@
 #include "ptq/eval/settings.hpp"
 #include "ptq/eval/statistics.hpp"
 #include "ptq/eval/subject.hpp"
+#include "ptq/eval/token_score.hpp"
 
 namespace ptq::eval {
 
@@ -79,7 +80,7 @@ inline int64_t target_bytes(const Tokenizer& tokenizer, std::span<const int32_t>
 struct Losses {
   std::vector<double> own, reference, differences;  // mean NLL per window, nats
   double tokens = 0;                                // sum over all targets
-  int64_t targets = 0, bytes = 0;
+  int64_t targets = 0, void_targets = 0, bytes = 0;
   Divergence divergence;
 
   void write(Json& m, bool with_reference) const {
@@ -89,9 +90,10 @@ struct Losses {
     put_number(m, "nll_se", standard_error(own), "one window has no spread");
     put_number(m, "ppl", std::exp(nll), overflow);
     put_number(m, "ppl_tok", std::exp(tokens / double(targets)), overflow);
-    put_number(m, "bits_per_byte",
-               bytes > 0 ? tokens / (double(bytes) * std::numbers::ln2) : kUnknown,
-               "the scored tokens decode to no text");
+    put_number(
+        m, "bits_per_byte",
+        bytes > 0 && void_targets == 0 ? tokens / (double(bytes) * std::numbers::ln2) : kUnknown,
+        void_targets > 0 ? kVoidTokens : "the scored tokens decode to no text");
     if (!with_reference) return;
     put_number(m, "nll_reference", mean(reference));
     put_number(m, "ppl_reference", std::exp(mean(reference)), overflow);
@@ -102,27 +104,39 @@ struct Losses {
   }
 };
 
-// Runs one window and adds its losses, which its sample gets too.
+// Runs one window and adds its losses, which its sample gets too, and the scores of its tokens.
+// Void tokens enter no loss, the reference's neither.
 inline void score_window(LockStep& run, std::span<const int32_t> ids, int64_t first_target,
-                         Regime regime, Losses& losses, Json& sample) {
-  const int64_t length = int64_t(ids.size()), targets = length - first_target;
+                         Regime regime, Losses& losses, Json& sample,
+                         std::vector<TokenScore>& tokens) {
+  const int64_t length = int64_t(ids.size());
   double loss = 0, reference_loss = 0;
+  int64_t targets = 0, void_targets = 0;
   Divergence divergence;
+  run.hand_over_not_finite();
   run.forward(ids, regime, first_target - 1,
               [&](int64_t row, const LogitRow& method, const LogitRow* reference) {
                 if (row + 1 == length) return;  // predicts the token after the window
-                const int32_t target = ids[size_t(row + 1)];
-                loss += method.nll(target);
-                if (reference) {
-                  reference_loss += reference->nll(target);
-                  divergence.add(*reference, method, target);
+                const ScoredToken token = score_token(method, reference, ids[size_t(row + 1)]);
+                tokens.push_back(token.packed());
+                if (!token.finite) {
+                  ++void_targets;
+                  return;
                 }
+                ++targets;
+                loss += token.nll;
+                if (!reference) return;
+                reference_loss += token.nll_reference;
+                divergence.add(token);
               });
   losses.tokens += loss;
   losses.targets += targets;
-  losses.own.push_back(loss / double(targets));
+  losses.void_targets += void_targets;
   sample["targets"] = targets;
-  sample["nll"] = losses.own.back();
+  if (void_targets > 0) sample["nonfinite_tokens"] = void_targets;
+  put_number(sample, "nll", targets > 0 ? loss / double(targets) : kUnknown, kVoidTokens);
+  if (targets == 0) return;
+  losses.own.push_back(loss / double(targets));
   if (divergence.count() == 0) return;  // no reference
   losses.reference.push_back(reference_loss / double(targets));
   losses.differences.push_back(losses.own.back() - losses.reference.back());
@@ -133,7 +147,8 @@ inline void score_window(LockStep& run, std::span<const int32_t> ids, int64_t fi
 
 }  // namespace perplexity_detail
 
-// Errors: settings, unreadable text, a text shorter than one window, logits that are not finite.
+// Errors: settings, unreadable text, a text shorter than one window, logits of the reference that
+// are not finite. Those of the subject make their tokens void.
 inline Outcome perplexity(Subject& subject, const PerplexitySettings& settings,
                           const Progress& progress) {
   check_settings(settings, "perplexity");
@@ -154,7 +169,10 @@ inline Outcome perplexity(Subject& subject, const PerplexitySettings& settings,
     const auto ids = std::span(tokens).subspan(size_t(window.first_token), size_t(length));
     LockStep run(subject);
     Json sample = {{"window", w}, {"first_token", window.first_token}};
-    perplexity_detail::score_window(run, ids, window.first_target, settings.regime, losses, sample);
+    perplexity_detail::score_window(run, ids, window.first_target, settings.regime, losses, sample,
+                                    outcome.tokens.tokens);
+    outcome.tokens.runs.push_back(
+        {uint32_t(w), uint32_t(window.first_target), uint32_t(length - window.first_target)});
     losses.bytes += perplexity_detail::target_bytes(subject.tokenizer, ids, window.first_target);
     measured.add(run);
     outcome.samples.push_back(std::move(sample));
@@ -174,6 +192,7 @@ inline Outcome perplexity(Subject& subject, const PerplexitySettings& settings,
   m["windows_available"] = available;
   m["tokens_text"] = found;
   m["tokens_scored"] = losses.targets;
+  m["nonfinite_tokens"] = losses.void_targets;
   m["tokens_left_out"] = found - windows.back().first_token - length;  // behind the last window
   losses.write(m, subject.reference != nullptr);
   measured.write(m, settings.regime);

@@ -7,6 +7,7 @@
 
 #include "ptq/core/own_json.hpp"
 #include "ptq/engine/engine.hpp"
+#include "ptq/eval/token_score.hpp"
 #include "ptq/model/tokenizer.hpp"
 
 namespace ptq::eval {
@@ -22,10 +23,12 @@ struct Subject {
 };
 
 // metrics: one flat or nested JSON object, null (never NaN) for what could not be computed, with a
-// "why" beside it. samples: one object per window, prompt or text, for paired comparison.
+// "why" beside it. samples: one object per window, prompt or text, for paired comparison. tokens:
+// the scored ones, where an evaluation scores the tokens of texts.
 struct Outcome {
   Json metrics;
   std::vector<Json> samples;
+  TokenFile tokens;
 };
 
 // fraction in 0 .. 1 of this evaluation; note: the figure so far, e.g. "ppl 12.31".

@@ -26,7 +26,8 @@ struct TokenScore {
   uint32_t rank_flags;
 
   static constexpr uint32_t kFlip = uint32_t{1} << 31;  // the argmax is not the reference's
-  // A logit of the method is a NaN or an infinity: the token is void, its floats are NaN.
+  // A logit of the method is a NaN or an infinity: the token is void, and of its floats only the
+  // reference's loss is a number.
   static constexpr uint32_t kNotFinite = uint32_t{1} << 30;
   static constexpr uint32_t kMostRank = (uint32_t{1} << 24) - 1;
 

@@ -21,20 +21,27 @@ namespace ptq::eval {
 
 class TokenScores {
  public:
-  void add(const LogitRow& method, const LogitRow* reference, int32_t target) {
-    losses_.push_back(method.nll(target));
-    if (!reference) return;
-    reference_losses_.push_back(reference->nll(target));
-    divergence_.add(*reference, method, target);
+  // Void tokens are counted and enter no mean, the reference's neither.
+  void add(const ScoredToken& token) {
+    if (!token.finite) {
+      ++void_;
+      return;
+    }
+    losses_.push_back(token.nll);
+    if (!token.has_reference()) return;
+    reference_losses_.push_back(token.nll_reference);
+    divergence_.add(token);
   }
   void add(const TokenScores& other) {
+    void_ += other.void_;
     losses_.insert(losses_.end(), other.losses_.begin(), other.losses_.end());
     reference_losses_.insert(reference_losses_.end(), other.reference_losses_.begin(),
                              other.reference_losses_.end());
     divergence_.add(other.divergence_);
   }
 
-  size_t count() const { return losses_.size(); }
+  size_t count() const { return losses_.size(); }  // without the void ones
+  int64_t void_tokens() const { return void_; }
   double nll() const { return mean(losses_); }  // nats per token
   double ppl() const { return std::exp(nll()); }
   double nll_reference() const { return mean(reference_losses_); }
@@ -43,6 +50,7 @@ class TokenScores {
 
   // flips: share of the positions whose most likely token is not the reference's.
   void write(Json& json) const {
+    if (void_ > 0) json["nonfinite_tokens"] = void_;
     put_number(json, "nll", nll());
     put_number(json, "ppl", ppl(), "the loss is too large for a perplexity");
     if (reference_losses_.empty()) return;
@@ -67,6 +75,7 @@ class TokenScores {
 
  private:
   std::vector<double> losses_, reference_losses_;
+  int64_t void_ = 0;
   Divergence divergence_;
 };
 

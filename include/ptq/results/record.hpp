@@ -74,7 +74,8 @@ struct Record {
   uint64_t seed = 0;
   Code code;
   Json environment = Json::object();  // cpu, threads, os, compiler, device, ...
-  // "ok"; "invalid": measured, but the method provably did nothing; "failed": not measured.
+  // "ok"; "invalid": measured, but the method provably did nothing, or some of its numbers are
+  // none; "failed": not measured.
   std::string status = "ok";
   std::optional<Failure> error;  // present exactly when failed
   std::vector<std::string> warnings;
@@ -82,6 +83,8 @@ struct Record {
   Json metrics = Json::object();
   // SHA-256 of samples.jsonl beside the record; empty in records of versions before it was kept.
   std::string samples_sha256;
+  // The same of tokens.bin; empty where there is none.
+  std::string tokens_sha256;
   std::string started_at;  // ISO 8601, UTC
   double seconds = 0;
 };

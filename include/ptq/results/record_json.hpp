@@ -176,6 +176,7 @@ inline Json to_json(const Record& record) {
                         {"title", record.headline->title}};
   }
   if (!record.samples_sha256.empty()) json["samples_sha256"] = record.samples_sha256;
+  if (!record.tokens_sha256.empty()) json["tokens_sha256"] = record.tokens_sha256;
   return json;
 }
 
@@ -248,6 +249,7 @@ inline Record record_from_json(const Json& json, const std::string& where) {
   }
   root.read("metrics", record.metrics);
   if (json.contains("samples_sha256")) root.read("samples_sha256", record.samples_sha256);
+  if (json.contains("tokens_sha256")) root.read("tokens_sha256", record.tokens_sha256);
   root.read("started_at", record.started_at);
   // A non-finite duration was written as null, with a warning.
   if (root.member("seconds").is_null()) {

@@ -1,7 +1,8 @@
 // The results of one experiment on disk: one folder per finished cell, put there whole or not at
 // all, also by several processes at once and after a crash or loss of power.
 //
-//   OUT/<model>__<method>__<evaluation>__<id>/   record.json, samples.jsonl, result.md, log.txt
+//   OUT/<model>__<method>__<evaluation>__<id>/   record.json, samples.jsonl, tokens.bin (of
+//                                                evaluations that score tokens), result.md, log.txt
 //   OUT/superseded/...                           the same place under other settings, kept
 //
 // A place belongs to an experiment: several experiments in one folder leave each other's cells

@@ -18,6 +18,7 @@
 #include "ptq/results/record.hpp"
 #include "ptq/results/record_json.hpp"
 #include "ptq/results/record_page.hpp"
+#include "ptq/results/token_file.hpp"
 #include "ptq/run/cell_job.hpp"
 #include "ptq/run/open_subject.hpp"
 #include "ptq/run/settings_io.hpp"
@@ -79,19 +80,32 @@ inline void judge(const eval::Outcome& outcome, const MethodSet& methods, Record
         " combinations of task, haystack, length and depth; there the accuracy says nothing about "
         "a method");
   }
+  if (const auto lost = outcome.metrics.value("nonfinite_tokens", int64_t{0})) {
+    record.status = "invalid";
+    record.warnings.push_back(
+        "not finite: a logit of " + std::to_string(lost) + " of " +
+        std::to_string(lost + outcome.metrics.value("tokens_scored", int64_t{0})) +
+        " scored tokens is a NaN or an infinity; these tokens are void, and the figures are those "
+        "of the others");
+  }
   if (const std::string note = eval::uneven_cache_note(outcome.metrics); !note.empty()) {
     record.warnings.push_back(note);
   }
 }
 
-// samples.jsonl, result.md and, last, record.json: the supervisor takes a cell for finished when
-// that is there.
+// samples.jsonl, tokens.bin where tokens were scored, result.md and, last, record.json: the
+// supervisor takes a cell for finished when that is there.
 inline void write_result(const std::filesystem::path& folder, const eval::Outcome& outcome,
                          Record& record) {
   std::string samples;
   for (const Json& sample : outcome.samples) samples += json_text(sample) + "\n";
   record.samples_sha256 = sha256_hex(samples);
   write_file_synced(folder / "samples.jsonl", samples);
+  if (!outcome.tokens.tokens.empty()) {
+    const std::string tokens = token_file_bytes(outcome.tokens);
+    record.tokens_sha256 = sha256_hex(tokens);
+    write_file_synced(folder / kTokenFileName, tokens);
+  }
   write_file_synced(folder / "result.md", result_markdown(record));
   write_file_synced(folder / "record.json", json_text(to_json(record), 2) + "\n");
 }
