@@ -96,6 +96,14 @@ std::vector<const Cell*> ordered(const Board& board, const Evaluation& evaluatio
 
 }  // namespace
 
+std::string verdict_text(const Comparison& c) {
+  if (c.n == 0) return "-";
+  if (c.answers && c.counts.gained + c.counts.lost == 0) return "identical answers";
+  if (!c.interval.known()) return "too few samples";
+  if (c.interval.contains(0) || c.p_holm >= 0.05) return "no difference shown";
+  return (c.delta > 0) == c.answers ? "better" : "worse";
+}
+
 Comparison compare(const Samples& a, const Samples& b, bool answers) {
   Comparison out;
   out.answers = answers;

@@ -29,15 +29,6 @@ inline std::string difference_text(const Comparison& c) {
   return text;
 }
 
-// What the comparison allows to say.
-inline std::string verdict(const Comparison& c) {
-  if (c.n == 0) return "-";
-  if (c.answers && c.counts.gained + c.counts.lost == 0) return "identical answers";
-  if (!c.interval.known()) return "too few samples";
-  if (c.interval.contains(0) || c.p_holm >= 0.05) return "no difference shown";
-  return (c.delta > 0) == c.answers ? "better" : "worse";
-}
-
 // One row per cell that was compared, in the order of the board.
 inline Table statistics_table(const Board& board, const BoardStatistics& statistics) {
   Table table;
@@ -54,7 +45,7 @@ inline Table statistics_table(const Board& board, const BoardStatistics& statist
           {row.method + (baseline_fails(*cell) ? kFailsMark : ""), evaluation.name,
            std::to_string(c->n), difference_text(*c),
            c->answers ? p_text(c->p.exact) + " / " + p_text(c->p.mid) : p_text(c->p_value),
-           p_text(c->p_holm), verdict(*c),
+           p_text(c->p_holm), verdict_text(*c),
            c->answers ? fmt::format("{} lost, {} gained", c->counts.lost, c->counts.gained) : "-",
            figure({"kl_mean"}, divergence_text), exposure_text(*cell),
            std::to_string(statistics.rank(cell))});

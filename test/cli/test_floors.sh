@@ -16,6 +16,7 @@ encoding              : core
 model                 : core encoding
 data                  : core model
 results               : core
+stats                 : core
 
 # The engine: its root is the interface, all that others see of it.
 engine                : core encoding model
@@ -28,7 +29,7 @@ engine/cuda           : core encoding model engine engine/weights engine/pass en
 engine/cuda/kernels   : core encoding engine engine/cuda
 engine/cuda/bench     : core encoding engine engine/cuda engine/cuda/kernels
 
-eval                  : core model data engine
+eval                  : core model data engine stats
 calibrate             : core model data engine
 run                   : interface core encoding model data engine eval calibrate results
 # Tries a method by the rules of the cache before anything runs.
@@ -49,11 +50,11 @@ analysis              : analysis/figures analysis/page analysis/study analysis/p
 analysis/read         : core results
 analysis/write        : core
 analysis/board        : core analysis/read analysis/write
-analysis/compare      : core analysis/read analysis/write analysis/board
+analysis/compare      : core stats results analysis/read analysis/write analysis/board
 analysis/figures      : core analysis/read analysis/write analysis/board analysis/compare
 analysis/pruning      : core results analysis/read analysis/write analysis/compare
 analysis/pruning      : analysis/figures
-analysis/page         : core analysis/read analysis/write analysis/board analysis/compare
+analysis/page         : core stats analysis/read analysis/write analysis/board analysis/compare
 analysis/page         : analysis/figures analysis/pruning
 # The files of an earlier study, and its pages as it printed them.
 analysis/study        : core results analysis/read analysis/write
