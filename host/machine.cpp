@@ -8,6 +8,8 @@
 #include <string>
 #include <thread>
 
+#include "ptq_commit.hpp"
+
 namespace ptq {
 namespace {
 

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "host/commands/commands.hpp"
+#include "host/machine.hpp"
 #include "ptq/core/error.hpp"
 #include "ptq/core/output_file.hpp"
 #include "ptq/core/safe_text.hpp"
@@ -75,8 +76,9 @@ int dispatch(std::vector<std::string> words) {
     words = {words[1], "--help"};  // help COMMAND
   }
   if (words[0] == "--version") {
-    std::printf("ptq-host %s%s%s, ABI %u.%u\n", PTQ_VERSION, *PTQ_GIT_HASH != 0 ? " " : "",
-                PTQ_GIT_HASH, PTQ_ABI_MAJOR, PTQ_ABI_MINOR);
+    const Record::Code code = code_facts();
+    std::printf("ptq-host %s%s%s, ABI %u.%u\n", code.version.c_str(), code.git.empty() ? "" : " ",
+                code.git.c_str(), PTQ_ABI_MAJOR, PTQ_ABI_MINOR);
     return 0;
   }
   for (const Command& command : kCommands) {
