@@ -225,6 +225,7 @@ class Runner {
     job.record = new_record(cell);
     job.attempt = absolute_path(running.attempt);
     job.data_file = plan_.grid.evaluations[cell.evaluation].data_file;
+    job.noise_floor = plan_.grid.evaluations[cell.evaluation].noise_floor;
     SubjectRequest& subject = job.subject;
     subject.model = plan_.grid.models[cell.model].source;
     subject.model.folder = absolute_path(subject.model.folder);

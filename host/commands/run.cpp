@@ -85,6 +85,7 @@ void write_experiment(const Plan& plan, const Store& store) {
                {"track", plan.experiment.track},
                {"seed", plan.experiment.seed},
                {"baseline", plan.experiment.baseline},
+               {"noise_floor", plan.experiment.noise_floor},
                {"models", models},
                {"model",
                 {{"compute", compute_word(plan.experiment.model.compute)},

@@ -112,6 +112,26 @@ TEST_CASE("cuda engine: logits within 1e-3 of the CPU's, dense and KIVI", "[cuda
   }
 }
 
+TEST_CASE("cuda engine: noise on the hidden state is that of the CPU", "[cuda]") {
+  Folder folder({}, "cuda-noise");
+  CpuTransformer cpu(folder.path, cpu::Device(1));
+  CudaTransformer<float> cuda(folder.path, cuda::Device<float>(0));
+  const auto text = ids(20, cpu.config().vocab_size);
+  auto clean = cuda.start(nullptr), a = cpu.start(nullptr), b = cuda.start(nullptr);
+  for (Sequence* s : {a.get(), b.get()}) s->disturb({kRoundingNoise, 3});
+  // The last tokens one by one, as steps of a decode.
+  const auto decode = [&](Engine& engine, Sequence& s) {
+    auto out = run(engine, s, std::span(text).first(12), Regime::streaming);
+    const auto rest = run(engine, s, std::span(text).subspan(12), Regime::streaming, 1);
+    out.insert(out.end(), rest.begin(), rest.end());
+    return out;
+  };
+  const auto plain = decode(cuda, *clean), got = decode(cuda, *b);
+  const double moved = difference(got, plain);
+  CHECK(moved > 1e-4);
+  CHECK(difference(got, decode(cpu, *a)) < 0.05 * moved);
+}
+
 TEST_CASE("cuda engine: packed and reordered weights of GGUF files are those of the CPU",
           "[cuda]") {
   for (const std::string name : {"llama", "qwen2"}) {

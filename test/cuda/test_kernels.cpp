@@ -54,6 +54,14 @@ TEMPLATE_TEST_CASE("cuda: embedding, norm, rotary embedding, SwiGLU, residual", 
     CHECK(floats(sum.get()) == want);
 
     want = x;
+    const LayerNoise noise{kRoundingNoise, 5};
+    cpu.disturb(want.data(), n, width, noise, 2, 100);
+    const OnDevice<T> disturbed(as<T>(x));
+    cuda::disturb(queue(), disturbed.data(), n, width, noise, 2, 100);
+    CHECK(difference(floats(disturbed.get()), want) <= kStep<T>);
+    CHECK(difference(want, x) > 0);
+
+    want = x;
     cpu.swiglu(want.data(), u.data(), n, width);
     const OnDevice<T> gate(as<T>(x));
     cuda::swiglu(queue(), gate.data(), du.data(), n * width);

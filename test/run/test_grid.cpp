@@ -210,6 +210,30 @@ TEST_CASE("cells are the product, with ids that follow the content", "[grid]") {
   CHECK_THROWS_AS(expand_cells(grid, 0, "1.0", "cpu"), Error);
 }
 
+TEST_CASE("a noise floor is part of the cells that measure it, and of no other", "[grid]") {
+  GridMethod lossless, other;
+  lossless.record.lossless = true;
+  GridEvaluation evaluation{"t", "perplexity", eval::PerplexitySettings{}, "x/test.txt", "data1"};
+  const auto id = [&](const GridMethod& method) {
+    return cell_id(cell_identity(model("m", "f"), method, evaluation, 0, "1", "cpu"));
+  };
+  const std::string before = id(lossless), before_other = id(other);
+  evaluation.noise_floor = true;
+  CHECK(id(lossless) != before);
+  CHECK(id(other) == before_other);
+
+  Experiment e;
+  e.noise_floor = true;
+  e.evaluations = {{"p", "passkey", eval::PasskeySettings{}, ""},
+                   {"r", "retrieval", eval::RetrievalSettings{}, ""}};
+  Problems problems;
+  for (const GridEvaluation& found : resolve_evaluations(e, {}, problems)) {
+    INFO(found.name);
+    CHECK_FALSE(found.noise_floor);  // it scores no tokens
+  }
+  CHECK(eval::scores_tokens(eval::PerplexitySettings{}));
+}
+
 TEST_CASE("names in any script have folders of their own", "[grid]") {
   const auto word = [](const std::string& name) { return grid_detail::place_word(name); };
   CHECK(word("kivi 2bit") == "kivi-2bit");

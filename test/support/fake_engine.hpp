@@ -114,6 +114,7 @@ class FakeEngine : public Engine {
         sequence.read.share_sum[side] += side_share;
         share += side_share / 2;
       }
+      share += double(sequence.noise.relative);  // it disturbs as encoded rows do
       sequence.read.queries += 1;
       if (i < first_row) continue;
       rows.resize(rows.size() + size_t(config_.vocab_size));
@@ -134,6 +135,7 @@ class FakeEngine : public Engine {
   struct Sequence : ptq::Sequence {
     explicit Sequence(FakeKv* method) : kv(method) {}
     int64_t length() const override { return int64_t(history.size()); }
+    void disturb(const LayerNoise& n) override { noise = n; }
     CacheReads reads() const override { return read; }
     CacheBytes bytes() const override {
       CacheBytes b;
@@ -149,6 +151,7 @@ class FakeEngine : public Engine {
       return b;
     }
     FakeKv* kv;
+    LayerNoise noise;
     std::vector<int32_t> history;
     CacheReads read;
   };

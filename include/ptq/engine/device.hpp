@@ -10,6 +10,7 @@
 
 #include "ptq/core/dtype.hpp"
 #include "ptq/engine/method.hpp"
+#include "ptq/engine/noise.hpp"
 #include "ptq/engine/tap.hpp"
 #include "ptq/engine/weights/linear.hpp"
 #include "ptq/model/anatomy.hpp"
@@ -51,7 +52,8 @@ concept Device = requires(D d, typename D::Scalar* y, const typename D::Scalar* 
                           const std::vector<int32_t>& ids, std::span<const int32_t> picked,
                           const std::vector<int64_t>& boundaries, const HeadShape& shape,
                           const Anatomy& anatomy, const Rope& rope, KvMethod* method, DType dtype,
-                          const typename D::Table& table, const Wanted& wanted, Seen& seen) {
+                          const typename D::Table& table, const Wanted& wanted, Seen& seen,
+                          const LayerNoise& noise) {
   { d.name() } -> std::convertible_to<std::string>;
   { D::kCopiesCaches } -> std::convertible_to<bool>;  // is a Cache a value?
 
@@ -83,6 +85,7 @@ concept Device = requires(D d, typename D::Scalar* y, const typename D::Scalar* 
   d.rope(y, batch, n, n);
   d.swiglu(y, x, n, n);
   d.add(y, x, n, n);
+  d.disturb(y, n, n, noise, int{}, n);  // y [n, n], of a layer, from a position on
   d.append_unrotated(targets, x, n);
   d.append(targets, x, x, n);
   { d.side(layer.keys, boundaries) } -> std::same_as<typename D::Side>;

@@ -12,6 +12,7 @@
 #include "ptq/engine/counts.hpp"
 #include "ptq/engine/method.hpp"
 #include "ptq/engine/modes.hpp"
+#include "ptq/engine/noise.hpp"
 #include "ptq/engine/tap.hpp"
 #include "ptq/model/config.hpp"
 
@@ -34,6 +35,8 @@ class Sequence {
   virtual CacheReads reads() const = 0;
   // A copy that goes on by itself; nullptr: this device does not copy, prefill again.
   virtual std::unique_ptr<Sequence> fork() const { return nullptr; }
+  // From now on the hidden state of this sequence is disturbed behind every layer.
+  virtual void disturb(const LayerNoise& noise) = 0;
 };
 
 // Receives logits in pieces: rows [first_row, first_row + rows) of the call, row-major

@@ -133,6 +133,9 @@ class KeptEngine : public Engine {
       }
       return copy;
     }
+    void disturb(const LayerNoise&) override {
+      throw Error(ExitCode::internal, "noise on the kept reference");
+    }
     // The real sequence, fed with all calls so far.
     ptq::Sequence& caught_up(Regime regime) {
       if (!real) real = engine().start(nullptr);

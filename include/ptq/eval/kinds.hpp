@@ -35,6 +35,7 @@ struct Kind {
   // Throws what running it would throw that can be known before the model is loaded.
   void (*check)(const Unloaded&, const S&);
   std::string S::*data_file;  // the setting that names one; nullptr: it reads none
+  bool scores_tokens;         // does its outcome have tokens?
   Headline headline;
 };
 
@@ -43,23 +44,31 @@ inline constexpr std::tuple kKinds{
                              perplexity,
                              check_perplexity,
                              &PerplexitySettings::text,
+                             true,
                              {"ppl", "lower", "perplexity"}},
     Kind<CachedDecodeSettings>{"cached-decode",
                                cached_decode,
                                check_cached_decode,
                                &CachedDecodeSettings::texts,
+                               true,
                                {"ppl", "lower", "perplexity of long documents"}},
-    Kind<PasskeySettings>{
-        "passkey", passkey, check_passkey, nullptr, {"accuracy", "higher", "passkeys found"}},
+    Kind<PasskeySettings>{"passkey",
+                          passkey,
+                          check_passkey,
+                          nullptr,
+                          false,
+                          {"accuracy", "higher", "passkeys found"}},
     Kind<RetrievalSettings>{"retrieval",
                             retrieval_suite,
                             check_retrieval,
                             nullptr,
+                            false,
                             {"accuracy", "higher", "right answers"}},
     Kind<GenerationSettings>{"generation",
                              generation,
                              check_generation,
                              &GenerationSettings::texts,
+                             true,
                              {"ppl_pooled", "lower", "perplexity of continuations"}}};
 
 namespace kinds_detail {
@@ -103,6 +112,10 @@ inline Settings make_settings(const std::string& word) {
 
 inline Headline headline_of(const Settings& settings) {
   return with_kind(settings, [](const auto& kind, const auto&) { return kind.headline; });
+}
+
+inline bool scores_tokens(const Settings& settings) {
+  return with_kind(settings, [](const auto& kind, const auto&) { return kind.scores_tokens; });
 }
 
 // The setting that names a data file, or nullptr.

@@ -35,7 +35,9 @@ class LockStep {
       : subject_(subject),
         buffer_bytes_(buffer_bytes),
         sequence_(subject.engine.start(subject.kv)),
-        reference_(subject.reference ? subject.reference->start(nullptr) : nullptr) {}
+        reference_(subject.reference ? subject.reference->start(nullptr) : nullptr) {
+    if (subject.noise.relative != 0) sequence_->disturb(subject.noise);
+  }
 
   // From here on a row of the subject that is not finite is handed over as such (LogitRow::finite),
   // instead of being an error.

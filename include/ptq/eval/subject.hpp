@@ -20,6 +20,7 @@ struct Subject {
                       // run in lock step (may be &engine when only the cache differs);
                       // nullptr: the subject is itself the full-precision baseline
   const Tokenizer& tokenizer;
+  LayerNoise noise = {};  // on the subject's hidden state, not on the reference's
 };
 
 // metrics: one flat or nested JSON object, null (never NaN) for what could not be computed, with a

@@ -32,14 +32,30 @@ inline eval::Settings settings_of(const CellJob& job) {
       job.data_file);
 }
 
+// What is kept of a run with noise.
+inline Json noise_floor_json(const Json& metrics) {
+  Json floor = {{"relative", double(kRoundingNoise)}};
+  for (const char* key :
+       {"kl_tokens", "kl_mean", "kl_median", "kl_p90", "kl_p99", "kl_max", "kl_reverse_mean",
+        "ear_mean", "top1_agreement", "delta_p_mean", "delta_p_rms", "delta_nll"}) {
+    if (metrics.contains(key)) floor[key] = metrics[key];
+  }
+  return floor;
+}
+
 // Evaluates the subject. What calls itself full precision needs no reference, unless it turns out
 // to be none; the record says so then.
 inline eval::Outcome evaluate(const CellJob& job, OpenSubject& opened, Record& record,
                               const eval::Progress& progress) {
   const eval::Settings settings = settings_of(job);
+  // A run with noise has two sides and comes behind the one without.
+  const double noise_share = job.noise_floor && record.method.lossless ? 2.0 / 3 : 0;
   const auto measure = [&](bool with_reference) {
     eval::Subject subject = opened.subject(with_reference);
-    eval::Outcome outcome = eval::evaluate(subject, settings, progress);
+    eval::Outcome outcome =
+        eval::evaluate(subject, settings, [&](double fraction, const std::string& note) {
+          progress((1 - noise_share) * fraction, note);
+        });
     outcome.metrics["weights"] = opened.weights();
     return outcome;
   };
@@ -47,7 +63,21 @@ inline eval::Outcome evaluate(const CellJob& job, OpenSubject& opened, Record& r
   record.headline = {headline.key, headline.direction, headline.title};
   const bool says_lossless = record.method.lossless;
   eval::Outcome outcome = measure(!says_lossless);
-  if (!says_lossless || is_full_precision(outcome.metrics)) return outcome;
+  if (!says_lossless) return outcome;
+  if (is_full_precision(outcome.metrics)) {
+    if (!job.noise_floor) return outcome;
+    eval::Subject subject{opened.engine(),
+                          opened.kv(),
+                          &opened.engine(),
+                          opened.tokenizer(),
+                          {kRoundingNoise, record.seed}};
+    const eval::Outcome noisy =
+        eval::evaluate(subject, settings, [&](double fraction, const std::string& note) {
+          progress(1 - noise_share + noise_share * fraction, "noise floor, " + note);
+        });
+    outcome.metrics["noise_floor"] = noise_floor_json(noisy.metrics);
+    return outcome;
+  }
   record.method.lossless = false;
   record.warnings.push_back(
       "not full precision: the method calls itself lossless, but what is stored of its weights "

@@ -19,6 +19,7 @@ struct CellJob {
   SubjectRequest subject;
   std::filesystem::path attempt;  // the folder of the results
   std::string data_file;          // empty: the evaluation reads none
+  bool noise_floor = false;       // a lossless method is run with noise, too
   int64_t supervisor = 0;         // process id
   // The reference's logits: read from this file, or with a limit written into it instead of a
   // result. Empty: nothing is kept.
@@ -51,6 +52,7 @@ inline Json to_json(const CellJob& job) {
                {"attempt", path_json(job.attempt.string())},
                {"compute", compute_word(subject.model.compute)},
                {"data_file", path_json(job.data_file)},
+               {"noise_floor", job.noise_floor},
                {"plugin_files", plugin_files},
                {"device", subject.device},
                {"threads", subject.threads},
@@ -71,6 +73,7 @@ inline CellJob job_from_json(const Json& json, const std::string& where) {
   job.record = record_from_json(json.at("record"), where);
   job.attempt = path_from_json(json.at("attempt"));
   job.data_file = path_from_json(json.at("data_file"));
+  job.noise_floor = json.at("noise_floor").get<bool>();
   job.supervisor = json.at("supervisor").get<int64_t>();
   job.kept_logits = path_from_json(json.at("kept_logits"));
   job.kept_limit = json.at("kept_limit").get<uint64_t>();

@@ -72,6 +72,8 @@ struct Experiment {
   std::vector<Evaluation> evaluations;
   calibrate::CalibrationSettings calibration;
   std::string calibration_where;  // empty: no such table
+  // Measure the noise floor (engine/noise.hpp) in the cells of lossless methods.
+  bool noise_floor = false;
   Limits limits;
 };
 
@@ -337,6 +339,7 @@ inline Experiment read_experiment(const ConfigNode& tree, const std::filesystem:
   table.string("baseline", experiment.baseline);
   if (const ConfigNode* baseline = tree.find("baseline"))
     experiment.baseline_where = baseline->where;
+  table.boolean("noise_floor", experiment.noise_floor);
   detail::read_methods(table, experiment, problems);
   detail::read_evaluations(table, experiment, problems);
   detail::read_table(table, "calibration", "{ text = \"datasets/embedded/calib.txt\" }", problems,

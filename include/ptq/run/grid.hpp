@@ -46,6 +46,7 @@ struct GridEvaluation {
   eval::Settings settings;  // file names as the user wrote them
   std::string data_file;    // where the file was found; empty: the evaluation reads none
   std::string data_sha256;
+  bool noise_floor = false;  // lossless methods are run with noise, too
 };
 
 struct Cell {
@@ -261,6 +262,7 @@ inline std::vector<GridEvaluation> resolve_evaluations(
   for (const Evaluation& evaluation : experiment.evaluations) {
     problems.collect([&] {
       GridEvaluation out{evaluation.name, evaluation.kind, evaluation.settings, "", ""};
+      out.noise_floor = experiment.noise_floor && eval::scores_tokens(evaluation.settings);
       const std::string* named = eval::data_file_of(out.settings);
       const std::string file = named != nullptr ? *named : "";
       if (seen_missing.count(file) > 0) return;
@@ -335,6 +337,7 @@ inline Json cell_identity(const GridModel& model, const GridMethod& method,
     identity["calibration"] = settings_to_json(calibration->settings);
     identity["calibration"]["text"] = calibration->sha256;
   }
+  if (evaluation.noise_floor && method.record.lossless) identity["noise_floor"] = kRoundingNoise;
   return identity;
 }
 

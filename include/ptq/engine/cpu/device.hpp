@@ -284,6 +284,17 @@ class Device {
     });
   }
 
+  // x (1 + noise), of n rows from an absolute position on.
+  void disturb(float* x, int64_t n, int64_t width, const LayerNoise& noise, int layer,
+               int64_t position) {
+    rows(n, width, [&](int64_t i) {
+      float* xi = x + i * width;
+      for (int64_t c = 0; c < width; ++c)
+        xi[c] *= 1.0f + noise.relative * unit_noise(noise.seed, layer, position + i, c);
+      round(xi, width);
+    });
+  }
+
   // q and out [rows, heads * head_dim]; each segment attends to its own sequence.
   void attention(const HeadShape& shape, const float* q,
                  const std::vector<Segment<AttentionSide>>& segments, float* out) {

@@ -281,6 +281,10 @@ class Device {
   void add(T* x, const T* y, int64_t n, int64_t width) {
     cuda::add(state_->queue, x, y, n * width);
   }
+  void disturb(T* x, int64_t n, int64_t width, const LayerNoise& noise, int layer,
+               int64_t position) {
+    cuda::disturb(state_->queue, x, n, width, noise, layer, position);
+  }
 
   // y [n, out] = x [n, in] W^T + b; bias may be nullptr.
   void linear(const Linear& w, const T* bias, const T* x, int64_t n, T* y) {

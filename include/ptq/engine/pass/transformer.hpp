@@ -101,8 +101,10 @@ class Transformer final : public Engine {
       else
         return nullptr;
     }
+    void disturb(const LayerNoise& n) override { noise = n; }
     Cache cache;
     CacheReads read;
+    LayerNoise noise;
   };
   using Part = Piece<CachedSequence>;
 
@@ -122,8 +124,10 @@ class Transformer final : public Engine {
     const Shape widest = model_.anatomy.widest();
     for (const Part& p : parts) p.sequence->cache.reserve(p.rows);
     const std::vector<int32_t> positions = positions_of(parts);
-    const typename D::Batch batch =
-        device_.begin(ids_of(parts), positions, is_steady(parts, regime) && !tap && !hooks_.poison);
+    const bool noisy = std::any_of(parts.begin(), parts.end(),
+                                   [](const Part& p) { return p.sequence->noise.relative != 0; });
+    const typename D::Batch batch = device_.begin(
+        ids_of(parts), positions, is_steady(parts, regime) && !tap && !hooks_.poison && !noisy);
     Array x = device_.array(n * h), y = device_.array(n * h),
           q = device_.array(n * widest.q_width()), k = device_.array(n * widest.kv_width()),
           v = device_.array(n * widest.kv_width()), o = device_.array(n * widest.q_width()),
@@ -172,10 +176,21 @@ class Transformer final : public Engine {
       linear(w.at(Role::down), gate, n, y);
       look(l, Point::mlp_out, y, h);
       device_.add(x.data(), y.data(), n, h);
+      if (noisy) disturb(parts, l, x);
       look(l, Point::layer_out, x, h);
     }
     for (const Part& p : parts) p.sequence->read.queries += double(p.rows);
     head(parts, x, tap);
+  }
+
+  // Noise on the output of a layer, of the sequences that have some.
+  void disturb(const std::vector<Part>& parts, int layer, Array& x) {
+    const int64_t h = model_.anatomy.hidden;
+    for (const Part& p : parts) {
+      const LayerNoise& noise = p.sequence->noise;
+      if (noise.relative == 0) continue;
+      device_.disturb(x.data() + p.row * h, p.rows, h, noise, layer, p.position);
+    }
   }
 
   // y = x W^T + b of n rows.

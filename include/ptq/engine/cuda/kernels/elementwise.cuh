@@ -1,9 +1,10 @@
-// SwiGLU and the residual sum: one thread a number, bound by memory. Reference: cpu::Device::swiglu
-// and ::add.
+// SwiGLU, the residual sum and noise: one thread a number, bound by memory. Reference:
+// cpu::Device::swiglu, ::add and ::disturb.
 #pragma once
 
 #include "ptq/engine/cuda/kernels/numbers.cuh"
 #include "ptq/engine/cuda/queue.hpp"
+#include "ptq/engine/noise.hpp"
 
 namespace ptq::cuda {
 
@@ -26,6 +27,16 @@ template <class T>
 __global__ void add_kernel(T* x, const T* y, int64_t n) {
   const int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
   if (i < n) x[i] = from_float<T>(to_float(x[i]) + to_float(y[i]));
+}
+
+// x [n, width] *= 1 + noise
+template <class T>
+__global__ void disturb_kernel(T* x, int64_t n, int64_t width, LayerNoise noise, int layer,
+                               int64_t position) {
+  const int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (i >= n * width) return;
+  const float z = unit_noise(noise.seed, layer, position + i / width, i % width);
+  x[i] = from_float<T>(to_float(x[i]) * (1.0f + noise.relative * z));
 }
 
 // y [n, width] += bias [width], rows of y `stride` apart, for products that could not add it
@@ -55,6 +66,12 @@ void swiglu(Queue& queue, T* gate, const T* up, int64_t n) {
 template <class T>
 void add(Queue& queue, T* x, const T* y, int64_t n) {
   queue.launch("add", add_kernel<T>, blocks_of_256(n), dim3(256), 0, x, y, n);
+}
+template <class T>
+void disturb(Queue& queue, T* x, int64_t n, int64_t width, const LayerNoise& noise, int layer,
+             int64_t position) {
+  queue.launch("disturb", disturb_kernel<T>, blocks_of_256(n * width), dim3(256), 0, x, n, width,
+               noise, layer, position);
 }
 template <class T>
 void add_bias(Queue& queue, T* y, const T* bias, int64_t n, int64_t width, int64_t stride) {
