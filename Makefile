@@ -1,6 +1,6 @@
 # Thin names for people over the CMake presets. `make help` lists them.
 .DEFAULT_GOAL := build
-.PHONY: help deps need-deps build demo test check format-check header-check asan fuzz bench bundle device-archive kernels \
+.PHONY: help deps need-deps build demo real test check format-check header-check asan fuzz bench bundle device-archive kernels \
         format tidy install clean
 MAKEFLAGS += --no-print-directory
 PREFIX ?= /usr/local
@@ -57,6 +57,13 @@ demo: need-deps ## Run the study's Track C on the embedded models, ends with rep
 	@[ -f build/build.ninja ] || cmake --preset release
 	@cmake --build --preset release --target programs
 	@build/bin/ptq-host experiments/trackC.toml
+
+# REAL: further options, for instance the official text (see experiments/real.toml).
+real: need-deps ## Fetch SmolLM2-135M with pip (93 MB, to the user's cache) and compare methods on it
+	@[ -f build/build.ninja ] || cmake --preset release
+	@cmake --build --preset release --target programs
+	@folder=$$(bash models/fetch_smollm2.sh) && \
+	  PTQ_MODELS="$$folder" build/bin/ptq-host experiments/real.toml $(REAL)
 
 test: build ## Run all tests: unit tests and test/*/test_*.sh
 	@bash test/run_all.sh
