@@ -67,10 +67,10 @@ std::vector<int32_t> random_tokens(int64_t n, int64_t vocab, uint32_t seed) {
   return ids;
 }
 
-ptq::test::RandomModel small_model(bool bias) {
+ptq::test::RandomModel small_model(const std::string& type = "llama") {
   ptq::test::RandomModel m;
-  m.architecture = bias ? "Qwen2ForCausalLM" : "LlamaForCausalLM";
-  m.model_type = bias ? "qwen2" : "llama";
+  m.model_type = type;
+  m.architecture = char(type[0] - 32) + type.substr(1) + "ForCausalLM";
   m.hidden = 16, m.layers = 2, m.heads = 4, m.kv_heads = 2, m.head_dim = 4, m.intermediate = 24,
   m.vocab = 31, m.tied = false;
   return m;
@@ -189,15 +189,16 @@ TEMPLATE_TEST_CASE("gradients: worked numbers of every operation", "[backward]",
 }
 
 TEST_CASE("gradients: every entry against finite differences", "[backward]") {
-  for (const bool bias : {false, true}) {
-    INFO((bias ? "with" : "without") << " biases");
-    const std::string folder = ptq::test::write_random_model(small_model(bias), "gradcheck");
+  for (const auto& [type, tensors] :
+       {std::pair{"llama", 21u}, {"qwen2", 27u}, {"qwen3", 25u}, {"phi3", 21u}}) {
+    INFO(type);
+    const std::string folder = ptq::test::write_random_model(small_model(type), "gradcheck");
     cpu::BackwardPass<double> pass(folder, 2);
     ReferenceModel model(folder);
     const auto ids = random_tokens(5, 31, 3);
     Collect<double> got(pass.config());
     CHECK(pass.backward(ids, got) == Approx(model.loss(ids)).epsilon(1e-12));
-    CHECK(got.tensors.size() == (bias ? 27u : 21u) - 1u);  // all but the embedding
+    CHECK(got.tensors.size() == tensors - 1u);  // all but the embedding
 
     // A central difference of step 1e-5 is off by 1e-10 of the third derivative, and by rounding
     // of the loss, 1e-16 / 1e-5.
@@ -223,7 +224,7 @@ TEST_CASE("gradients: every entry against finite differences", "[backward]") {
 
 TEST_CASE("gradients: blocks of queries, sliding windows, grouped heads", "[backward]") {
   // Longer than two blocks of queries and one of logits, so that every border is crossed.
-  ptq::test::RandomModel m = small_model(false);
+  ptq::test::RandomModel m = small_model();
   m.architecture = "MistralForCausalLM", m.model_type = "mistral";
   m.heads = 6, m.kv_heads = 2, m.tied = true;
   for (const int64_t window : {0, 50, 64, 100}) {

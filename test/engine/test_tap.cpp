@@ -57,7 +57,7 @@ TEST_CASE("tap: looking changes no logit and shows every point once per pass") {
   const std::vector<int32_t> ids = some_ids(19, engine->config().vocab_size);
   Trace trace(anatomy_of(engine->config()));
   CHECK(logits_of(*engine, ids, &trace) == logits_of(*engine, ids, nullptr));
-  CHECK(trace.entries().size() == size_t(2 * (kPoints - 3) + 3));
+  CHECK(trace.entries().size() == size_t(2 * (kPoints - 5) + 3));  // without norms of heads
   CHECK(trace.entries().front().name == "model.embed_tokens");
   CHECK(trace.entries().back().name == "lm_head");
   for (const Trace::Entry& e : trace.entries()) {
@@ -146,16 +146,17 @@ TEST_CASE("anatomy: a model whose layers differ runs as the formulas say") {
   CHECK(kv_bytes_per_token_fp16(c) == 2 * 2 * 16 * (2 + 1 + 2));
 }
 
-TEST_CASE("trace: the embedded models give what transformers' modules give") {
+TEST_CASE("trace: the embedded models and a Qwen3 give what transformers' modules give") {
   namespace fs = std::filesystem;
-  for (const char* name : {"tiny-qwen2", "tiny-mistral", "tiny-llama"}) {
+  for (const char* folder : {"models/tiny-qwen2", "models/tiny-mistral", "models/tiny-llama",
+                             "test/fixtures/families/qwen3-head-dim"}) {
     const fs::path root(PTQ_SOURCE_DIR);
-    const SafetensorsFile golden(root / "test/fixtures/trace" /
-                                 (std::string(name) + ".safetensors"));
+    const std::string name = fs::path(folder).filename();
+    const SafetensorsFile golden(root / "test/fixtures/trace" / (name + ".safetensors"));
     const TensorInfo& stored = *golden.find("ids");
     std::vector<int32_t> ids(size_t(stored.shape[0]));
     std::memcpy(ids.data(), stored.data, stored.bytes);
-    const auto engine = make_cpu_engine((root / "models" / name).string(), 2);
+    const auto engine = make_cpu_engine((root / folder).string(), 2);
     Trace trace(anatomy_of(engine->config()));
     const auto sequence = engine->start(nullptr);
     engine->forward(

@@ -73,6 +73,46 @@ TEST_CASE("config: parameter counts of the three models") {
   CHECK(kv_bytes_per_token_fp16(parse(kLlama)) == 131'072);
 }
 
+// Published sizes: the number of weights in the safetensors files of each model's page.
+TEST_CASE("config: parameter counts of further models") {
+  const auto count = [](const std::string& type, int64_t hidden, int64_t layers, int64_t heads,
+                        int64_t kv_heads, int64_t inner, int64_t vocab,
+                        const std::string& more = "") {
+    return parameter_count(
+        parse("{\"model_type\": \"" + type + "\", \"hidden_size\": " + std::to_string(hidden) +
+              ", \"num_hidden_layers\": " + std::to_string(layers) + ", \"num_attention_heads\": " +
+              std::to_string(heads) + ", \"num_key_value_heads\": " + std::to_string(kv_heads) +
+              ", \"intermediate_size\": " + std::to_string(inner) + ", \"vocab_size\": " +
+              std::to_string(vocab) + ", \"max_position_embeddings\": 4096" + more + "}"));
+  };
+  const std::string tied = ", \"tie_word_embeddings\": true", dim = ", \"head_dim\": 128";
+  CHECK(count("qwen3", 4096, 36, 32, 8, 12288, 151936, dim) == 8'190'735'360);
+  CHECK(count("qwen3", 1024, 28, 16, 8, 3072, 151936, dim + tied) == 596'049'920);
+  CHECK(count("phi3", 3072, 32, 32, 32, 8192, 32064) == 3'821'079'552);
+  CHECK(count("llama", 576, 30, 9, 3, 1536, 49152, tied) == 134'515'008);   // SmolLM2-135M
+  CHECK(count("llama", 2048, 22, 32, 4, 5632, 32000) == 1'100'048'384);     // TinyLlama
+  CHECK(count("llama", 4096, 32, 32, 4, 11008, 64000) == 6'061'035'520);    // Yi-6B
+  CHECK(count("llama", 4096, 30, 32, 32, 11008, 102400) == 6'910'365'696);  // DeepSeek-LLM-7B
+  CHECK(count("mistral", 5120, 40, 32, 8, 14336, 131072, dim) == 12'247'782'400);  // Mistral-NeMo
+}
+
+TEST_CASE("config: biases and norms that an architecture has") {
+  const ModelConfig qwen3 = parse(R"({"model_type": "qwen3", "attention_bias": true})"),
+                    plain = parse(R"({"model_type": "qwen3"})"),
+                    phi3 = parse(R"({"model_type": "phi3"})");
+  CHECK((qwen3.qkv_bias && qwen3.o_bias && qwen3.head_norms));
+  CHECK((!plain.qkv_bias && !plain.o_bias && plain.head_norms && !plain.fused));
+  CHECK((phi3.fused && !phi3.head_norms && !phi3.qkv_bias));
+  CHECK_THAT(error_of(R"({"model_type": "phi3", "attention_bias": true})"),
+             Contains("do not exist in this architecture"));
+  CHECK_THAT(error_of(R"({"model_type": "phi3", "partial_rotary_factor": 0.75})"),
+             Contains("partial rotary embedding"));
+  CHECK_THAT(
+      error_of(
+          R"({"model_type": "phi3", "rope_scaling": {"type": "longrope", "short_factor": [1]}})"),
+      Contains("longrope"));
+}
+
 TEST_CASE("config: fields of the three models") {
   const ModelConfig q = parse(kQwen), m = parse(kMistral), l = parse(kLlama);
   CHECK(q.architecture == Architecture::qwen2);
@@ -225,7 +265,7 @@ TEST_CASE("config: what would change the mathematics is refused by name") {
 TEST_CASE("config: absent keys are the defaults of the class") {
   const auto expected = nlohmann::json::parse(
       std::ifstream(std::string(PTQ_SOURCE_DIR) + "/test/fixtures/config/defaults.json"));
-  for (const char* type : {"llama", "mistral", "qwen2"}) {
+  for (const char* type : {"llama", "mistral", "phi3", "qwen2", "qwen3"}) {
     INFO(type);
     const nlohmann::json& want = expected.at(type);
     const ModelConfig c = parse("{\"model_type\": \"" + std::string(type) + "\"}");
@@ -235,6 +275,7 @@ TEST_CASE("config: absent keys are the defaults of the class") {
     CHECK(c.num_hidden_layers == want.at("num_hidden_layers"));
     CHECK(c.num_attention_heads == want.at("num_attention_heads"));
     CHECK(c.num_key_value_heads == want.at("num_key_value_heads"));
+    CHECK(c.head_dim == want.at("head_dim"));
     CHECK(c.max_position_embeddings == want.at("max_position_embeddings"));
     CHECK(c.rms_norm_eps == float(want.at("rms_norm_eps")));
     CHECK(c.rope_theta == want.at("rope_theta"));
@@ -249,10 +290,13 @@ TEST_CASE("config: absent keys are the defaults of the class") {
     CHECK_THAT(class_defaults_note(c).value(),
                Contains("hidden_size") && Contains("rms_norm_eps") && Contains(type));
   }
-  const nlohmann::json& qwen = expected.at("qwen2");
-  const ModelConfig used = parse(R"({"model_type": "qwen2", "use_sliding_window": true})");
-  CHECK(used.sliding_window == qwen.at("sliding_window_when_used"));
-  CHECK(used.window_first_layer == qwen.at("max_window_layers"));
+  for (const std::string type : {"qwen2", "qwen3"}) {
+    const nlohmann::json& qwen = expected.at(type);
+    const ModelConfig used =
+        parse("{\"model_type\": \"" + type + "\", \"use_sliding_window\": true}");
+    CHECK(used.sliding_window == qwen.at("sliding_window_when_used"));
+    CHECK(used.window_first_layer == qwen.at("max_window_layers"));
+  }
   for (const std::string& json : {kQwen, kMistral, kLlama}) {
     CHECK_FALSE(class_defaults_note(parse(json)).has_value());
   }

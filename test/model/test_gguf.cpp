@@ -142,7 +142,7 @@ TEST_CASE("gguf: decoded numbers of every type equal the public package's to the
 }
 
 TEST_CASE("gguf: models run from packed weights with the logits of transformers") {
-  for (const std::string name : {"llama", "qwen2"}) {
+  for (const std::string name : {"llama", "qwen2", "qwen3"}) {
     INFO(name);
     const SafetensorsFile want(kFixtures / (name + ".safetensors"));
     const TensorInfo& stored = *want.find("ids");

@@ -1,4 +1,4 @@
-// The forward pass of the three architectures in plain loops and double precision: obviously right,
+// The forward pass of the architectures in plain loops and double precision: obviously right,
 // slow, and with a place where keys and values can be changed. Written from the formulas, without
 // the engine.
 #pragma once
@@ -9,6 +9,7 @@
 #include <functional>
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "ptq/model/load_config.hpp"
@@ -32,6 +33,15 @@ class ReferenceModel {
       ptq::to_float(t.dtype, t.data, n, x.data());
       tensors[t.name] = Vector(x.begin(), x.end());
     }
+    if (!config.fused) return;
+    // Phi-3: queries, keys and values below each other in one matrix, gate and up in another.
+    const int64_t q = config.num_attention_heads * config.head_dim,
+                  kv = config.num_key_value_heads * config.head_dim, m = config.intermediate_size;
+    for (int64_t l = 0; l < config.num_hidden_layers; ++l) {
+      const std::string base = "model.layers." + std::to_string(l) + ".";
+      split(base + "self_attn.", "qkv_proj", {{"q_proj", q}, {"k_proj", kv}, {"v_proj", kv}});
+      split(base + "mlp.", "gate_up_proj", {{"gate_proj", m}, {"up_proj", m}});
+    }
   }
 
   // Mean cross-entropy of the next tokens.
@@ -50,6 +60,10 @@ class ReferenceModel {
       Vector q = linear(y, n, base + "self_attn.q_proj"),
              k = linear(y, n, base + "self_attn.k_proj"),
              v = linear(y, n, base + "self_attn.v_proj");
+      if (c.head_norms) {
+        q = norm(q, base + "self_attn.q_norm");
+        k = norm(k, base + "self_attn.k_norm");
+      }
       if (change) change(Place::keys, l, k);
       if (change) change(Place::values, l, v);
       rotate(q, heads);
@@ -100,6 +114,18 @@ class ReferenceModel {
  private:
   const Vector& get(const std::string& name) const { return tensors.at(name); }
 
+  void split(const std::string& base, const std::string& from,
+             const std::vector<std::pair<std::string, int64_t>>& parts) {
+    const Vector all = tensors.at(base + from + ".weight");
+    tensors.erase(base + from + ".weight");
+    auto at = all.begin();
+    for (const auto& [name, rows] : parts) {
+      const auto end = at + rows * config.hidden_size;
+      tensors[base + name + ".weight"] = Vector(at, end);
+      at = end;
+    }
+  }
+
   // x [n, in] W^T.
   static Vector product(const Vector& x, const Vector& w, int64_t in) {
     Vector y;
@@ -118,8 +144,9 @@ class ReferenceModel {
       for (size_t i = 0; i < y.size(); ++i) y[i] += bias->second[i % bias->second.size()];
     return y;
   }
+  // Of rows as long as the weight.
   Vector norm(const Vector& x, const std::string& name) const {
-    const size_t h = size_t(config.hidden_size);
+    const size_t h = get(name + ".weight").size();
     Vector y;
     for (size_t i = 0; i < x.size(); i += h) {
       double squares = 0;

@@ -19,7 +19,8 @@ namespace ptq {
 
 // Keys and values of one layer for the tokens of a pass, and the gradients of the loss with respect
 // to them; each [tokens, kv_heads, head_dim], valid during the call only. The keys come before the
-// rotary embedding (bias included) and after it. Gradients are null in a forward pass.
+// rotary embedding (bias and norm of the head included) and after it. Gradients are null in a
+// forward pass.
 template <class Real>
 struct KvGradients {
   int64_t tokens = 0;
@@ -38,7 +39,8 @@ class GradientVisitor {
     (void)kv;
   }
   // Whether the gradient of a weight is asked for, by its name in the model's folder:
-  // "model.layers.3.mlp.up_proj.weight". Norms and biases too; an embedding, and with it a tied
+  // "model.layers.3.mlp.up_proj.weight" (also where it is a part of a stored matrix). Norms and
+  // biases too; an embedding, and with it a tied
   // lm_head, never.
   virtual bool wants(const std::string& tensor) {
     (void)tensor;

@@ -80,7 +80,7 @@ concept Device = requires(D d, typename D::Scalar* y, const typename D::Scalar* 
   // Operations.
   d.embed(table, batch, y);
   d.pick(x, picked, n, y);
-  d.rms_norm(x, x, float{}, n, n, y);
+  d.rms_norm(x, x, float{}, n, n, y);  // in place, too
   d.linear(linear, x, x, n, y);
   d.rope(y, batch, n, n);
   d.swiglu(y, x, n, n);

@@ -3,7 +3,9 @@
 // here and in config.hpp.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <initializer_list>
 #include <optional>
 #include <string>
 #include <vector>
@@ -23,6 +25,8 @@ enum class Point {
   query,          // out of q, bias included, before the rotary embedding
   key,            // out of k
   value,          // out of v
+  normed_query,   // after the norm of each head; only where the architecture has it
+  normed_key,     // the same: what a cache of keys before rotation is given
   rotated_query,  // after the rotary embedding
   rotated_key,
   heads_out,      // what attention gives, the heads side by side: the input of o
@@ -36,7 +40,7 @@ enum class Point {
   final_norm,     // after the last norm: the input of the head
   logits,         // out of the head
 };
-inline constexpr int kPoints = 17;
+inline constexpr int kPoints = 19;
 
 // Sizes of one layer; those of pruned models differ from layer to layer.
 struct Shape {
@@ -54,9 +58,13 @@ struct LinearPlan {
   int64_t rows, columns;
   bool bias;
   Point input, output;
+  // Where several linears are stored as one matrix, below each other: its module, its rows, and the
+  // first that is of this one. Without bias.
+  std::string fused = {};
+  int64_t fused_rows = 0, fused_first = 0;
 };
 
-// An RMSNorm: one tensor [hidden] and the place that it feeds.
+// An RMSNorm: one tensor, [hidden] or [head_dim], and the place that it feeds.
 struct NormPlan {
   std::string name;  // of the module; its tensor is NAME.weight
   Point output;
@@ -66,7 +74,8 @@ struct LayerPlan {
   Shape shape;
   int64_t window;  // keys visible to a query, itself included; 0: all before it
   NormPlan input_norm, post_norm;
-  std::vector<LinearPlan> linears;  // in the order of Role
+  std::optional<NormPlan> q_norm, k_norm;  // of each head, before the rotary embedding
+  std::vector<LinearPlan> linears;         // in the order of Role
 
   const LinearPlan& at(Role role) const { return linears[size_t(role)]; }
 };
@@ -87,14 +96,22 @@ struct Anatomy {
 
   // Of the folder, in the order of the pass.
   std::vector<ExpectedTensor> tensors() const {
+    static const std::optional<NormPlan> kNone;
     std::vector<ExpectedTensor> list = {{embedding + ".weight", {vocab, hidden}}};
     for (const LayerPlan& layer : layers) {
       list.push_back({layer.input_norm.name + ".weight", {hidden}});
       for (const LinearPlan& linear : layer.linears) {
         if (linear.input == Point::mlp_in && linear.role == Role::gate)
           list.push_back({layer.post_norm.name + ".weight", {hidden}});
-        list.push_back({linear.name + ".weight", {linear.rows, linear.columns}});
+        if (linear.fused.empty())
+          list.push_back({linear.name + ".weight", {linear.rows, linear.columns}});
+        else if (linear.fused_first == 0)
+          list.push_back({linear.fused + ".weight", {linear.fused_rows, linear.columns}});
         if (linear.bias) list.push_back({linear.name + ".bias", {linear.rows}});
+        const auto& norm = linear.role == Role::q   ? layer.q_norm
+                           : linear.role == Role::k ? layer.k_norm
+                                                    : kNone;
+        if (norm) list.push_back({norm->name + ".weight", {layer.shape.head_dim}});
       }
     }
     list.push_back({final_norm.name + ".weight", {hidden}});
@@ -126,6 +143,8 @@ struct Anatomy {
       case Point::query: return linear(Role::q);
       case Point::key: return linear(Role::k);
       case Point::value: return linear(Role::v);
+      case Point::normed_query: return layers[size_t(layer)].q_norm->name;
+      case Point::normed_key: return layers[size_t(layer)].k_norm->name;
       case Point::rotated_query: return linear(Role::q) + ".rotated";
       case Point::rotated_key: return linear(Role::k) + ".rotated";
       case Point::heads_out: return linear(Role::o) + ".input";
@@ -143,7 +162,21 @@ struct Anatomy {
   }
 };
 
-// Llama, Qwen2 and Mistral: one skeleton, told apart by biases, windows and sizes.
+// Makes linears of a layer the parts of one stored matrix, in the order given.
+inline void fuse(LayerPlan& layer, std::initializer_list<Role> roles, const std::string& module) {
+  int64_t rows = 0;
+  for (const Role role : roles) {
+    layer.linears[size_t(role)].fused_first = rows;
+    rows += layer.at(role).rows;
+  }
+  for (const Role role : roles) {
+    layer.linears[size_t(role)].fused = module;
+    layer.linears[size_t(role)].fused_rows = rows;
+  }
+}
+
+// Llama, Qwen2, Qwen3, Mistral and Phi-3: one skeleton, told apart by biases, norms of heads,
+// windows and sizes, and by how its matrices are stored.
 inline Anatomy anatomy_of(const ModelConfig& c) {
   Anatomy a;
   a.hidden = c.hidden_size;
@@ -172,6 +205,14 @@ inline Anatomy anatomy_of(const ModelConfig& c) {
         {Role::gate, mlp + "gate_proj", m, h, false, Point::mlp_in, Point::gate},
         {Role::up, mlp + "up_proj", m, h, false, Point::mlp_in, Point::up},
         {Role::down, mlp + "down_proj", h, m, false, Point::mlp_inner, Point::mlp_out}};
+    if (c.head_norms) {
+      layer.q_norm = {attention + "q_norm", Point::normed_query};
+      layer.k_norm = {attention + "k_norm", Point::normed_key};
+    }
+    if (c.fused) {
+      fuse(layer, {Role::q, Role::k, Role::v}, attention + "qkv_proj");
+      fuse(layer, {Role::gate, Role::up}, mlp + "gate_up_proj");
+    }
     a.layers.push_back(std::move(layer));
   }
   return a;

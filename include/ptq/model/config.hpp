@@ -1,8 +1,8 @@
 // The architecture parameters of a model folder: reading config.json and what follows from it.
 //
-// Key names and defaults: Hugging Face transformers, configuration classes of Llama, Qwen2 and
-// Mistral (4.x and 5.x spellings). Everything that would change the mathematics and is not
-// implemented is refused by name; a wrong model that runs is worse than one that does not.
+// Key names and defaults: Hugging Face transformers, configuration classes of Llama, Qwen2, Qwen3,
+// Mistral and Phi-3 (4.x and 5.x spellings). Everything that would change the mathematics and is
+// not implemented is refused by name; a wrong model that runs is worse than one that does not.
 #pragma once
 
 #include <cmath>
@@ -21,13 +21,15 @@
 
 namespace ptq {
 
-enum class Architecture { llama, qwen2, mistral };
+enum class Architecture { llama, qwen2, qwen3, mistral, phi3 };
 
 constexpr std::string_view architecture_name(Architecture a) {
   switch (a) {
     case Architecture::llama: return "llama";
     case Architecture::qwen2: return "qwen2";
+    case Architecture::qwen3: return "qwen3";
     case Architecture::mistral: return "mistral";
+    case Architecture::phi3: return "phi3";
   }
   return "?";
 }
@@ -54,6 +56,8 @@ struct ModelConfig {
   int64_t window_first_layer = 0;      // the window holds for this layer and those above it
   bool qkv_bias = false;               // q, k and v projections have a bias
   bool o_bias = false;                 // the attention output projection has a bias
+  bool head_norms = false;             // RMSNorm of each query and key head before its rotation
+  bool fused = false;                  // q, k, v are one stored matrix, and gate, up another
   bool tie_word_embeddings = false;    // the output head is the embedding matrix
   int64_t bos_token_id = -1;           // the tokenizer decides whether it is prepended; -1: none
   std::vector<int64_t> eos_token_ids;  // any of them ends a text; may be empty
@@ -76,9 +80,9 @@ namespace config_detail {
 constexpr int64_t kMaxWidth = 1 << 20, kMaxLayers = 10'000, kMaxRows = 1 << 27,
                   kMaxTokens = 1 << 30;
 
-// What a key means that a configuration leaves out: the defaults of the classes LlamaConfig,
-// MistralConfig and Qwen2Config (test/fixtures/config/make.py reads them from the classes).
-// save_pretrained of some versions leaves such keys out.
+// What a key means that a configuration leaves out: the defaults of the configuration classes
+// (test/fixtures/config/make.py reads them from there). save_pretrained of some versions leaves
+// such keys out.
 struct ClassDefaults {
   int64_t vocab_size, hidden_size, intermediate_size, num_hidden_layers, num_attention_heads,
       num_key_value_heads;  // 0: as many as num_attention_heads
@@ -86,13 +90,23 @@ struct ClassDefaults {
   int64_t bos_token_id, eos_token_id;  // -1: none
   double rms_norm_eps = 1e-6, rope_theta = 10000;
   int64_t sliding_window = 4096, max_window_layers = 28;  // where the architecture has a window
+  int64_t head_dim = 0;                                   // 0: hidden_size / num_attention_heads
 };
 
 inline const ClassDefaults& class_defaults(Architecture a) {
   static const ClassDefaults llama{32000, 4096, 11008, 32, 32, 0, 2048, 1, 2},
       mistral{32000, 4096, 14336, 32, 32, 8, 131072, 1, 2},
-      qwen2{151936, 4096, 22016, 32, 32, 32, 32768, -1, -1};
-  return a == Architecture::llama ? llama : a == Architecture::mistral ? mistral : qwen2;
+      qwen2{151936, 4096, 22016, 32, 32, 32, 32768, -1, -1},
+      qwen3{151936, 4096, 22016, 32, 32, 32, 32768, -1, -1, 1e-6, 10000, 4096, 28, 128},
+      phi3{32064, 3072, 8192, 32, 32, 0, 4096, 1, 32000, 1e-5, 10000, 0};
+  switch (a) {
+    case Architecture::llama: return llama;
+    case Architecture::qwen2: return qwen2;
+    case Architecture::qwen3: return qwen3;
+    case Architecture::mistral: return mistral;
+    case Architecture::phi3: return phi3;
+  }
+  return llama;
 }
 
 inline Architecture read_architecture(const JsonValue& root) {
@@ -102,7 +116,9 @@ inline Architecture read_architecture(const JsonValue& root) {
   };
   static const Known known[] = {{Architecture::llama, "LlamaForCausalLM", "llama"},
                                 {Architecture::qwen2, "Qwen2ForCausalLM", "qwen2"},
-                                {Architecture::mistral, "MistralForCausalLM", "mistral"}};
+                                {Architecture::qwen3, "Qwen3ForCausalLM", "qwen3"},
+                                {Architecture::mistral, "MistralForCausalLM", "mistral"},
+                                {Architecture::phi3, "Phi3ForCausalLM", "phi3"}};
   std::optional<Architecture> result;
   const auto match = [&](const JsonValue& value, const char* Known::*field) {
     const std::string name(value.as_string());
@@ -184,9 +200,9 @@ inline void read_window(const JsonValue& root, ModelConfig& c) {
     const auto window = root.find("sliding_window");
     return window ? window->as_integer(1, kMaxTokens) : 0;
   };
-  if (c.architecture == Architecture::mistral) {
+  if (c.architecture == Architecture::mistral || c.architecture == Architecture::phi3) {
     c.sliding_window = read();
-  } else if (c.architecture == Architecture::qwen2) {
+  } else if (c.architecture == Architecture::qwen2 || c.architecture == Architecture::qwen3) {
     const auto use = root.find("use_sliding_window");
     if (use && use->as_bool()) {
       c.sliding_window = read();
@@ -348,6 +364,9 @@ inline ModelConfig parse_config(std::string_view json, const std::string& name) 
   }
   if (const auto head_dim = root.find("head_dim")) {
     c.head_dim = head_dim->as_integer(1, kMaxWidth);
+  } else if (absent.head_dim > 0 && !root.contains("head_dim")) {
+    c.head_dim = absent.head_dim;
+    c.defaulted.push_back("head_dim");
   } else if (c.hidden_size % c.num_attention_heads == 0) {
     c.head_dim = c.hidden_size / c.num_attention_heads;
   } else {
@@ -370,14 +389,16 @@ inline ModelConfig parse_config(std::string_view json, const std::string& name) 
   read_rope(root, c);
   read_window(root, c);
 
-  // Qwen2 has these biases hard-coded and no key for them; Llama has a key for all four.
+  // Qwen2 has these biases hard-coded and no key for them; Llama and Qwen3 have a key for all four.
   c.qkv_bias = c.architecture == Architecture::qwen2;
   if (const auto bias = root.find("attention_bias"); bias && bias->as_bool()) {
-    if (c.architecture == Architecture::mistral) {
+    if (c.architecture == Architecture::mistral || c.architecture == Architecture::phi3) {
       throw bias->error("attention biases do not exist in this architecture");
     }
-    if (c.architecture == Architecture::llama) c.qkv_bias = c.o_bias = true;
+    if (c.architecture != Architecture::qwen2) c.qkv_bias = c.o_bias = true;
   }
+  c.head_norms = c.architecture == Architecture::qwen3;
+  c.fused = c.architecture == Architecture::phi3;
   if (const auto tie = root.find("tie_word_embeddings")) c.tie_word_embeddings = tie->as_bool();
   const auto bos = read_token_ids(root, "bos_token_id", absent.bos_token_id, c.vocab_size);
   if (!bos.empty()) c.bos_token_id = bos.front();

@@ -39,9 +39,10 @@ inline Architecture read_architecture(const GgufContent& file) {
   }
   if (*name == "llama") return Architecture::llama;
   if (*name == "qwen2") return Architecture::qwen2;
+  if (*name == "qwen3") return Architecture::qwen3;
   throw file.error("general.architecture",
                    "the architecture " + foreign(*name) + " is not supported",
-                   "supported: llama, qwen2");
+                   "supported: llama, qwen2, qwen3");
 }
 
 inline void refuse_unsupported(const GgufContent& file, const std::string& prefix) {
@@ -179,6 +180,7 @@ inline ModelConfig gguf_config(const GgufContent& file) {
 
   c.qkv_bias = file.tensor("blk.0.attn_q.bias") != nullptr;
   c.o_bias = file.tensor("blk.0.attn_output.bias") != nullptr;
+  c.head_norms = c.architecture == Architecture::qwen3;
   c.tie_word_embeddings = file.tensor("output.weight") == nullptr;
   const auto id = [&](const char* key) {
     const auto x = file.integer(std::string("tokenizer.ggml.") + key, INT64_MIN, INT64_MAX);
@@ -204,7 +206,8 @@ inline std::string hugging_face_name(const std::string& name) {
       {"attn_k", "self_attn.k_proj"},      {"attn_v", "self_attn.v_proj"},
       {"attn_output", "self_attn.o_proj"}, {"ffn_norm", "post_attention_layernorm"},
       {"ffn_gate", "mlp.gate_proj"},       {"ffn_up", "mlp.up_proj"},
-      {"ffn_down", "mlp.down_proj"}};
+      {"ffn_down", "mlp.down_proj"},       {"attn_q_norm", "self_attn.q_norm"},
+      {"attn_k_norm", "self_attn.k_norm"}};
   for (const auto& [from, to] : top)
     if (name == from) return std::string(to);
   // blk.NUMBER.MODULE.weight

@@ -26,6 +26,14 @@ struct TensorInfo {
   // A vector is a matrix of one column.
   StoredRows rows() const { return {data, shape.size() > 1 ? shape[1] : 1, dtype, blocks, paired}; }
   std::string_view format() const { return blocks ? blocks->name : dtype_name(dtype); }
+  // Rows [first, first + count) of a matrix.
+  TensorInfo slice(int64_t first, int64_t count) const {
+    TensorInfo part = *this;
+    part.shape[0] = count;
+    part.data += first * rows().row_bytes();
+    part.bytes = uint64_t(count * rows().row_bytes());
+    return part;
+  }
 };
 
 inline std::string shape_text(const std::vector<int64_t>& shape) {

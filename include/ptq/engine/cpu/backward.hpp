@@ -1,5 +1,5 @@
-// The backward pass of the Llama, Qwen2 and Mistral architectures on the CPU, to be read beside
-// engine/pass/transformer.hpp, whose forward pass it takes the derivative of.
+// The backward pass of engine/pass/transformer.hpp on the CPU, to be read beside it: the derivative
+// of what is there.
 //
 // On the way up only the input of every layer and the output of its attention are kept; on the way
 // down a layer computes the rest again (T. Chen et al., arXiv 1604.06174).
@@ -11,6 +11,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "ptq/core/error.hpp"
@@ -109,14 +110,15 @@ class BackwardPass final : public Gradients<Real> {
     Pass(const Anatomy& anatomy, int64_t tokens) : n(tokens), y(size_t(n * anatomy.hidden)) {}
     // Before the inputs of a layer's blocks are written.
     void fit(const Shape& s) {
-      q.resize(size_t(n * s.q_width()));
-      for (auto* x : {&keys, &k, &v}) x->resize(size_t(n * s.kv_width()));
+      for (auto* x : {&q, &plain_q}) x->resize(size_t(n * s.q_width()));
+      for (auto* x : {&keys, &k, &v, &plain_k}) x->resize(size_t(n * s.kv_width()));
       for (auto* x : {&gate, &up, &act}) x->resize(size_t(n * s.inner));
     }
 
     int64_t n;
-    std::vector<Real> q, keys, k, v;  // q and k rotated, `keys` before
-    std::vector<Real> y;              // a normalised input or the output of a block
+    std::vector<Real> q, keys, k, v;     // q and k rotated, `keys` before
+    std::vector<Real> plain_q, plain_k;  // before the norms of heads, where there are any
+    std::vector<Real> y;                 // a normalised input or the output of a block
     std::vector<Real> gate, up, act;
   };
 
@@ -164,6 +166,14 @@ class BackwardPass final : public Gradients<Real> {
     linear(w.at(Role::q), p.y.data(), p.n, p.q.data());
     linear(w.at(Role::k), p.y.data(), p.n, p.keys.data());
     linear(w.at(Role::v), p.y.data(), p.n, p.v.data());
+    if (w.plan.q_norm) {
+      std::swap(p.q, p.plain_q);
+      std::swap(p.keys, p.plain_k);
+      ops_.rms_norm(p.plain_q.data(), w.q_norm.data(), eps(), p.n * s.heads, s.head_dim,
+                    p.q.data());
+      ops_.rms_norm(p.plain_k.data(), w.k_norm.data(), eps(), p.n * s.kv_heads, s.head_dim,
+                    p.keys.data());
+    }
     p.k = p.keys;
     rope(p.q.data(), p.n, s.heads, s.head_dim, 1);
     rope(p.k.data(), p.n, s.kv_heads, s.head_dim, 1);
@@ -262,6 +272,10 @@ class BackwardPass final : public Gradients<Real> {
     rope(dk.data(), p.n, s.kv_heads, s.head_dim, -1);
     visitor.keys_values(
         l, {p.n, p.keys.data(), p.k.data(), p.v.data(), dk.data(), d_rotated.data(), dv.data()});
+    if (w.plan.q_norm) {
+      head_norm_gradient(*w.plan.q_norm, w.q_norm, p.plain_q, p.n * s.heads, visitor, dq);
+      head_norm_gradient(*w.plan.k_norm, w.k_norm, p.plain_k, p.n * s.kv_heads, visitor, dk);
+    }
     linear_gradient(q, dq.data(), p.y.data(), p.n, visitor);
     linear_gradient(k, dk.data(), p.y.data(), p.n, visitor);
     linear_gradient(v, dv.data(), p.y.data(), p.n, visitor);
@@ -299,6 +313,20 @@ class BackwardPass final : public Gradients<Real> {
     std::vector<Real> d(size_t(config_.hidden_size));
     ops_.rms_norm_weight_gradient(x, eps(), dy, n, config_.hidden_size, false, d.data());
     visitor.gradient(weight_name(norm), d.data(), 1, config_.hidden_size);
+  }
+  // d [heads, head_dim]: with respect to normed heads, becomes that with respect to the heads x.
+  void head_norm_gradient(const NormPlan& plan, const std::vector<Real>& norm,
+                          const std::vector<Real>& x, int64_t heads, GradientVisitor<Real>& visitor,
+                          std::vector<Real>& d) const {
+    const int64_t dim = config_.head_dim;
+    if (visitor.wants(weight_name(plan))) {
+      std::vector<Real> dw(static_cast<size_t>(dim));
+      ops_.rms_norm_weight_gradient(x.data(), eps(), d.data(), heads, dim, false, dw.data());
+      visitor.gradient(weight_name(plan), dw.data(), 1, dim);
+    }
+    std::vector<Real> dx(d.size());
+    ops_.rms_norm_gradient(x.data(), norm.data(), eps(), d.data(), heads, dim, dx.data());
+    d = std::move(dx);
   }
   // Of weight and bias.
   void linear_gradient(const Linear& w, const Real* dy, const Real* x, int64_t n,

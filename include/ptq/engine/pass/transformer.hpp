@@ -1,10 +1,11 @@
-// The forward pass of the Llama, Qwen2 and Mistral architectures, to be read from top to bottom:
+// The forward pass of the Llama, Qwen2, Qwen3, Mistral and Phi-3 architectures, to be read from top
+// to bottom:
 // pass(), attend(), head().
 //
-// Order of operations: Hugging Face transformers, modeling_llama / modeling_qwen2 /
-// modeling_mistral. A Device supplies the operations and the storage; activations are row-major
-// [rows, width], the rows of several sequences side by side. In the compute mode bf16 each
-// operation rounds its result.
+// Order of operations: Hugging Face transformers, modeling_llama / modeling_qwen2 / modeling_qwen3
+// / modeling_mistral / modeling_phi3. A Device supplies the operations and the storage; activations
+// are row-major [rows, width], the rows of several sequences side by side. In the compute mode bf16
+// each operation rounds its result.
 #pragma once
 
 #include <algorithm>
@@ -151,6 +152,12 @@ class Transformer final : public Engine {
       look(l, Point::query, q, s.q_width());
       look(l, Point::key, k, s.kv_width());
       look(l, Point::value, v, s.kv_width());
+      if (w.plan.q_norm) {  // each head is a row
+        device_.rms_norm(q.data(), w.q_norm.data(), eps, n * s.heads, s.head_dim, q.data());
+        device_.rms_norm(k.data(), w.k_norm.data(), eps, n * s.kv_heads, s.head_dim, k.data());
+        look(l, Point::normed_query, q, s.q_width());
+        look(l, Point::normed_key, k, s.kv_width());
+      }
       device_.rope(q.data(), batch, s.heads, s.head_dim);
       // Caches of keys before rotation take them here, and rotate what is read from them.
       if (regime != Regime::independent)

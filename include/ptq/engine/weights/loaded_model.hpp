@@ -46,6 +46,7 @@ struct LoadedModel {
   struct Layer {
     LayerPlan plan;
     Vector input_norm, post_norm;
+    Vector q_norm, k_norm;  // empty where the architecture has none
     std::array<Linear, kRoles> linears;
 
     Linear& at(Role role) { return linears[size_t(role)]; }
@@ -78,6 +79,10 @@ struct LoadedModel {
     const auto matrix = [&](const std::string& name, int64_t rows, int64_t columns) {
       return place.weight(LinearWeight(name, source.get(name + ".weight", {rows, columns})));
     };
+    const auto part = [&](const LinearPlan& l) {  // of a matrix that holds several linears
+      const TensorInfo& all = source.get(l.fused + ".weight", {l.fused_rows, l.columns});
+      return place.weight(LinearWeight(l.name, all.slice(l.fused_first, l.rows)));
+    };
     const int64_t h = anatomy.hidden;
     embedding = &source.get(anatomy.embedding + ".weight", {anatomy.vocab, h});
     for (const LayerPlan& plan : anatomy.layers) {
@@ -85,9 +90,12 @@ struct LoadedModel {
       layer.plan = plan;
       layer.input_norm = vector(plan.input_norm.name + ".weight", h);
       layer.post_norm = vector(plan.post_norm.name + ".weight", h);
+      if (plan.q_norm) layer.q_norm = vector(plan.q_norm->name + ".weight", plan.shape.head_dim);
+      if (plan.k_norm) layer.k_norm = vector(plan.k_norm->name + ".weight", plan.shape.head_dim);
       for (const LinearPlan& linear : plan.linears) {
         Linear& to = layer.at(linear.role);
-        to.weight = matrix(linear.name, linear.rows, linear.columns);
+        to.weight =
+            linear.fused.empty() ? matrix(linear.name, linear.rows, linear.columns) : part(linear);
         if (linear.bias) to.bias = vector(linear.name + ".bias", linear.rows);
       }
       layers.push_back(std::move(layer));
