@@ -4,6 +4,7 @@
 #include <limits>
 #include <numbers>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "ptq/core/hash.hpp"
@@ -24,7 +25,7 @@ using ptq::test::plain_kl;
 using ptq::test::some_text;
 using ptq::test::TempFile;
 
-TEST_CASE("windows of both protocols", "[eval]") {
+TEST_CASE("windows of the protocols", "[eval]") {
   // Counts of the published runs: W = ceil((T - L) / S).
   CHECK(perplexity_windows("half_overlap", 299009, 2048).size() == 291);
   CHECK(perplexity_windows("half_overlap", 300032, 2048).size() == 291);
@@ -38,6 +39,11 @@ TEST_CASE("windows of both protocols", "[eval]") {
   CHECK(windows[0].first_target == 1);
   CHECK(windows[1].first_token == 4);
   CHECK(windows[1].first_target == 4);
+  CHECK(perplexity_windows("llamacpp", 1023, 512).empty());
+  const auto chunks = perplexity_windows("llamacpp", 1537, 512);
+  REQUIRE(chunks.size() == 3);
+  CHECK(chunks[2].first_token == 1024);
+  CHECK(chunks[2].first_target == 257);  // 255 targets: positions 256 to 510 predict 257 to 511
 }
 
 namespace {
@@ -149,6 +155,66 @@ TEST_CASE("perplexity by hand", "[eval]") {
     CHECK(call.full_precision);
     CHECK(call.regime == Regime::streaming);
   }
+}
+
+TEST_CASE("perplexity: llamacpp pools the second halves over tokens", "[eval]") {
+  const std::string text = some_text(70);
+  const TempFile file(text);
+  const Tokenizer bytes = test::byte_tokenizer();
+  FakeEngine engine(256, 0.8);
+  Subject subject{engine, nullptr, nullptr, bytes};
+  PerplexitySettings settings;
+  settings.text = file.path;
+  settings.protocol = "llamacpp";
+  settings.window = 16;
+  const Outcome outcome = perplexity(subject, settings, {});
+  long double sum = 0, squares = 0;
+  for (const int64_t b : {0, 16, 32, 48})
+    for (int64_t i = b + 9; i < b + 16; ++i) {
+      const auto row = fake_row(text, b, i - 1, 0, 0);
+      const long double loss = -log_probs(row)[uint8_t(text[size_t(i)])];
+      sum += loss;
+      squares += loss * loss;
+    }
+  const double nll = double(sum) / 28, ppl = std::exp(nll);
+  const Json& m = outcome.metrics;
+  CHECK(m["windows"] == 4);
+  CHECK(m["tokens_scored"] == 28);
+  CHECK(m["ppl"].get<double>() == Approx(ppl).epsilon(1e-12));
+  CHECK(m["ppl"].get<double>() == Approx(m["ppl_tok"].get<double>()).epsilon(1e-12));
+  CHECK(m["ppl_error"].get<double>() ==
+        Approx(ppl * std::sqrt((double(squares) / 28 - nll * nll) / 27)).epsilon(1e-9));
+  settings.window = 36;
+  CHECK_THROWS_WITH(perplexity(subject, settings, {}),
+                    Catch::Contains("70 tokens found, 72 needed"));
+  settings.window = 2;
+  CHECK_THROWS_WITH(perplexity(subject, settings, {}), Catch::Contains("scores nothing"));
+}
+
+TEST_CASE("perplexity: under llamacpp every window begins with the begin-of-text token", "[eval]") {
+  const TempFile file(some_text(400));
+  const Tokenizer tokenizer = Tokenizer::load(std::string(PTQ_SOURCE_DIR) + "/models/tiny-llama");
+  REQUIRE(tokenizer.bos_id() == 3070);
+  FakeEngine engine(3072);
+  std::vector<int32_t> first, second;
+  const auto logits = engine.logits;
+  engine.logits = [&](std::span<const int32_t> history, double share, float* out) {
+    if (history.size() == 16) first.push_back(history[0]), second.push_back(history[1]);
+    logits(history, share, out);
+  };
+  Subject subject{engine, nullptr, nullptr, tokenizer};
+  PerplexitySettings settings;
+  settings.text = file.path;
+  settings.window = 16;
+  settings.max_windows = 3;
+  perplexity(subject, settings, {});
+  const auto disjoint = std::exchange(first, {}), then = std::exchange(second, {});
+  settings.protocol = "llamacpp";
+  perplexity(subject, settings, {});
+  CHECK(first == std::vector<int32_t>(3, 3070));
+  CHECK(second == then);  // replaced, not put in front
+  CHECK(disjoint[0] == 3070);
+  CHECK(disjoint[1] != 3070);
 }
 
 TEST_CASE("perplexity: limits, regimes, hostile input", "[eval]") {

@@ -1,13 +1,16 @@
-// Token perplexity of a text under two protocols, always with the protocol's name beside the
+// Token perplexity of a text under three protocols, always with the protocol's name beside the
 // number: the same model differs by 10 % between them.
 //
 //   disjoint      windows side by side, all predictions inside a window count (IST-DASLab/gptq
 //                 llama.py, mit-han-lab/llm-awq awq/entry.py; the figures of the papers)
 //   half_overlap  windows advance by half; from the second on only the second half counts
 //                 (huthvincent/ptq-bench src/evaluator.py)
+//   llamacpp      windows side by side, their first token replaced by the tokenizer's begin-of-text
+//                 token where it has one; of the predictions at positions n/2 to n - 2 (ggml-org/
+//                 llama.cpp tools/perplexity, llama-perplexity without --ppl-stride)
 //
-// Both tokenise the text once, start every window at position 0 and average the windows' mean
-// losses without weights.
+// All tokenise the text once, start every window at position 0 and average the windows' mean
+// losses without weights; under llamacpp that is the mean over all tokens.
 #pragma once
 
 #include <cmath>
@@ -48,9 +51,19 @@ inline std::vector<Window> perplexity_windows(const std::string& protocol, int64
       windows.push_back({b, b == 0 ? 1 : length / 2});
     }
   } else {
-    for (int64_t b = 0; b + length <= tokens; b += length) windows.push_back({b, 1});
+    const bool half = protocol == "llamacpp";
+    if (half && tokens < 2 * length) return windows;  // as the original
+    for (int64_t b = 0; b + length <= tokens; b += length)
+      windows.push_back({b, half ? length / 2 + 1 : 1});
   }
   return windows;
+}
+
+// Tokens of the shortest text that holds a window.
+inline int64_t tokens_needed(const PerplexitySettings& s) {
+  return s.protocol == "half_overlap" ? s.window + 1
+         : s.protocol == "llamacpp"   ? 2 * s.window
+                                      : s.window;
 }
 
 // Errors: a text of `tokens` tokens that holds no window. `file`: for the message.
@@ -58,9 +71,8 @@ inline std::vector<Window> require_windows(const PerplexitySettings& s, int64_t 
                                            const std::string& file) {
   std::vector<Window> windows = perplexity_windows(s.protocol, tokens, s.window);
   if (!windows.empty()) return windows;
-  const int64_t needed = s.protocol == "half_overlap" ? s.window + 1 : s.window;
   throw usage_error("the text is too short for one window: " + std::to_string(tokens) +
-                        " tokens found, " + std::to_string(needed) + " needed",
+                        " tokens found, " + std::to_string(tokens_needed(s)) + " needed",
                     file, "use a longer text or a smaller `window`");
 }
 
@@ -79,9 +91,16 @@ inline int64_t target_bytes(const Tokenizer& tokenizer, std::span<const int32_t>
 // The losses of the windows that are done.
 struct Losses {
   std::vector<double> own, reference, differences;  // mean NLL per window, nats
-  double tokens = 0;                                // sum over all targets
+  double tokens = 0, squares = 0;                   // sums over all targets
   int64_t targets = 0, void_targets = 0, bytes = 0;
   Divergence divergence;
+
+  // What llama-perplexity prints behind its "+/-": tokens as units, as if they were independent.
+  void write_error_of_tokens(Json& m) const {
+    const double n = double(targets), nll = tokens / n;
+    put_number(m, "ppl_error", std::exp(nll) * std::sqrt((squares / n - nll * nll) / (n - 1)),
+               "too few tokens, or a loss too large");
+  }
 
   void write(Json& m, bool with_reference) const {
     const char* overflow = "the loss is too large for a perplexity in float64";
@@ -125,6 +144,7 @@ inline void score_window(LockStep& run, std::span<const int32_t> ids, int64_t fi
                 }
                 ++targets;
                 loss += token.nll;
+                losses.squares += token.nll * token.nll;
                 if (!reference) return;
                 reference_loss += token.nll_reference;
                 divergence.add(token);
@@ -166,7 +186,10 @@ inline Outcome perplexity(Subject& subject, const PerplexitySettings& settings,
   Measured measured;  // the caches at the end of the windows
   for (size_t w = 0; w < windows.size(); ++w) {
     const Window& window = windows[w];
-    const auto ids = std::span(tokens).subspan(size_t(window.first_token), size_t(length));
+    const auto begin = tokens.begin() + window.first_token;
+    std::vector<int32_t> ids(begin, begin + length);
+    if (settings.protocol == "llamacpp" && subject.tokenizer.bos_id() >= 0)
+      ids[0] = subject.tokenizer.bos_id();
     LockStep run(subject);
     Json sample = {{"window", w}, {"first_token", window.first_token}};
     perplexity_detail::score_window(run, ids, window.first_target, settings.regime, losses, sample,
@@ -195,6 +218,7 @@ inline Outcome perplexity(Subject& subject, const PerplexitySettings& settings,
   m["nonfinite_tokens"] = losses.void_targets;
   m["tokens_left_out"] = found - windows.back().first_token - length;  // behind the last window
   losses.write(m, subject.reference != nullptr);
+  if (settings.protocol == "llamacpp") losses.write_error_of_tokens(m);
   measured.write(m, settings.regime);
   put_rate(m, "tokens_per_second", double(windows.size()) * double(length), measured.seconds);
   return outcome;
@@ -202,7 +226,7 @@ inline Outcome perplexity(Subject& subject, const PerplexitySettings& settings,
 
 inline void check_perplexity(const Unloaded& model, const PerplexitySettings& settings) {
   const std::string text = read_joined_file(settings.text, settings.join);
-  if (clearly_long(text, settings.window)) return;
+  if (clearly_long(text, tokens_needed(settings))) return;
   require_windows(settings, int64_t(model.tokenizer.encode(text).size()), settings.text);
 }
 

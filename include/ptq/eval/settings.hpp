@@ -24,7 +24,7 @@ namespace ptq::eval {
 struct PerplexitySettings {
   std::string text;          // path of a UTF-8 file, tokenised once
   std::string join = "raw";  // "raw": the file as it is; "wikitext2": rows joined by "\n\n"
-  std::string protocol = "disjoint";  // "disjoint" or "half_overlap"
+  std::string protocol = "disjoint";  // "disjoint", "half_overlap" or "llamacpp"
   int64_t window = 2048;              // tokens
   int64_t max_windows = 0;            // 0 = all
   Regime regime = Regime::streaming;
@@ -99,11 +99,13 @@ template <class Visitor>
 void visit_settings(PerplexitySettings& s, Visitor& v) {
   v.file("text", s.text);
   v.choice("join", s.join, join_words());
-  v.choice("protocol", s.protocol, {"disjoint", "half_overlap"});
+  v.choice("protocol", s.protocol, {"disjoint", "half_overlap", "llamacpp"});
   v.integer("window", s.window, 2, kLongestContext);
   v.rule(s.protocol != "half_overlap" || s.window % 2 == 0, "window",
          "is " + std::to_string(s.window) + ", half_overlap needs an even number",
          "window = " + std::to_string(s.window - 1));
+  v.rule(s.protocol != "llamacpp" || s.window > 2, "window",
+         "is " + std::to_string(s.window) + ", llamacpp scores nothing of it", "window = 512");
   v.integer("max_windows", s.max_windows, 0, kLongestContext);
   v.regime(
       "regime", s.regime,
