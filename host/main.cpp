@@ -38,6 +38,8 @@ usage: ptq-host EXPERIMENT.toml [options]
   info                 sizes of a model
   tokenize             text to token ids and back
   logits               the logits of a sequence, as a safetensors file
+  fidelity             a reference in a file, and the divergence of anything from it
+  sensitivity          which layer a method hurts
   trace                every point of a pass, and where two traces part
   doctor               what this build and this machine have
 
@@ -49,9 +51,17 @@ struct Command {
   int (*run)(const std::vector<std::string>&);
 };
 constexpr Command kCommands[] = {
-    {"run", run_command},       {"run-cell", run_cell_command}, {"methods", methods_command},
-    {"check", check_command},   {"info", info_command},         {"tokenize", tokenize_command},
-    {"logits", logits_command}, {"trace", trace_command},       {"doctor", doctor_command},
+    {"run", run_command},
+    {"run-cell", run_cell_command},
+    {"methods", methods_command},
+    {"check", check_command},
+    {"info", info_command},
+    {"tokenize", tokenize_command},
+    {"logits", logits_command},
+    {"trace", trace_command},
+    {"doctor", doctor_command},
+    {"fidelity", fidelity_command},
+    {"sensitivity", sensitivity_command},
 };
 
 // A word without dot and slash that is no command is a mistyped command, not a file.

@@ -13,6 +13,8 @@ int methods_command(const std::vector<std::string>& args);
 int info_command(const std::vector<std::string>& args);
 int tokenize_command(const std::vector<std::string>& args);
 int logits_command(const std::vector<std::string>& args);
+int fidelity_command(const std::vector<std::string>& args);
+int sensitivity_command(const std::vector<std::string>& args);
 int trace_command(const std::vector<std::string>& args);
 int check_command(const std::vector<std::string>& args);
 int doctor_command(const std::vector<std::string>& args);

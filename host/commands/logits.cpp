@@ -52,7 +52,7 @@ std::string write_logits(const Arguments& arguments) {
 
 int logits_command(const std::vector<std::string>& args) {
   if (wants_help(args, kHelp.c_str())) return 0;
-  const Arguments arguments = parse_one_sequence(args, {"out"});
+  const Arguments arguments = parse_one_sequence(args, {.with_value = {"out"}});
   if (text_of(arguments, "out").empty()) {
     throw usage_error("--out is missing", "", "--help shows examples");
   }

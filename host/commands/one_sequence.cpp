@@ -128,8 +128,7 @@ const char* const kOneSequenceHelp =
   --device NAME, --threads N, --plugins DIR: as in ptq-host run
 )";
 
-Arguments parse_one_sequence(const std::vector<std::string>& args,
-                             const std::vector<const char*>& own) {
+Arguments parse_one_sequence(const std::vector<std::string>& args, const OwnOptions& own) {
   namespace po = boost::program_options;
   Options options;
   auto add = options.add_options();
@@ -137,7 +136,8 @@ Arguments parse_one_sequence(const std::vector<std::string>& args,
                            "calibration", "calibration-sequences", "calibration-length"}) {
     add(name, po::value<std::string>());
   }
-  for (const char* name : own) add(name, po::value<std::string>());
+  for (const char* name : own.with_value) add(name, po::value<std::string>());
+  for (const char* name : own.flags) add(name, po::bool_switch());
   for (const char* name : {"method", "set", "plugins"}) {
     add(name, po::value<std::vector<std::string>>());
   }
@@ -146,7 +146,8 @@ Arguments parse_one_sequence(const std::vector<std::string>& args,
   if (text_of(arguments, "model").empty()) {
     throw usage_error("--model is missing", "", "--help shows examples");
   }
-  if (arguments.count("ids") + arguments.count("text") != 1) {
+  const size_t given = arguments.count("ids") + arguments.count("text");
+  if (given > 1 || (given == 0 && own.needs_tokens)) {
     throw usage_error("either --ids or --text must be given", "", "--help shows examples");
   }
   return arguments;
@@ -162,14 +163,15 @@ OneSequence open_one_sequence(const Arguments& arguments) {
   std::string text;
   if (arguments.count("ids") > 0) {
     one.ids = ids_from_list(text_of(arguments, "ids"));
-  } else {
+  } else if (arguments.count("text") > 0) {
     text = read_utf8_file(text_of(arguments, "text"));
   }
   if (const auto seed = request.model.random_seed)
     fmt::print(stderr, "note: {}\n", random_weights_note(*seed));
   one.subject = std::make_unique<OpenSubject>(std::move(request), SubjectReports{});
   if (arguments.count("text") > 0) one.ids = one.subject->tokenizer().encode(text);
-  if (one.ids.empty()) throw usage_error("there are no tokens", "--ids or --text");
+  const bool given = arguments.count("ids") + arguments.count("text") > 0;
+  if (given && one.ids.empty()) throw usage_error("there are no tokens", "--ids or --text");
   return one;
 }
 

@@ -17,14 +17,18 @@ namespace ptq {
 // The help of the options that parse_one_sequence reads.
 extern const char* const kOneSequenceHelp;
 
-// own: names of further options, each with a value. Errors: no model, neither or both of --ids and
-// --text.
-Arguments parse_one_sequence(const std::vector<std::string>& args,
-                             const std::vector<const char*>& own);
+// What a command has beside them.
+struct OwnOptions {
+  std::vector<const char*> with_value, flags = {};
+  // Errors, too: neither of --ids and --text.
+  bool needs_tokens = true;
+};
+// Errors: no model, both of --ids and --text.
+Arguments parse_one_sequence(const std::vector<std::string>& args, const OwnOptions& own);
 
 struct OneSequence {
   std::unique_ptr<OpenSubject> subject;
-  std::vector<int32_t> ids;  // at least one
+  std::vector<int32_t> ids;  // at least one, where --ids or --text is given
   Regime regime = Regime::independent;
   Compute compute = Compute::fp32;
 };

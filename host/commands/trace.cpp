@@ -118,7 +118,7 @@ std::string run_trace(const Arguments& arguments) {
 
 int trace_command(const std::vector<std::string>& args) {
   if (wants_help(args, kHelp.c_str())) return 0;
-  const Arguments arguments = parse_one_sequence(args, {"out", "against", "bound"});
+  const Arguments arguments = parse_one_sequence(args, {.with_value = {"out", "against", "bound"}});
   if (text_of(arguments, "out").empty() && text_of(arguments, "against").empty()) {
     throw usage_error("neither --out nor --against is given", "", "--help shows examples");
   }

@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 build=$1 seconds=$2
 shift 2
-targets=${*:-config safetensors gguf index tokenizer toml}
+targets=${*:-config safetensors gguf index tokenizer toml bundle tokens}
 
 mkdir -p "$build/corpus" "$build/findings"
 total=0 failed=

@@ -52,5 +52,7 @@ bool gguf(Bytes input);
 bool index(Bytes input);
 bool tokenizer(Bytes input);
 bool toml(Bytes input);
+bool bundle(Bytes input);
+bool tokens(Bytes input);
 
 }  // namespace ptq::fuzz

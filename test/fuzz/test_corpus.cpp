@@ -49,7 +49,8 @@ TEST_CASE("corpus: saved fuzz inputs are read or refused") {
     bool (*run)(fuzz::Bytes);
   } targets[] = {{"config", fuzz::config},       {"safetensors", fuzz::safetensors},
                  {"gguf", fuzz::gguf},           {"index", fuzz::index},
-                 {"tokenizer", fuzz::tokenizer}, {"toml", fuzz::toml}};
+                 {"tokenizer", fuzz::tokenizer}, {"toml", fuzz::toml},
+                 {"bundle", fuzz::bundle},       {"tokens", fuzz::tokens}};
   for (const auto& target : targets) {
     INFO(target.name);
     const Counts counts = replay(target.name, target.run);

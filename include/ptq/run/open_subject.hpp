@@ -99,6 +99,10 @@ class OpenSubject {
   }
   // The model in full precision.
   Engine& reference() { return kept_reference_ ? *kept_reference_ : real_reference(); }
+  // One more engine of the model, in full precision.
+  std::unique_ptr<Engine> another_engine() const {
+    return make_engine(request_.device, request_.build, request_.model.folder.string(), options_);
+  }
   // As evaluations see it; the subject itself must stay where it is.
   eval::Subject subject(bool with_reference) {
     return {*engine_, methods_.kv, with_reference ? &reference() : nullptr, tokenizer()};
@@ -123,11 +127,8 @@ class OpenSubject {
   // reference.
   Engine& real_reference() {
     if (methods_.weights == nullptr) return *engine_;
-    if (!second_) second_ = make_another_engine();
+    if (!second_) second_ = another_engine();
     return *second_;
-  }
-  std::unique_ptr<Engine> make_another_engine() const {
-    return make_engine(request_.device, request_.build, request_.model.folder.string(), options_);
   }
   void report(double steps, const char* doing) const {
     if (reports_.step) reports_.step(steps, doing);
@@ -138,7 +139,7 @@ class OpenSubject {
     report(0, "loading");
     if (request_.with_tokenizer) tokenizer();
     options_ = engine_options(request_.model, request_.threads);
-    engine_ = make_another_engine();
+    engine_ = another_engine();
     methods_ = make_methods(request_.method.parts, request_.plugin_files, request_.seed,
                             engine_->config());
     for (const auto& instance : methods_.instances) {
