@@ -6,10 +6,12 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <set>
 
 #include "analysis/arguments.hpp"
 #include "analysis/check.hpp"
 #include "analysis/compare/diff.hpp"
+#include "analysis/export/export.hpp"
 #include "analysis/page/outline.hpp"
 #include "analysis/pruning/pruning.hpp"
 #include "analysis/study/audit.hpp"
@@ -42,7 +44,8 @@ Results results_of(const std::filesystem::path& folder) {
 
 // The compatible pages are Chinese unless asked otherwise, ours are English.
 Language language(const Arguments& arguments) {
-  return language_of(arguments.value("--lang", arguments.has("--compat") ? "zh" : "en"));
+  const std::string otherwise = arguments.value("--lang", arguments.has("--compat") ? "zh" : "en");
+  return language_of(arguments.value("--language", otherwise));
 }
 
 std::string checks_text(const std::vector<Check>& checks) {
@@ -151,7 +154,8 @@ std::vector<Check> verify_records(const std::filesystem::path& path) {
 }  // namespace
 
 int tables_command(const Words& words) {
-  const Arguments arguments = parse_arguments(words, {"--format", "--out"}, {}, {"RESULTS"});
+  const Arguments arguments =
+      parse_arguments(words, {"--format", "--out", "--language", "--lang"}, {}, {"RESULTS"});
   const std::string &folder = arguments.positions[0], out = arguments.value("--out");
   Results results = results_of(folder);
   const std::string wanted = arguments.value("--format");
@@ -169,7 +173,7 @@ int tables_command(const Words& words) {
                             "ptq-host EXPERIMENT.toml --out " +
                                 folder);
   }
-  Report report = make_report(std::move(results));
+  Report report = make_report(std::move(results), language(arguments));
   if (!wanted.empty() || (!out.empty() && !out.ends_with(".html"))) {
     const std::string text = render(report, format, out.empty() ? screen() : Screen{});
     if (out.empty()) {
@@ -214,7 +218,8 @@ int tables_command(const Words& words) {
 }
 
 int run_command(const Words& words) {
-  const Arguments arguments = parse_arguments(words, {"--lang"}, {"--compat"}, {"FILE.json"});
+  const Arguments arguments =
+      parse_arguments(words, {"--lang", "--language"}, {"--compat"}, {"FILE.json"});
   const Run run = read_run(arguments.positions[0]);
   const Language lang = language(arguments);
   std::string page = run_page(run, lang);
@@ -227,7 +232,8 @@ int run_command(const Words& words) {
 }
 
 int leaderboard_command(const Words& words) {
-  const Arguments arguments = parse_arguments(words, {"--lang", "--layout"}, {"--compat"}, {"DIR"});
+  const Arguments arguments =
+      parse_arguments(words, {"--lang", "--language", "--layout"}, {"--compat"}, {"DIR"});
   const std::filesystem::path folder = arguments.positions[0];
   std::vector<Damaged> damaged;
   const std::vector<Run> runs = read_runs(folder, damaged);
@@ -271,7 +277,7 @@ int check_command(const Words& words) {
 
 int pruning_command(const Words& words) {
   const Arguments arguments =
-      parse_arguments(words, {"--lang", "--json"}, {"--compat"}, {"FILE.csv or DIR"});
+      parse_arguments(words, {"--lang", "--language", "--json"}, {"--compat"}, {"FILE.csv or DIR"});
   std::vector<Damaged> damaged;
   const std::vector<PruningModel> models = read_pruning(arguments.positions[0], damaged);
   warn_of(damaged);
@@ -306,6 +312,50 @@ int verify_command(const Words& words) {
   for (const Check& check : checks) {
     if (check.verdict == Check::Verdict::violated) return int(ExitCode::disagree);
   }
+  return 0;
+}
+
+int export_command(const Words& words) {
+  const Arguments arguments = parse_arguments(
+      words, {"--format", "--out", "--model", "--method", "--organization"}, {}, {"RESULTS"});
+  const std::string format = arguments.value("--format"), out = arguments.value("--out"),
+                    organization = arguments.value("--organization", "unspecified");
+  if (out.empty()) throw usage_error("a value is missing", "--out", "ptq-report --help");
+  const Report report = make_report(results_of(arguments.positions[0]));
+  warn_of(report.results.damaged);
+  if (format == "latex") {
+    write_output_file(out, latex(report));
+    return 0;
+  }
+  const auto write = [&](const Subject& subject) {
+    if (format == "eee") return every_eval_ever(subject, organization);
+    if (format == "hf") return hugging_face(subject);
+    if (format == "lm-eval") return lm_eval(subject);
+    throw usage_error("there is no form `" + format + "`", "--format", "eee, hf, latex or lm-eval");
+  };
+  const std::vector<Subject> subjects =
+      subjects_of(report, arguments.value("--model"), arguments.value("--method"));
+  if (subjects.empty())
+    throw environment_error(
+        "nothing to export in it", arguments.positions[0],
+        "a folder of records, and --model and --method as its tables name them");
+  const std::string ending = format == "hf" ? ".yaml" : ".json";
+  if (subjects.size() == 1 && out.ends_with(ending)) {
+    write_output_file(out, write(subjects[0]));
+    return 0;
+  }
+  if (out.ends_with(ending))
+    throw usage_error(
+        fmt::format("one file holds one model with one method, here are {}", subjects.size()),
+        "--out", "name a folder, or choose by --model and --method");
+  require_writable_folder(out);
+  std::set<std::string> names;
+  for (const Subject& subject : subjects) {
+    std::string name = subject.file_name();
+    while (!names.insert(name).second) name += "-2";
+    write_output_file((std::filesystem::path(out) / (name + ending)).string(), write(subject));
+  }
+  print_text(fmt::format("{} files in {}\n", subjects.size(), out));
   return 0;
 }
 

@@ -18,6 +18,7 @@ int pruning_command(const Words& words);      // pruning FILE.csv|DIR
 int diff_command(const Words& words);         // diff A B
 int check_command(const Words& words);        // check RESULTS EXPERIMENT
 int verify_command(const Words& words);       // verify FILE
+int export_command(const Words& words);       // export --format F --out PATH RESULTS
 
 Language language_of(const std::string& word);
 

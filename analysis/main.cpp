@@ -23,10 +23,12 @@ study's result files.
   ptq-report results/trackC --format markdown        only print, in this form, to paste
   ptq-report run results/trackC/CELL/record.json     the page of one run
 
-usage: ptq-report RESULTS [--format terminal|markdown|csv|json] [--out FILE]
-       ptq-report run FILE.json [--compat] [--lang zh|en]
-       ptq-report leaderboard DIR [--compat] [--lang zh|en] [--layout FILE.toml]
-       ptq-report pruning FILE.csv|DIR [--compat] [--lang zh|en] [--json FILE]
+usage: ptq-report RESULTS [--format terminal|markdown|csv|json] [--out FILE] [--language zh|en]
+       ptq-report run FILE.json [--compat] [--language zh|en]
+       ptq-report leaderboard DIR [--compat] [--language zh|en] [--layout FILE.toml]
+       ptq-report pruning FILE.csv|DIR [--compat] [--language zh|en] [--json FILE]
+       ptq-report export --format eee|hf|latex|lm-eval --out PATH [--model NAME] [--method LABEL]
+                         [--organization NAME] RESULTS
        ptq-report diff A B
        ptq-report check RESULTS EXPERIMENT.toml
        ptq-report verify FILE|RESULTS
@@ -35,9 +37,12 @@ usage: ptq-report RESULTS [--format terminal|markdown|csv|json] [--out FILE]
   --format   print only, as terminal, markdown to paste, csv (one
              line per number), json
   --out      write to FILE instead; its name says which form: .html .md .csv .json
-  --compat   the page as the original study printed it, in Chinese (--lang zh, default) or English
+  --language en or zh: headings, verdicts and sentences of the pages; --lang is the same
+  --compat   the page as the original study printed it, in Chinese (default) or English
   --layout   which run feeds which column, where the study joins runs
   --json     also write the companion file of the pruning document
+  export     results as others read them: Every Eval Ever JSON, Hugging Face .eval_results, a LaTeX
+             table, lm-eval's JSON; PATH is a folder where there are several models or methods
   diff       what changed between two folders of results, cell by cell
   check      which cells of an experiment are missing, failed or in conflict
   verify     the invariants of results (figures, samples, hashes), of a record.json, of a pruning
@@ -58,7 +63,8 @@ int run(const std::vector<std::string>& words) {
   constexpr Command kCommands[] = {
       {"run", run_command},         {"leaderboard", leaderboard_command},
       {"pruning", pruning_command}, {"diff", diff_command},
-      {"check", check_command},     {"verify", verify_command}};
+      {"check", check_command},     {"verify", verify_command},
+      {"export", export_command}};
   for (const Command& command : kCommands) {
     if (!words.empty() && words[0] == command.name) {
       return command.run({words.begin() + 1, words.end()});

@@ -343,20 +343,22 @@ inline std::vector<std::string> notes_of(const Board& board) {
   return merged_notes(all_notes_of(board));
 }
 
-// In the order in which a reader must see them: comparisons that are void, then numbers that say
-// nothing.
+// How much a note weighs, 0 the most: comparisons that are void, then numbers that say nothing.
+// kLightNote: what only explains.
+constexpr size_t kLightNote = 10;
+inline size_t weight_of(const std::string& note) {
+  const char* order[kLightNote] = {
+      "NOT CONSISTENT", "CONFLICT",      "NOT COMPARABLE", "cache not read", "exposure 0",
+      "identical to",   "not exercised", "failed",         "not smaller",    "damaged"};
+  for (size_t i = 0; i < kLightNote; ++i)
+    if (note.find(order[i]) != note.npos) return i;
+  return kLightNote;
+}
+
+// In the order in which a reader must see them.
 inline std::vector<std::string> by_weight(std::vector<std::string> notes) {
-  const auto weight = [](const std::string& note) {
-    const char* order[] = {"NOT CONSISTENT", "CONFLICT",     "NOT COMPARABLE", "cache not read",
-                           "exposure 0",     "identical to", "not exercised",  "failed",
-                           "not smaller",    "damaged"};
-    for (size_t i = 0; i < std::size(order); ++i) {
-      if (note.find(order[i]) != note.npos) return i;
-    }
-    return std::size(order);
-  };
   std::stable_sort(notes.begin(), notes.end(), [&](const std::string& a, const std::string& b) {
-    return weight(a) < weight(b);
+    return weight_of(a) < weight_of(b);
   });
   return notes;
 }

@@ -7,11 +7,12 @@
 namespace ptq::report {
 
 struct Figure {
-  std::string name;     // of its file: letters, digits, dashes, once in a report (name_apart)
-  std::string title;    // one line
-  std::string caption;  // what to see and how it was computed
-  std::string script;   // gnuplot commands, data included
-  std::string svg;      // filled in by draw()
+  std::string name;       // of its file: letters, digits, dashes, once in a report (name_apart)
+  std::string title;      // one line
+  std::string caption;    // what to see and how it was computed
+  std::string script;     // gnuplot commands, data included
+  std::string svg;        // filled in by draw()
+  std::string seen = {};  // what is to be seen, from the data, for those who do not see it
 };
 
 // A text inside a script: quoted so that gnuplot neither expands nor runs anything in it.

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "analysis/board/notes.hpp"
+#include "analysis/decide/sentences.hpp"
 #include "analysis/write/table.hpp"
 
 namespace ptq::report {
@@ -118,6 +119,38 @@ void add_comparisons(const Board& board, const BoardStatistics& statistics, Json
   }
 }
 
+// What the first screen says, as figures. Damage is in nats, of answers the share that is lost.
+Json decision_json(const Decision& decision) {
+  Json models = Json::array();
+  for (const Standings& standings : decision.models) {
+    Json methods = Json::array();
+    for (const Standing& s : standings.methods) {
+      Json entry = {{"method", s.row->method}, {"rank", s.rank}, {"front", s.front}};
+      if (s.bytes) entry["bytes"] = *s.bytes;
+      if (s.damage) {
+        put_number(entry, "damage", s.damage->value);
+        put_number(entry, "low95", s.damage->interval.low, "no interval is known");
+        put_number(entry, "high95", s.damage->interval.high, "no interval is known");
+      }
+      entry["below_floor"] = s.below_floor;
+      methods.push_back(std::move(entry));
+    }
+    constexpr const char* kDamage[] = {"kl", "loss", "answers"};
+    constexpr const char* kBytes[] = {"cache_per_token", "weights", "weights_and_cache"};
+    Json entry = {{"model", standings.board->model},
+                  {"evaluation", standings.evaluation ? Json(standings.evaluation->name) : Json()},
+                  {"damage", kDamage[size_t(standings.damage)]},
+                  {"bytes", kBytes[size_t(standings.bytes)]},
+                  {"sentence", verdict_sentence(standings, Language::en)},
+                  {"methods", std::move(methods)}};
+    if (standings.floor) entry["noise_floor"] = *standings.floor;
+    models.push_back(std::move(entry));
+  }
+  return {{"experiment", decision.experiment},
+          {"models", std::move(models)},
+          {"not_concluded", not_concluded(decision, Language::en)}};
+}
+
 }  // namespace
 
 std::string csv_page(const Report& report) {
@@ -144,15 +177,16 @@ std::string json_page(const Report& report) {
   for (const Damaged& file : report.results.damaged) {
     out["damaged"].push_back({{"file", file.file}, {"reason", file.reason}});
   }
-  if (!report.statistics.empty()) {  // complete
-    out["comparisons"] = Json::array();
-    for (size_t b = 0; b < report.boards.size(); ++b)
-      add_comparisons(report.boards[b], report.statistics[b], out["comparisons"]);
-    if (!report.pruning.empty())
-      out["cross_model_comparison"] = cross_model_comparison(report.pruning);
-    out["notes"] = report.results.notes;
-    if (!report.plot_problem.empty()) out["plots"] = report.plot_problem;
-  }
+  out["decisions"] = Json::array();
+  for (const Decision& decision : report.decisions)
+    out["decisions"].push_back(decision_json(decision));
+  out["comparisons"] = Json::array();
+  for (size_t b = 0; b < report.boards.size(); ++b)
+    add_comparisons(report.boards[b], report.statistics[b], out["comparisons"]);
+  if (!report.pruning.empty())
+    out["cross_model_comparison"] = cross_model_comparison(report.pruning);
+  out["notes"] = report.results.notes;
+  if (!report.plot_problem.empty()) out["plots"] = report.plot_problem;
   return json_text(out, 2) + "\n";
 }
 

@@ -5,7 +5,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <set>
 
 #include "analysis/board/columns.hpp"
 #include "analysis/compare/statistics_table.hpp"
@@ -19,31 +18,19 @@
 namespace ptq::report {
 namespace {
 
-// JSON inside a script element: nothing in it may end the element.
-std::string script_json(const Json& json) {
-  std::string out;
-  for (const char c : json_text(json)) {
-    if (c == '<') {
-      out += "\\u003c";
-    } else {
-      out += c;
-    }
-  }
-  return out;
-}
-
 class HtmlPage {
  public:
   explicit HtmlPage(const Report& report) : r_(report) {}
 
   std::string render() {
     head();
-    summary();
+    out_ += to_html(first_screen(r_, Detail::file), r_.language);
+    contents();
     for (size_t b = 0; b < r_.boards.size(); ++b)
-      out_ += to_html(board_outline(r_, b, Detail::file));
-    out_ += to_html(pruning_outline(r_));
+      out_ += to_html(board_outline(r_, b, Detail::file), r_.language);
+    out_ += to_html(pruning_outline(r_), r_.language);
     cells();
-    out_ += to_html(problems_outline(r_, Detail::file));
+    out_ += to_html(problems_outline(r_, Detail::file), r_.language);
     out_ += "<p class=\"soft\">Written by ptq-report " PTQ_VERSION
             ".</p>\n</main>\n<script type=\"application/json\" id=\"cells\">" +
             script_json(details_) + "</script>\n<script>" + kReportJs +
@@ -55,81 +42,43 @@ class HtmlPage {
   void head() {
     // The policy forbids any request, whatever the page may contain.
     out_ =
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n"
+        std::string("<!doctype html>\n<html lang=\"") + say("en", "zh") +
+        "\"><head><meta charset=\"utf-8\">\n"
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; "
         "style-src 'unsafe-inline'; script-src 'unsafe-inline'\">\n"
         "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>" +
-        html(r_.name) + "</title>\n<style>" + kReportCss + "</style></head>\n<body><main>\n";
+        html(r_.name) + "</title>\n<style>" + kReportCss + "</style></head>\n<body><main>\n<h1>" +
+        html(r_.name) + "</h1>\n";
   }
 
-  void fact(size_t count, const std::string& what, bool bad = false) {
-    out_ += fmt::format("<li{}><b>{}</b> {}</li>", bad ? " class=\"bad\"" : "", count, html(what));
-  }
-
-  void summary() {
-    size_t ok = 0, failed = 0, invalid = 0;
-    std::set<std::string> models, methods, evaluations;
-    std::string first, last;
-    std::set<const Cell*> left_out;
-    for (const Board& board : r_.boards)
-      left_out.insert(board.left_out.begin(), board.left_out.end());
-    for (const Cell& cell : r_.results.cells) {
-      if (left_out.contains(&cell)) continue;
-      ok += cell.status == "ok";
-      failed += cell.status == "failed";
-      invalid += cell.status == "invalid";
-      models.insert(cell.model);
-      methods.insert(cell.method);
-      evaluations.insert(cell.evaluation);
-      if (first.empty() || cell.started < first) first = cell.started;
-      last = std::max(last, cell.started);
-    }
-    out_ += "<h1>" + html(r_.name) + "</h1>\n<p class=\"soft\">" +
-            html(first.substr(0, 10) +
-                 (last.substr(0, 10) == first.substr(0, 10) ? "" : " to " + last.substr(0, 10))) +
-            ". Differences are against the baseline of each table, on the same samples.</p>\n<ul "
-            "class=\"facts\">";
-    fact(ok, ok == 1 ? "cell measured" : "cells measured");
-    if (failed) fact(failed, "failed", true);
-    if (invalid) fact(invalid, "not exercised", true);
-    if (!r_.results.damaged.empty()) fact(r_.results.damaged.size(), "damaged files", true);
-    fact(models.size(), models.size() == 1 ? "model" : "models");
-    fact(methods.size(), methods.size() == 1 ? "method" : "methods");
-    fact(evaluations.size(), evaluations.size() == 1 ? "evaluation" : "evaluations");
-    out_ += "</ul>\n";
-    std::vector<std::string> sentences, warnings = r_.results.notes;
-    for (const Board& board : r_.boards) {
-      for (const std::string& sentence : sentences_of(board)) {
-        sentences.push_back(r_.boards.size() > 1 ? board.model + ", " + sentence : sentence);
-      }
-      for (const std::string& note : all_notes_of(board)) {
-        warnings.push_back(r_.boards.size() > 1 ? board.model + ", " + note : note);
-      }
-    }
-    out_ += html_list(sentences, 9);
-    if (!warnings.empty()) {
-      out_ += "<div class=\"warn\"><b>Before you believe it</b>" +
-              html_list(by_weight(merged_notes(warnings)), 5) + "</div>\n";
-    }
-    out_ += "<nav aria-label=\"sections\">";
+  // Links into the parts that are folded away.
+  void contents() {
+    out_ += std::string("<nav aria-label=\"") + say("everything else", "其余内容") + "\">";
     for (size_t b = 0; b < r_.boards.size(); ++b) {
       out_ += fmt::format("<a href=\"#board-{}\">{}</a>", b, html(title_of(r_.boards[b])));
     }
-    if (!r_.pruning.empty()) out_ += "<a href=\"#pruning\">Pruning</a>";
-    out_ += "<a href=\"#all-cells\">All cells</a></nav>\n";
+    if (!r_.pruning.empty())
+      out_ += std::string("<a href=\"#pruning\">") + say("Pruning", "剪枝") + "</a>";
+    out_ += std::string("<a href=\"#all-cells\">") + say("All cells", "全部单元") + "</a></nav>\n";
   }
 
   void cells() {
-    out_ +=
-        "<h2 id=\"all-cells\">All cells</h2>\n<input type=\"search\" data-filter=\"cells-table\" "
-        "placeholder=\"filter: words in any column\" aria-label=\"filter the cells\"> <span "
-        "class=\"soft\" id=\"cells-table-count\"></span>\n"
-        "<noscript><p>Details of a cell, sorting and filtering need JavaScript.</p></noscript>\n"
-        "<div class=\"scroll tall\"><table class=\"sortable\" id=\"cells-table\">\n" +
-        table_head({"Method", "Model", "Evaluation", "Status", "Result", "Difference (95 %)",
-                    "Exposure", "Time", ""},
-                   true) +
-        "<tbody>\n";
+    const std::string title = say("All cells", "全部单元"),
+                      filter = say("filter: words in any column", "筛选：任意列中的词");
+    out_ += "<details><summary><h2 id=\"all-cells\">" + title +
+            "</h2></summary>\n<input type=\"search\" data-filter=\"cells-table\" placeholder=\"" +
+            filter + "\" aria-label=\"" + filter +
+            "\"> <span class=\"soft\" id=\"cells-table-count\"></span>\n<noscript><p>" +
+            say("Details of a cell, sorting and filtering need JavaScript.",
+                "单元详情、排序与筛选需要 JavaScript。") +
+            "</p></noscript>\n<div class=\"scroll tall\" tabindex=\"0\" role=\"region\" "
+            "aria-label=\"" +
+            title + "\"><table class=\"sortable\" id=\"cells-table\">\n" +
+            table_head({say("Method", "方法"), say("Model", "模型"), say("Evaluation", "评测"),
+                        say("Status", "状态"), say("Result", "结果"),
+                        say("Difference (95 %)", "差异（95 %）"), say("Exposure", "暴露度"),
+                        say("Time", "时间"), ""}) +
+            "<tbody>\n";
     details_ = Json::array();
     for (size_t b = 0; b < r_.boards.size(); ++b) {
       const Board& board = r_.boards[b];
@@ -139,7 +88,7 @@ class HtmlPage {
         }
       }
     }
-    out_ += "</tbody></table></div>\n";
+    out_ += "</tbody></table></div></details>\n";
   }
 
   void add_cell(size_t b, const Row& row, const Cell& cell) {
@@ -157,9 +106,9 @@ class HtmlPage {
             table_cell(comparison ? difference_text(*comparison) : "-") +
             table_cell(exposure_text(cell)) + table_cell(seconds_text(own_seconds(cell))) +
             fmt::format(
-                "<td><button class=\"more\" aria-expanded=\"false\" data-cell=\"{}\">details"
+                "<td><button class=\"more\" aria-expanded=\"false\" data-cell=\"{}\">{}"
                 "</button></td></tr>\n",
-                details_.size());
+                details_.size(), say("details", "详情"));
     details_.push_back(cell_details(cell));
   }
 
@@ -194,6 +143,10 @@ class HtmlPage {
     for (const auto& [key, value] : cell.environment.items()) where[key] = value;
     out["Where and when"] = std::move(where);
     return out;
+  }
+
+  const char* say(const char* english, const char* chinese) const {
+    return in(r_.language, english, chinese);
   }
 
   const Report& r_;

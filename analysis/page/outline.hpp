@@ -16,6 +16,9 @@ enum class Detail { screen, file };
 std::string title_of(const Board& board);
 std::string damaged_text(const Damaged& damaged);
 
+// What a reader decides by: a sentence per model, the chart, one table, what is not decided.
+Document first_screen(const Report& report, Detail detail);
+// Everything about one board, folded away.
 Document board_outline(const Report& report, size_t board, Detail detail);
 Document pruning_outline(const Report& report);
 // What was found wrong in files and what could not be drawn.

@@ -2,9 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <iterator>
 #include <utility>
 
+#include "analysis/figures/decision_figures.hpp"
 #include "analysis/figures/figures.hpp"
 #include "analysis/page/every_number.hpp"
 #include "analysis/page/outline.hpp"
@@ -27,12 +29,56 @@ bool holds_pruning(const fs::path& folder, const Results& results) {
   return false;
 }
 
+// The records among the damaged files are named already.
+void read_pruning_beside(Report& report, const fs::path& folder) {
+  std::vector<Damaged> damaged;
+  try {
+    report.pruning = read_pruning(folder, damaged);
+  } catch (const Error&) {  // none of them can be read; each is named below
+  }
+  for (const Damaged& file : damaged) {
+    const auto& known = report.results.damaged;
+    const auto same = [&](const Damaged& other) { return other.file == file.file; };
+    if (std::none_of(known.begin(), known.end(), same)) report.results.damaged.push_back(file);
+  }
+}
+
+// visit(figures) for every list of figures of a report.
+template <class AReport, class Visit>
+void for_each_figures(AReport& report, Visit visit) {
+  for (auto& figures : report.first_figures) visit(figures);
+  for (auto& figures : report.figures) visit(figures);
+  visit(report.pruning_plots);
+}
+
+// Draws all figures by one run of the program. Returns why some are missing.
+std::string draw_all(Report& report) {
+  std::vector<Figure> all;
+  for_each_figures(report, [&](std::vector<Figure>& figures) {
+    std::move(figures.begin(), figures.end(), std::back_inserter(all));
+  });
+  name_apart(all);
+  std::string problem = draw(all);
+  auto next = all.begin();
+  for_each_figures(report, [&](std::vector<Figure>& figures) {
+    for (Figure& figure : figures) figure = std::move(*next++);
+  });
+  return problem;
+}
+
 }  // namespace
 
-Report make_report(Results results) {
+Report make_report(Results results, Language language) {
   Report report;
   report.results = std::move(results);
+  report.language = language;
   report.boards = make_boards(report.results.cells, report.results.asked);
+  for (const Board& board : report.boards) {
+    report.statistics.push_back(statistics_of(board));
+    const std::vector<std::string>& problems = report.statistics.back().problems;
+    report.results.notes.insert(report.results.notes.end(), problems.begin(), problems.end());
+  }
+  report.decisions = decisions_of(report.boards, report.statistics);
   return report;
 }
 
@@ -41,43 +87,15 @@ void complete(Report& report, const fs::path& folder) {
   if (report.name.empty()) {
     report.name = fs::absolute(folder).lexically_normal().parent_path().filename().string();
   }
+  if (holds_pruning(folder, report.results)) read_pruning_beside(report, folder);
   const SeriesStyles styles(report.boards);
-  std::vector<Figure> all;
-  std::vector<size_t> counts;
-  for (size_t b = 0; b < report.boards.size(); ++b) {
-    report.statistics.push_back(statistics_of(report.boards[b]));
-    const std::vector<std::string>& problems = report.statistics.back().problems;
-    report.results.notes.insert(report.results.notes.end(), problems.begin(), problems.end());
-    const std::string prefix =
-        fmt::format("{}-{}", report.boards[b].experiment, report.boards[b].model);
-    std::vector<Figure> figures = figures_of(report.boards[b], prefix, styles);
-    counts.push_back(figures.size());
-    std::move(figures.begin(), figures.end(), std::back_inserter(all));
-  }
-  if (holds_pruning(folder, report.results)) {
-    // The records among the damaged files are named already.
-    std::vector<Damaged> damaged;
-    try {
-      report.pruning = read_pruning(folder, damaged);
-    } catch (const Error&) {  // none of them can be read; each is named below
-    }
-    for (const Damaged& file : damaged) {
-      const auto& known = report.results.damaged;
-      const auto same = [&](const Damaged& other) { return other.file == file.file; };
-      if (std::none_of(known.begin(), known.end(), same)) report.results.damaged.push_back(file);
-    }
-    std::vector<Figure> figures = pruning_figures(report.pruning);
-    std::move(figures.begin(), figures.end(), std::back_inserter(all));
-  }
-  name_apart(all);
-  report.plot_problem = draw(all);
-  auto next = all.begin();
-  for (const size_t count : counts) {
-    report.figures.emplace_back(std::make_move_iterator(next),
-                                std::make_move_iterator(next + std::ptrdiff_t(count)));
-    next += std::ptrdiff_t(count);
-  }
-  report.pruning_plots.assign(std::make_move_iterator(next), std::make_move_iterator(all.end()));
+  for (const Decision& decision : report.decisions)
+    report.first_figures.push_back(decision_figures(decision, styles, report.language));
+  for (const Board& board : report.boards)
+    report.figures.push_back(
+        figures_of(board, fmt::format("{}-{}", board.experiment, board.model), styles));
+  report.pruning_plots = pruning_figures(report.pruning);
+  report.plot_problem = draw_all(report);
 }
 
 std::string render(const Report& report, Format format, const Screen& screen) {
@@ -123,8 +141,7 @@ std::vector<std::string> write_report(const Report& report, const fs::path& fold
       write("plots/" + figure.name + ".gp", whole_script(figure, figure.name + ".svg"));
     }
   };
-  for (const auto& figures : report.figures) write_figures(figures);
-  write_figures(report.pruning_plots);
+  for_each_figures(report, write_figures);
   return written;
 }
 

@@ -6,29 +6,35 @@
 #include <vector>
 
 #include "analysis/compare/compare.hpp"
+#include "analysis/decide/standing.hpp"
 #include "analysis/figures/gnuplot.hpp"
 #include "analysis/pruning/pruning.hpp"
 #include "analysis/read/records.hpp"
 #include "analysis/write/document.hpp"
+#include "analysis/write/language.hpp"
 
 namespace ptq::report {
 
 struct Report {
   Results results;
-  std::vector<Board> boards;  // point into the results
+  Language language = Language::en;         // of the pages
+  std::vector<Board> boards;                // point into the results
+  std::vector<BoardStatistics> statistics;  // of each board
+  std::vector<Decision> decisions;          // of each experiment; point into both
 
   // Filled in by complete():
-  std::string name;                          // of the folder
-  std::vector<BoardStatistics> statistics;   // of each board
-  std::vector<std::vector<Figure>> figures;  // of each board, drawn
-  std::vector<PruningModel> pruning;         // where the folder holds a pruning study
+  std::string name;                                // of the folder
+  std::vector<std::vector<Figure>> first_figures;  // of each decision, drawn
+  std::vector<std::vector<Figure>> figures;        // of each board, drawn
+  std::vector<PruningModel> pruning;               // where the folder holds a pruning study
   std::vector<Figure> pruning_plots;
   std::string plot_problem;  // why there are no plots; one line
 };
 
-Report make_report(Results results);
+// Reads the samples and compares.
+Report make_report(Results results, Language language = Language::en);
 
-// Reads the samples, compares and draws.
+// Draws, and reads a pruning study beside the records.
 void complete(Report& report, const std::filesystem::path& folder);
 
 enum class Format { terminal, markdown, csv, json };

@@ -1,10 +1,20 @@
 'use strict';
 // Sorting: a click on a head sorts by data-v (a number) or by text; a second click turns it round.
+// No <button>: browsers leave those out where print repeats the head of a table.
 for (const table of document.querySelectorAll('table.sortable')) {
   const heads = table.tHead.rows[0].cells;
   for (let c = 0; c < heads.length; ++c) {
-    const button = heads[c].querySelector('button');
-    if (!button) continue;
+    if (!heads[c].textContent) continue;
+    const button = document.createElement('span');
+    button.setAttribute('role', 'button');
+    button.tabIndex = 0;
+    button.append(...heads[c].childNodes);
+    heads[c].append(button);
+    button.addEventListener('keydown', event => {
+      if (event.key !== 'Enter' && event.key !== ' ') return;
+      event.preventDefault();
+      button.click();
+    });
     button.addEventListener('click', () => {
       const down = heads[c].getAttribute('aria-sort') === 'ascending';
       for (const head of heads) head.removeAttribute('aria-sort');
@@ -42,6 +52,42 @@ for (const input of document.querySelectorAll('input[data-filter]')) {
     if (count) count.textContent = shown + ' of ' + table.tBodies[0].querySelectorAll('tr:not(.detail)').length;
   });
 }
+// Another row to compare with: its texts are in the page, only how they are shown is here.
+for (const select of document.querySelectorAll('select[data-table]')) {
+  const id = select.dataset.table, table = document.getElementById(id);
+  const tables = JSON.parse(document.getElementById(id + '-against').textContent);
+  select.closest('.choice').hidden = false;
+  select.addEventListener('change', () => {
+    const name = select.options[select.selectedIndex].text;
+    for (const row of table.tBodies[0].rows) {
+      const texts = tables[select.selectedIndex][Number(row.dataset.row)];
+      row.classList.toggle('reference', texts[0] === name);
+      for (let c = 1; c < texts.length; ++c) show(row.cells[c], texts[c]);
+    }
+  });
+}
+function show(cell, text) {
+  const [first, ...rest] = text.split('\n');
+  cell.textContent = first;
+  if (rest.length === 0) return;
+  const small = document.createElement('small');
+  small.textContent = rest.join(' ');
+  cell.append(document.createElement('br'), small);
+}
+// What a link leads to, and in print everything, is unfolded.
+function unfold() {
+  const target = location.hash.length > 1 && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  const fold = target && target.closest('details');
+  if (fold) { fold.open = true; target.scrollIntoView(); }
+}
+addEventListener('hashchange', unfold);
+unfold();
+let folded = [];
+addEventListener('beforeprint', () => {
+  folded = Array.from(document.querySelectorAll('details:not([open])'));
+  for (const fold of folded) fold.open = true;
+});
+addEventListener('afterprint', () => { for (const fold of folded) fold.open = false; });
 // Details of a cell, made when they are asked for.
 let cells = null;
 const element = (name, text) => {

@@ -27,20 +27,33 @@ struct Lines {
   std::vector<std::string> lines;
   std::string title = {};
   bool small = false;
+  bool box = false;          // set apart from what stands around it
+  size_t most = size_t(-1);  // how many a box shows; it says how many more there are
 };
 
 struct TablePart {
   Table table;
-  std::string id = {};  // once in a page; a table with one can be sorted
-  bool filter = false;  // many rows get a field to search in
+  std::string id = {};    // once in a page; a table with one can be sorted
+  bool filter = false;    // many rows get a field to search in
+  std::string says = {};  // what it is, for those who do not see it; default: the heading before it
+  // The same rows compared with another one, by its name; a page with scripts lets a reader choose.
+  std::vector<std::pair<std::string, Table>> against = {};
 };
 
 struct Picture {
   std::string name, title, caption, svg;
+  std::string seen = {};  // what is to be seen, in words
 };
 
+// What follows, up to its end, is folded away where a page can: open in print. Elsewhere its title
+// is a heading.
+struct Fold {
+  Heading heading;
+};
+struct FoldEnd {};
+
 struct Document {
-  using Part = std::variant<Heading, Paragraph, Lines, TablePart, Picture>;
+  using Part = std::variant<Heading, Paragraph, Lines, TablePart, Picture, Fold, FoldEnd>;
   std::vector<Part> parts;
 
   // Empty lists and tables and pictures that were not drawn are left out.

@@ -29,6 +29,7 @@ std::string base64(std::string_view bytes) {
 // The number of a cell's text, to sort by: "2,048" is 2048, "19/20 (95 %)" the share 0.95, "2 min
 // 05 s" 125 and "<0.001" smaller than 0.001.
 std::optional<double> sort_key(const std::string& text) {
+  if (text.starts_with(kFrontMark)) return sort_key(text.substr(kFrontMark.size()));
   double a = 0, b = 0;
   int used = 0;
   if (std::sscanf(text.c_str(), "%lf min %lf s%n", &a, &b, &used) == 2 && used > 0)
@@ -56,6 +57,15 @@ std::optional<double> sort_key(const std::string& text) {
   return value;
 }
 
+// Escaped, lines broken where the text breaks; what follows the first line is small.
+std::string html_lines(const std::string& text) {
+  const size_t end = text.find('\n');
+  if (end == text.npos) return html(text);
+  std::string rest = html(text.substr(end + 1));
+  for (size_t at; (at = rest.find('\n')) != rest.npos;) rest.replace(at, 1, "<br>");
+  return html(text.substr(0, end)) + "<br><small>" + rest + "</small>";
+}
+
 // As JavaScript writes numbers.
 std::string key_text(double key) { return std::isinf(key) ? "Infinity" : fmt::format("{}", key); }
 
@@ -63,31 +73,104 @@ bool is_bad(const std::string& text) {
   return text == "failed" || text == "not exercised" || text == "invalid" || text == "worse";
 }
 
+std::string html_list(const std::vector<std::string>& lines, size_t most, Language language) {
+  if (lines.empty()) return {};
+  std::string out = "<ul class=\"lines\">";
+  for (size_t i = 0; i < lines.size() && i < most; ++i) out += "<li>" + html(lines[i]) + "</li>";
+  if (lines.size() > most)
+    out += fmt::format(
+        fmt::runtime(in(language, "<li>and {} more below</li>", "<li>另有 {} 条，见下文</li>")),
+        lines.size() - most);
+  return out + "</ul>\n";
+}
+
+constexpr size_t kWideTable = 9;  // more columns are printed smaller
+
+// What a reader can choose to compare the rows with; hidden until a script shows that it can.
+std::string choice_of(const TablePart& part, Language language) {
+  if (part.against.empty()) return {};
+  std::string out = "<p class=\"choice\" hidden><label>" +
+                    std::string(in(language, "Compared with ", "比较对象 ")) +
+                    "<select data-table=\"" + part.id + "\">";
+  Json tables = Json::array();
+  for (const auto& [name, table] : part.against) {
+    out += "<option>" + html(name) + "</option>";
+    tables.push_back(table.rows);
+  }
+  return out + "</select></label></p>\n<script type=\"application/json\" id=\"" + part.id +
+         "-against\">" + script_json(tables) + "</script>\n";
+}
+
+std::string html_table(const TablePart& part, const std::string& heading, Language language) {
+  const Table& table = part.table;
+  std::string out = choice_of(part, language);
+  if (part.filter && table.rows.size() > 8) {
+    const std::string filter = in(language, "filter", "筛选");
+    out += fmt::format(
+        "<input type=\"search\" data-filter=\"{}\" placeholder=\"{}\" aria-label=\"{}\">\n",
+        part.id, filter, filter + ": " + html(heading));
+  }
+  out += "<div class=\"scroll" + std::string(table.rows.size() > 25 ? " tall" : "") +
+         (table.head.size() > kWideTable ? " wide" : "") +
+         "\" tabindex=\"0\" role=\"region\" aria-label=\"" +
+         html(part.says.empty() ? heading : part.says) + "\"><table" +
+         (part.id.empty() ? std::string() : " class=\"sortable\" id=\"" + part.id + "\"") + ">\n" +
+         table_head(table.head) + "<tbody>\n";
+  for (size_t r = 0; r < table.rows.size(); ++r) {
+    const auto& row = table.rows[r];
+    const char* kind = row[0].ends_with(kBaseline)                                   ? "baseline"
+                       : row[0].ends_with(kFailsMark) || row[0].ends_with(kNotAsked) ? "void"
+                                                                                     : "";
+    out += fmt::format("<tr{}{}>", *kind ? fmt::format(" class=\"{}\"", kind) : "",
+                       part.against.empty() ? "" : fmt::format(" data-row=\"{}\"", r));
+    for (size_t c = 0; c < row.size(); ++c) out += c ? table_cell(row[c]) : name_cell(row[c]);
+    out += "</tr>\n";
+  }
+  return out + "</tbody></table></div>\n";
+}
+
 struct HtmlWriter {
-  std::string operator()(const Heading& heading) const {
-    return fmt::format("<h{0}{1}>{2}</h{0}>\n", heading.level,
-                       heading.anchor.empty() ? "" : " id=\"" + heading.anchor + "\"",
-                       html(heading.text));
+  Language language;
+  std::string heading = {};  // the last one
+
+  std::string operator()(const Heading& h) {
+    heading = h.text;
+    return fmt::format("<h{0}{1}>{2}</h{0}>\n", h.level,
+                       h.anchor.empty() ? "" : " id=\"" + h.anchor + "\"", html(h.text));
   }
   std::string operator()(const Paragraph& paragraph) const {
     return std::string(paragraph.small ? "<p class=\"soft\">" : "<p>") + html(paragraph.text) +
            "</p>\n";
   }
   std::string operator()(const Lines& list) const {
+    if (list.box)
+      return "<div class=\"box\"><b>" + html(list.title) + "</b>" +
+             html_list(list.lines, list.most, language) + "</div>\n";
     std::string out;
     if (!list.small) {
       out = list.title.empty() ? "" : "<h3>" + html(list.title) + "</h3>\n";
-      return out + html_list(list.lines, kMostLines);
+      return out + html_list(list.lines, kMostLines, language);
     }
     for (const std::string& line : list.lines) out += (*this)(Paragraph{line, true});
     return out;
   }
-  std::string operator()(const TablePart& part) const { return html_table(part); }
-  std::string operator()(const Picture& picture) const {
-    return "<figure><img alt=\"" + html(picture.title.empty() ? picture.name : picture.title) +
-           "\" src=\"data:image/svg+xml;base64," + base64(picture.svg) + "\"><figcaption>" +
-           html(picture.caption) + "</figcaption></figure>\n";
+  std::string operator()(const TablePart& part) const {
+    return html_table(part, heading, language);
   }
+  std::string operator()(const Picture& picture) const {
+    const std::string& words = !picture.seen.empty()    ? picture.seen
+                               : !picture.title.empty() ? picture.title
+                                                        : picture.name;
+    return "<figure><img alt=\"" + html(words) + "\" src=\"data:image/svg+xml;base64," +
+           base64(picture.svg) + "\">" +
+           (picture.caption.empty() ? std::string()
+                                    : "<figcaption>" + html(picture.caption) + "</figcaption>") +
+           "</figure>\n";
+  }
+  std::string operator()(const Fold& fold) {
+    return "<details><summary>" + (*this)(fold.heading) + "</summary>\n";
+  }
+  std::string operator()(const FoldEnd&) const { return "</details>\n"; }
 
   static constexpr size_t kMostLines = 500;
 };
@@ -108,13 +191,21 @@ std::string html(std::string_view text) {
   return out;
 }
 
-std::string table_head(const std::vector<std::string>& head, bool sortable) {
-  std::string out = "<thead><tr>";
-  for (const std::string& text : head) {
-    out += "<th scope=\"col\">" +
-           (text.empty() || !sortable ? html(text) : "<button>" + html(text) + "</button>") +
-           "</th>";
+std::string script_json(const Json& json) {
+  std::string out;
+  for (const char c : json_text(json)) {
+    if (c == '<') {
+      out += "\\u003c";
+    } else {
+      out += c;
+    }
   }
+  return out;
+}
+
+std::string table_head(const std::vector<std::string>& head) {
+  std::string out = "<thead><tr>";
+  for (const std::string& text : head) out += "<th scope=\"col\">" + html_lines(text) + "</th>";
   return out + "</tr></thead>\n";
 }
 
@@ -126,7 +217,8 @@ std::string table_cell(const std::string& text) {
           : text.ends_with(kFailsMark) ? " class=\"void\""
           : words                      ? " class=\"left\""
                                        : "") +
-         (key ? " data-v=\"" + key_text(*key) + "\"" : std::string()) + ">" + html(text) + "</td>";
+         (key ? " data-v=\"" + key_text(*key) + "\"" : std::string()) + ">" + html_lines(text) +
+         "</td>";
 }
 
 // A name: sorted as text, also where it begins with a digit.
@@ -134,44 +226,15 @@ std::string name_cell(const std::string& text) {
   return "<td class=\"left\">" + html(text) + "</td>";
 }
 
-std::string html_table(const TablePart& part) {
-  const auto& [table, id, filter] = part;
-  std::string out;
-  if (filter && table.rows.size() > 8) {
-    out += fmt::format(
-        "<input type=\"search\" data-filter=\"{}\" placeholder=\"filter\" "
-        "aria-label=\"filter the table\">\n",
-        id);
-  }
-  out += "<div class=\"scroll" + std::string(table.rows.size() > 25 ? " tall" : "") + "\"><table" +
-         (id.empty() ? std::string() : " class=\"sortable\" id=\"" + id + "\"") + ">\n" +
-         table_head(table.head, !id.empty()) + "<tbody>\n";
-  for (const auto& row : table.rows) {
-    out += row[0].ends_with(kBaseline)                                   ? "<tr class=\"baseline\">"
-           : row[0].ends_with(kFailsMark) || row[0].ends_with(kNotAsked) ? "<tr class=\"void\">"
-                                                                         : "<tr>";
-    for (size_t c = 0; c < row.size(); ++c) out += c ? table_cell(row[c]) : name_cell(row[c]);
-    out += "</tr>\n";
-  }
-  return out + "</tbody></table></div>\n";
-}
-
-std::string html_list(const std::vector<std::string>& lines, size_t most) {
-  if (lines.empty()) return {};
-  std::string out = "<ul class=\"lines\">";
-  for (size_t i = 0; i < lines.size() && i < most; ++i) out += "<li>" + html(lines[i]) + "</li>";
-  if (lines.size() > most) out += fmt::format("<li>and {} more below</li>", lines.size() - most);
-  return out + "</ul>\n";
-}
-
-std::string to_html(const Document& document) {
+std::string to_html(const Document& document, Language language) {
+  HtmlWriter writer{language};
   std::string out;
   bool pictures = false;  // neighbours stand in one row
   for (const Document::Part& part : document.parts) {
     const bool picture = std::holds_alternative<Picture>(part);
     if (picture != pictures) out += picture ? "<div class=\"figures\">\n" : "</div>\n";
     pictures = picture;
-    out += std::visit(HtmlWriter{}, part);
+    out += std::visit(writer, part);
   }
   return out + (pictures ? "</div>\n" : "");
 }

@@ -2,21 +2,22 @@
 // sorting and searching need one (page/report.js).
 #pragma once
 
-#include <cstddef>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "analysis/write/document.hpp"
+#include "analysis/write/language.hpp"
+#include "ptq/core/own_json.hpp"
 
 namespace ptq::report {
 
-std::string to_html(const Document& document);
+std::string to_html(const Document& document, Language language = Language::en);
 
 std::string html(std::string_view text);  // escaped
-std::string html_list(const std::vector<std::string>& lines, size_t most);
-std::string html_table(const TablePart& part);
-std::string table_head(const std::vector<std::string>& head, bool sortable);
+// JSON inside a script element: nothing in it ends the element.
+std::string script_json(const Json& json);
+std::string table_head(const std::vector<std::string>& head);
 std::string table_cell(const std::string& text);
 // A name: sorted as text, also where it begins with a digit.
 std::string name_cell(const std::string& text);

@@ -17,6 +17,9 @@ constexpr const char* kBaseline = " (baseline)";
 constexpr const char* kNotAsked = " (not asked for)";  // the experiment no longer has it
 constexpr const char* kFailsMark = " °";               // full precision itself fails there
 
+constexpr std::string_view kFrontMark = "◆ ";  // before a figure on the Pareto front
+
+// A text may have several lines ('\n'): a page shows them below each other, other forms in one.
 struct Table {
   std::vector<std::string> head;               // column 0 is on the left, the others on the right
   std::vector<std::vector<std::string>> rows;  // as long as head

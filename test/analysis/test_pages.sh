@@ -171,7 +171,7 @@ const box = document.querySelector('input[data-filter=cells-table]');
 box.value = 'kivi passkey'; box.dispatchEvent(new Event('input'));
 say.push('filtered=' + rows().length);
 box.value = ''; box.dispatchEvent(new Event('input'));
-const head = document.querySelectorAll('#cells-table th button')[0];
+const head = document.querySelectorAll('#cells-table th [role=button]')[0];
 head.click(); head.click();
 say.push('first=' + rows()[0].cells[0].textContent);
 document.querySelector('#cells-table .more').click();

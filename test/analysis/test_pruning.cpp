@@ -169,7 +169,8 @@ TEST_CASE("a damaged pruning file is an error with its place", "[pruning]") {
 }
 
 TEST_CASE("our pruning page says what the study's hides", "[pruning]") {
-  const std::string page = to_markdown(pruning_page(models_of(kFixtures / "pruning.csv"), Language::en));
+  const std::string page =
+      to_markdown(pruning_page(models_of(kFixtures / "pruning.csv"), Language::en));
   const auto has = [&](const char* part) { return page.find(part) != page.npos; };
   CHECK(has("2 infinite values"));
   CHECK(has("| grad_norm_ratio | +0.4013 |"));  // over the ten finite pairs, as numpy says

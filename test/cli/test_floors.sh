@@ -47,15 +47,20 @@ bench                 : core encoding model engine engine/cpu engine/cuda engine
 # The report reads records, from files; it sees no engine.
 analysis              : core results analysis/read analysis/write analysis/board analysis/compare
 analysis              : analysis/figures analysis/page analysis/study analysis/pruning
+analysis              : analysis/decide analysis/export
 analysis/read         : core results
 analysis/write        : core
 analysis/board        : core analysis/read analysis/write
 analysis/compare      : core stats results analysis/read analysis/write analysis/board
+analysis/decide       : core stats analysis/read analysis/write analysis/board analysis/compare
 analysis/figures      : core analysis/read analysis/write analysis/board analysis/compare
+analysis/figures      : analysis/decide
 analysis/pruning      : core results analysis/read analysis/write analysis/compare
 analysis/pruning      : analysis/figures
 analysis/page         : core stats analysis/read analysis/write analysis/board analysis/compare
-analysis/page         : analysis/figures analysis/pruning
+analysis/page         : analysis/figures analysis/pruning analysis/decide
+analysis/export       : core analysis/read analysis/write analysis/board analysis/compare
+analysis/export       : analysis/decide analysis/page
 # The files of an earlier study, and its pages as it printed them.
 analysis/study        : core results analysis/read analysis/write
 
