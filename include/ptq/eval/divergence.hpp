@@ -14,9 +14,9 @@
 #include <vector>
 
 #include "ptq/core/own_json.hpp"
+#include "ptq/core/token_score.hpp"
 #include "ptq/eval/log_softmax.hpp"
 #include "ptq/eval/statistics.hpp"
-#include "ptq/eval/token_score.hpp"
 
 namespace ptq::eval {
 

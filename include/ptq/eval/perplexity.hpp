@@ -24,6 +24,7 @@
 
 #include "ptq/core/error.hpp"
 #include "ptq/core/own_json.hpp"
+#include "ptq/core/token_score.hpp"
 #include "ptq/data/text.hpp"
 #include "ptq/eval/divergence.hpp"
 #include "ptq/eval/lock_step.hpp"
@@ -31,7 +32,6 @@
 #include "ptq/eval/settings.hpp"
 #include "ptq/eval/statistics.hpp"
 #include "ptq/eval/subject.hpp"
-#include "ptq/eval/token_score.hpp"
 
 namespace ptq::eval {
 

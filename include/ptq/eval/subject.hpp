@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "ptq/core/own_json.hpp"
+#include "ptq/core/token_score.hpp"
 #include "ptq/engine/engine.hpp"
-#include "ptq/eval/token_score.hpp"
 #include "ptq/model/tokenizer.hpp"
 
 namespace ptq::eval {

@@ -1,4 +1,4 @@
-// tokens.bin of a cell: the scores of its tokens (eval/token_score.hpp), beside samples.jsonl.
+// tokens.bin of a cell: the scores of its tokens (core/token_score.hpp), beside samples.jsonl.
 //
 //   8 bytes   "ptqtoken"
 //   uint32    version, 1
@@ -22,7 +22,7 @@
 
 #include "ptq/core/error.hpp"
 #include "ptq/core/mapped_file.hpp"
-#include "ptq/eval/token_score.hpp"
+#include "ptq/core/token_score.hpp"
 
 namespace ptq {
 
