@@ -41,6 +41,7 @@ usage: ptq-host EXPERIMENT.toml [options]
   fidelity             a reference in a file, and the divergence of anything from it
   sensitivity          which layer a method hurts
   trace                every point of a pass, and where two traces part
+  import --check       a packed checkpoint against the model that it was made of
   doctor               what this build and this machine have
 
 Each command has --help. --version prints the version. The manual is docs/cli.md.
@@ -51,17 +52,12 @@ struct Command {
   int (*run)(const std::vector<std::string>&);
 };
 constexpr Command kCommands[] = {
-    {"run", run_command},
-    {"run-cell", run_cell_command},
-    {"methods", methods_command},
-    {"check", check_command},
-    {"info", info_command},
-    {"tokenize", tokenize_command},
-    {"logits", logits_command},
-    {"trace", trace_command},
-    {"doctor", doctor_command},
-    {"fidelity", fidelity_command},
-    {"sensitivity", sensitivity_command},
+    {"run", run_command},           {"run-cell", run_cell_command},
+    {"methods", methods_command},   {"check", check_command},
+    {"info", info_command},         {"tokenize", tokenize_command},
+    {"logits", logits_command},     {"trace", trace_command},
+    {"import", import_command},     {"doctor", doctor_command},
+    {"fidelity", fidelity_command}, {"sensitivity", sensitivity_command},
 };
 
 // A word without dot and slash that is no command is a mistyped command, not a file.

@@ -149,6 +149,28 @@ TEST_CASE("cuda engine: packed and reordered weights of GGUF files are those of 
   }
 }
 
+TEST_CASE("cuda engine: checkpoints that others packed stay packed", "[cuda]") {
+  for (const std::string name : {"ct-group-sym", "ct-channel-8bit", "gptq"}) {
+    INFO(name);
+    const std::string folder = std::string(PTQ_SOURCE_DIR) + "/test/fixtures/packed/" + name;
+    CpuTransformer cpu(folder, cpu::Device(1));
+    CudaTransformer<float> cuda(folder, cuda::Device<float>(0));
+    CHECK(cuda.weight_bytes().total() == cpu.weight_bytes().total());
+    const auto text = ids(12, cpu.config().vocab_size);
+    const auto compare = [&] {
+      auto a = cpu.start(nullptr), b = cuda.start(nullptr);
+      CHECK(difference(run(cpu, *a, text, Regime::independent),
+                       run(cuda, *b, text, Regime::independent)) < 1e-4);
+    };
+    compare();
+    TestRtn rtn;  // what a method makes of them replaces them
+    cpu.encode_weights(rtn, {});
+    cuda.encode_weights(rtn, {});
+    CHECK(cuda.weight_bytes().encoded == cpu.weight_bytes().encoded);
+    compare();
+  }
+}
+
 TEST_CASE("cuda engine: a method that works on the host", "[cuda]") {
   Folder folder({}, "cuda-host");
   CpuTransformer cpu(folder.path, cpu::Device(1));

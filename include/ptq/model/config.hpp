@@ -17,6 +17,7 @@
 #include "ptq/core/dtype.hpp"
 #include "ptq/core/error.hpp"
 #include "ptq/core/json.hpp"
+#include "ptq/model/packed_weights.hpp"
 #include "ptq/model/rope.hpp"
 
 namespace ptq {
@@ -64,6 +65,8 @@ struct ModelConfig {
   std::optional<DType> torch_dtype;    // informative, every stored tensor carries its own type
   std::vector<std::string> defaulted;  // keys the file leaves out: they are the class's defaults
   std::vector<LayerSize> layer_sizes;  // of each layer; empty: all have the sizes above
+  std::optional<PackedWeights>
+      packed;  // how linear layers are stored that another program quantized
 
   int64_t window_of_layer(int64_t layer) const {
     return layer >= window_first_layer ? sliding_window : 0;
@@ -262,10 +265,6 @@ inline void read_layer_sizes(const JsonValue& root, ModelConfig& c) {
 }
 
 inline void refuse_unsupported(const JsonValue& root) {
-  if (const auto q = root.find("quantization_config")) {
-    throw q->error("this is an already quantized checkpoint, which cannot be read",
-                   "use the folder of the original 16-bit model");
-  }
   for (const char* key : {"final_logit_softcapping", "attn_logit_softcapping"}) {
     if (const auto value = root.find(key)) throw value->error("soft capping is not supported");
   }
@@ -399,6 +398,10 @@ inline ModelConfig parse_config(std::string_view json, const std::string& name) 
   }
   c.head_norms = c.architecture == Architecture::qwen3;
   c.fused = c.architecture == Architecture::phi3;
+  if (const auto q = root.find("quantization_config")) {
+    c.packed = read_packed_weights(*q);
+    if (c.fused) throw q->error("packed checkpoints of this architecture are not supported");
+  }
   if (const auto tie = root.find("tie_word_embeddings")) c.tie_word_embeddings = tie->as_bool();
   const auto bos = read_token_ids(root, "bos_token_id", absent.bos_token_id, c.vocab_size);
   if (!bos.empty()) c.bos_token_id = bos.front();

@@ -156,11 +156,26 @@ class WeightFiles {
     return tensor;
   }
 
+  // The matrix of a linear layer that another program packed; nothing where it is stored plainly.
+  std::optional<AffineRows> packed(const PackedWeights& how, const std::string& module,
+                                   int64_t rows, int64_t columns) const {
+    if (!contains(module + how.codes())) return {};
+    return unpack_weight(how, module, rows, columns, [&](const char* part) {
+      const auto found = by_name_.find(module + part);
+      return found == by_name_.end() ? nullptr : found->second.tensor;
+    });
+  }
+
   // Checks the whole folder against the configuration before anything is computed. A head stored
   // next to tied embeddings is not used and leaves a warning.
   void check_tensors(const ModelConfig& config) {
     std::set<std::string> expected;
     for (const ExpectedTensor& tensor : anatomy_of(config).tensors()) {
+      const std::string module = tensor.name.substr(0, tensor.name.rfind('.'));
+      if (config.packed && contains(module + config.packed->codes())) {
+        for (const char* part : kPackedParts) expected.insert(module + part);
+        continue;  // their shapes are checked when they are unpacked
+      }
       get(tensor.name, tensor.shape);
       expected.insert(tensor.name);
     }

@@ -188,7 +188,8 @@ class Device {
     const auto work = [&](int64_t task) {
       const int64_t r0 = task * slice, r1 = std::min(r0 + slice, out);
       thread_local std::vector<float> decoded;
-      const bool round_weights = bf16_ && !w.encoded() && w.file().dtype != DType::bf16;
+      const bool round_weights =
+          bf16_ && !w.encoded() && !w.packed_file() && w.file().dtype != DType::bf16;
       const float* rows = round_weights ? nullptr : w.in_place(r0);
       if (!rows) {
         decoded.resize(size_t((r1 - r0) * in));

@@ -93,7 +93,10 @@ class Device {
   Linear weight(LinearWeight w) {
     Linear linear(std::move(w));
     const LinearWeight& h = linear.host();
-    linear.dense = state_->tensors.upload(h.file(), h.out(), kept(h.file().dtype));
+    if (const AffineRows* rows = h.packed_file())
+      linear.hold(state_->arena, state_->queue, *rows);
+    else
+      linear.dense = state_->tensors.upload(h.file(), h.out(), kept(h.file().dtype));
     return linear;
   }
   Vector vector(const TensorInfo& t) {

@@ -35,7 +35,7 @@ class Linear {
   uint64_t bytes() const { return bytes_; }
 
   // Only one of the two is filled.
-  bool packed() const { return encoded_ && affine.codes != nullptr; }
+  bool packed() const { return affine.codes != nullptr; }
   DenseTensor dense;
   AffineView affine;
 
@@ -48,29 +48,35 @@ class Linear {
     encoded_ = true;
     bytes_ = host_.bytes();
     if (const AffineRows* rows = host_.packed()) {
-      const AffineRows::Bytes b = rows->stored();
-      codes_ = upload(arena, queue, b.codes, b.codes_bytes);
-      scales_ = upload(arena, queue, b.scales, b.scales_bytes);
-      zeros_ = upload(arena, queue, b.zeros, b.zeros_bytes);
-      queue.synchronize();
-      const AffineFormat& f = rows->format();
-      affine.codes = codes_.data();
-      affine.scales = reinterpret_cast<const uint16_t*>(scales_.data());
-      affine.zeros = zeros_.data();
-      affine.bits = f.bits;
-      affine.axis = f.axis;
-      affine.grid = f.grid;
-      affine.columns = in();
-      affine.set_group(f.axis == 1 && (f.group_size == 0 || f.group_size > in()) ? in()
-                                                                                 : f.group_size);
-      affine.groups = f.axis == 1 ? ceil_div(in(), affine.group) : 0;
-      affine.row_bytes = packed_bytes(in(), f.bits);
-      dense = {};
+      hold(arena, queue, *rows);
     } else {
+      affine = {};
       plain_ = std::move(plain);
       dense = {plain_.data(), kept, out(), in()};
     }
     host_.forget();
+  }
+
+  // Copies packed rows to the device.
+  void hold(Arena& arena, Queue& queue, const AffineRows& rows) {
+    const AffineRows::Bytes b = rows.stored();
+    codes_ = upload(arena, queue, b.codes, b.codes_bytes);
+    scales_ = upload(arena, queue, b.scales, b.scales_bytes);
+    zeros_ = upload(arena, queue, b.zeros, b.zeros_bytes);
+    queue.synchronize();
+    const AffineFormat& f = rows.format();
+    affine.codes = codes_.data();
+    affine.scales = reinterpret_cast<const uint16_t*>(scales_.data());
+    affine.zeros = zeros_.data();
+    affine.bits = f.bits;
+    affine.axis = f.axis;
+    affine.grid = f.grid;
+    affine.columns = in();
+    affine.set_group(f.axis == 1 && (f.group_size == 0 || f.group_size > in()) ? in()
+                                                                               : f.group_size);
+    affine.groups = f.axis == 1 ? ceil_div(in(), affine.group) : 0;
+    affine.row_bytes = packed_bytes(in(), f.bits);
+    dense = {};
   }
 
  private:

@@ -1,6 +1,7 @@
 // The weight of one linear layer, y = x W^T + b, in whichever encoding it is stored.
 #pragma once
 
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -13,7 +14,8 @@
 namespace ptq {
 
 // W [out, in]. Until a method encodes it, a view of the memory-mapped file (packed blocks are
-// decoded when they are used); afterwards the encoding is all that there is.
+// decoded when they are used) or the codes of another program's checkpoint; afterwards the encoding
+// is all that there is.
 class LinearWeight final : public RowSink {
  public:
   LinearWeight() = default;
@@ -26,12 +28,24 @@ class LinearWeight final : public RowSink {
     answer_.expect(out_);
   }
 
+  // Of a checkpoint that another program packed.
+  LinearWeight(std::string name, AffineRows packed)
+      : name_(std::move(name)),
+        out_(packed.rows()),
+        in_(packed.columns()),
+        packed_file_(std::make_shared<const AffineRows>(std::move(packed))),
+        answer_(name_, "layer", 1, in_) {
+    answer_.expect(out_);
+  }
+
   const std::string& name() const { return name_; }
   int64_t out() const { return out_; }
   int64_t in() const { return in_; }
   int64_t scalars() const { return out_ * in_; }
   // What the file holds, which is the weight until a method encodes it.
   const StoredRows& file() const { return file_; }
+  // The same where another program packed it, else nullptr; file() is empty then.
+  const AffineRows* packed_file() const { return packed_file_.get(); }
 
   // Rows [begin, end) as float32 to w [end - begin, in].
   void decode(int64_t begin, int64_t end, float* w) const {
@@ -39,12 +53,14 @@ class LinearWeight final : public RowSink {
       affine_->decode(begin, end, w, in_);
     else if (dense_)
       dense_->decode(begin, end, w, in_);
+    else if (packed_file_)
+      packed_file_->decode(begin, end, w, in_);
     else
       file_.decode(begin, end, w);
   }
   // The rows in the file when they can be used in place (float32, aligned), else nullptr.
   const float* in_place(int64_t begin) const {
-    if (encoded() || !file_.plain() || file_.dtype != DType::f32 ||
+    if (encoded() || packed_file_ || !file_.plain() || file_.dtype != DType::f32 ||
         reinterpret_cast<uintptr_t>(file_.data) % 4 != 0)
       return nullptr;
     return reinterpret_cast<const float*>(file_.data) + begin * in_;
@@ -64,6 +80,7 @@ class LinearWeight final : public RowSink {
   uint64_t bytes() const {
     if (affine_) return affine_->bytes();
     if (dense_) return dense_->bytes();
+    if (packed_file_) return packed_file_->bytes();
     return uint64_t(out_ * file_.row_bytes());
   }
 
@@ -102,6 +119,7 @@ class LinearWeight final : public RowSink {
   std::string name_;
   int64_t out_ = 0, in_ = 0;
   StoredRows file_;  // [out, in], in the mapped file
+  std::shared_ptr<const AffineRows> packed_file_;
   Answer answer_;
   std::optional<AffineRows> affine_;
   std::optional<DenseRows> dense_;

@@ -24,16 +24,22 @@ class TensorSource {
  public:
   TensorSource(const std::string& folder, const ModelConfig& config,
                std::shared_ptr<RandomWeights> random)
-      : random_(std::move(random)) {
+      : random_(std::move(random)), how_(config.packed) {
     if (!random_) files_.emplace(folder).check_tensors(config);
   }
   const TensorInfo& get(const std::string& name, const std::vector<int64_t>& shape) {
     return random_ ? random_->get(name, shape) : files_->get(name, shape);
   }
+  // The weight of a linear module that another program packed; nothing where it is a plain tensor.
+  std::optional<AffineRows> packed(const std::string& module, int64_t rows, int64_t columns) const {
+    if (random_ || !how_) return {};
+    return files_->packed(*how_, module, rows, columns);
+  }
 
  private:
   std::optional<WeightFiles> files_;  // memory-mapped
   std::shared_ptr<RandomWeights> random_;
+  std::optional<PackedWeights> how_;
 };
 
 // Matrix: a linear weight in any encoding; Vector: a norm or a bias, empty when there is none.
@@ -77,6 +83,8 @@ struct LoadedModel {
       return place.vector(stored);
     };
     const auto matrix = [&](const std::string& name, int64_t rows, int64_t columns) {
+      if (auto packed = source.packed(name, rows, columns))
+        return place.weight(LinearWeight(name, std::move(*packed)));
       return place.weight(LinearWeight(name, source.get(name + ".weight", {rows, columns})));
     };
     const auto part = [&](const LinearPlan& l) {  // of a matrix that holds several linears

@@ -1,0 +1,243 @@
+// Checkpoints whose linear layers another program quantized: the layouts in which they are stored,
+// read into our affine encoding. w = scale * (code - zero), groups along the input.
+//
+// Sources of the layouts:
+//   compressed-tensors  vllm-project/compressed-tensors, compressors/pack_quantized
+//   gptq                AutoGPTQ/AutoGPTQ, nn_modules/qlinear: `checkpoint_format` gptq stores zero
+//                       points less one, gptq_v2 as they are
+//   awq                 casper-hansen/AutoAWQ, modules/linear/gemm.py and utils/packing_utils.py
+// All store words of 32 bits, little end first.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "ptq/core/error.hpp"
+#include "ptq/core/json.hpp"
+#include "ptq/core/safe_text.hpp"
+#include "ptq/encoding/affine.hpp"
+#include "ptq/model/tensor.hpp"
+
+namespace ptq {
+
+enum class PackedLayout { compressed_tensors, gptq, awq };
+
+// What config.json says of them.
+struct PackedWeights {
+  PackedLayout layout = PackedLayout::compressed_tensors;
+  int bits = 4;              // 4 or 8
+  int64_t group_size = 0;    // numbers along the input that share a scale; 0: a whole row
+  bool symmetric = true;     // no zero points are stored
+  int zero_offset = 0;       // added to stored zero points
+  bool interleaved = false;  // numbers of a word in AWQ's order
+
+  // The tensor that marks a packed module, NAME.<suffix>.
+  const char* codes() const {
+    return layout == PackedLayout::compressed_tensors ? ".weight_packed" : ".qweight";
+  }
+};
+
+namespace packed_detail {
+
+inline int read_bits(const JsonValue& value) {
+  const int64_t bits = value.as_integer(1, 16);
+  if (bits != 4 && bits != 8)
+    throw value.error("packed weights of " + std::to_string(bits) + " bits are not supported",
+                      "supported: 4, 8");
+  return int(bits);
+}
+// -1 and absent: a whole row.
+inline int64_t read_group(const JsonValue& parent) {
+  const auto value = parent.find("group_size");
+  if (!value) return 0;
+  const int64_t size = value->as_integer(-1, 1 << 20);
+  return size < 0 ? 0 : size;
+}
+inline void expect_off(const JsonValue& parent, const char* key, const char* what) {
+  const auto value = parent.find(key);
+  if (value) throw value->error(std::string(what) + " is not supported");
+}
+
+inline PackedWeights read_compressed_tensors(const JsonValue& q) {
+  PackedWeights p;
+  const auto format = q.find("format");
+  if (!format || format->as_string() != "pack-quantized") {
+    throw(format ? *format : q)
+        .error("of compressed-tensors only the format `pack-quantized` is supported");
+  }
+  expect_off(q, "kv_cache_scheme", "a quantized key/value cache of the checkpoint");
+  int groups = 0;
+  q.get("config_groups").for_each_member([&](std::string_view, const JsonValue& group) {
+    if (++groups > 1) throw group.error("several quantization groups are not supported");
+    expect_off(group, "input_activations", "quantization of activations");
+    expect_off(group, "output_activations", "quantization of activations");
+    const JsonValue w = group.get("weights");
+    p.bits = read_bits(w.get("num_bits"));
+    if (w.get("type").as_string() != "int")
+      throw w.error("only weights of type `int` are supported");
+    const auto strategy = w.get("strategy");
+    if (strategy.as_string() == "group") {
+      p.group_size = read_group(w);
+    } else if (strategy.as_string() != "channel") {
+      throw strategy.error("the strategy " + shown(strategy.as_string()) + " is not supported",
+                           "supported: group, channel");
+    }
+    const auto symmetric = w.find("symmetric");
+    p.symmetric = !symmetric || symmetric->as_bool();
+  });
+  if (groups == 0) throw q.error("`config_groups` is empty");
+  return p;
+}
+
+inline PackedWeights read_gptq(const JsonValue& q) {
+  PackedWeights p;
+  const auto format = q.find("checkpoint_format");
+  const std::string name(format ? format->as_string() : "gptq");
+  if (name != "gptq" && name != "gptq_v2")
+    throw format->error("the layout " + shown(name) + " is not supported",
+                        "supported: gptq, gptq_v2");
+  p.layout = PackedLayout::gptq;
+  p.zero_offset = name == "gptq" ? 1 : 0;
+  p.bits = read_bits(q.get("bits"));
+  p.group_size = read_group(q);
+  p.symmetric = false;
+  return p;
+}
+
+inline PackedWeights read_awq(const JsonValue& q) {
+  PackedWeights p;
+  p.layout = PackedLayout::awq;
+  p.interleaved = true;
+  const auto version = q.find("version");
+  if (version && version->as_string() != "gemm" && version->as_string() != "GEMM")
+    throw version->error("the layout " + shown(version->as_string()) + " is not supported",
+                         "supported: gemm");
+  p.bits = read_bits(q.get("bits"));
+  if (p.bits != 4) throw q.get("bits").error("AWQ checkpoints have 4 bits");
+  p.group_size = read_group(q);
+  p.symmetric = false;
+  return p;
+}
+
+}  // namespace packed_detail
+
+// Reads `quantization_config`. Errors: every layout that is not read, by name.
+inline PackedWeights read_packed_weights(const JsonValue& q) {
+  const auto method = q.find("quant_method");
+  const std::string name(method ? method->as_string() : "");
+  if (name == "compressed-tensors") return packed_detail::read_compressed_tensors(q);
+  if (name == "gptq") return packed_detail::read_gptq(q);
+  if (name == "awq") return packed_detail::read_awq(q);
+  throw(method ? *method : q)
+      .error("a checkpoint quantized by " + (name.empty() ? "an unnamed method" : shown(name)) +
+                 " cannot be read",
+             "supported: compressed-tensors (pack-quantized), gptq, awq; or use the folder of the "
+             "original 16-bit model");
+}
+
+// Every tensor that a packed module may have.
+inline constexpr const char* kPackedParts[] = {
+    ".weight_packed", ".weight_scale", ".weight_shape", ".weight_zero_point",
+    ".weight_g_idx",  ".qweight",      ".qzeros",       ".scales",
+    ".g_idx"};
+
+// ---- matrices ----------------------------------------------------------------------------------
+
+namespace packed_detail {
+
+inline uint32_t word(const TensorInfo& t, int64_t at) {
+  uint32_t w;
+  std::memcpy(&w, t.data + 4 * at, 4);
+  return w;
+}
+// Where AWQ keeps number i of 8 in a word, in units of 4 bits.
+inline constexpr int kAwqOrder[8] = {0, 4, 1, 5, 2, 6, 3, 7};
+
+inline void expect_shape(const TensorInfo& t, const std::vector<int64_t>& shape) {
+  if (t.shape != shape)
+    throw environment_error("the tensor `" + t.name + "` has shape " + shape_text(t.shape) +
+                            ", expected " + shape_text(shape));
+}
+inline void expect_words(const TensorInfo& t, const std::vector<int64_t>& shape) {
+  if (t.dtype != DType::i32) throw environment_error("the tensor `" + t.name + "` is not I32");
+  expect_shape(t, shape);
+}
+
+}  // namespace packed_detail
+
+// Tensors of one packed module: find(suffix) gives NAME<suffix>, or nullptr.
+//
+// W [rows, columns] as it is stored. Errors: missing tensors, other shapes or types, groups in
+// another order than their columns (act-order), zero points outside 0 .. 2^bits-1.
+template <class Find>
+AffineRows unpack_weight(const PackedWeights& p, const std::string& module, int64_t rows,
+                         int64_t columns, const Find& find) {
+  using namespace packed_detail;
+  const auto need = [&](const char* suffix) -> const TensorInfo& {
+    const TensorInfo* t = find(suffix);
+    if (!t) throw environment_error("the packed layer `" + module + "` has no `" + suffix + "`");
+    return *t;
+  };
+  const int64_t per = 32 / p.bits, group = p.group_size > 0 ? p.group_size : columns,
+                groups = (columns + group - 1) / group;
+  const uint32_t mask = (1u << p.bits) - 1;
+  const bool by_row = p.layout == PackedLayout::compressed_tensors,
+             awq = p.layout == PackedLayout::awq;
+  const auto up = [&](int64_t n) { return (n + per - 1) / per; };
+  const auto at = [&](const TensorInfo& t, int64_t index, int64_t lane) {
+    return word(t, index) >> (p.bits * (p.interleaved ? kAwqOrder[lane] : lane)) & mask;
+  };
+  if (!by_row && (rows % per != 0 || columns % (awq ? 1 : per) != 0))
+    throw environment_error("the packed layer `" + module + "` has a shape that fills no words");
+
+  // Codes: compressed-tensors [rows, words], gptq [words, rows], awq [columns, words of rows].
+  const TensorInfo& q = need(p.codes());
+  expect_words(q, by_row ? std::vector<int64_t>{rows, up(columns)}
+                  : awq  ? std::vector<int64_t>{columns, rows / per}
+                         : std::vector<int64_t>{columns / per, rows});
+  const TensorInfo& scale = need(by_row ? ".weight_scale" : ".scales");
+  expect_shape(scale,
+               by_row ? std::vector<int64_t>{rows, groups} : std::vector<int64_t>{groups, rows});
+  std::vector<float> scales(size_t(rows * groups));
+  scale.rows().decode(0, scale.shape[0], scales.data());
+  // Zero points: compressed-tensors [words of rows, groups], the others [groups, words of rows].
+  const bool zeros = !p.symmetric;
+  const TensorInfo* z = zeros ? &need(by_row ? ".weight_zero_point" : ".qzeros") : nullptr;
+  if (z)
+    expect_words(*z, by_row ? std::vector<int64_t>{up(rows), groups}
+                            : std::vector<int64_t>{groups, rows / per});
+  if (const TensorInfo* order = by_row ? find(".weight_g_idx") : find(".g_idx")) {
+    expect_words(*order, {columns});
+    for (int64_t c = 0; c < columns; ++c)
+      if (int64_t(word(*order, c)) != c / group)
+        throw environment_error(
+            "the layer `" + module +
+                "` has its groups in another order (act-order), which is not supported",
+            "input " + std::to_string(c), "make the checkpoint with desc_act = false");
+  }
+
+  AffineRows result({p.bits, zeros ? Grid::asym_gptq : Grid::sym_full, 1, group}, columns);
+  std::vector<uint8_t> codes(static_cast<size_t>(columns));
+  std::vector<float> s(static_cast<size_t>(groups)), zero(static_cast<size_t>(groups));
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = 0; c < columns; ++c)
+      codes[size_t(c)] = uint8_t(by_row ? at(q, r * up(columns) + c / per, c % per)
+                                 : awq  ? at(q, c * (rows / per) + r / per, r % per)
+                                        : at(q, c / per * rows + r, c % per));
+    for (int64_t g = 0; g < groups; ++g) {
+      s[size_t(g)] = scales[size_t(by_row ? r * groups + g : g * rows + r)];
+      if (!z) continue;
+      const uint32_t stored = by_row ? at(*z, r / per * groups + g, r % per)
+                                     : at(*z, g * (rows / per) + r / per, r % per);
+      zero[size_t(g)] = float(int64_t(stored) + p.zero_offset);
+    }
+    result.append_codes(codes.data(), s.data(), z ? zero.data() : nullptr, 1,
+                        module + ", output " + std::to_string(r));
+  }
+  return result;
+}
+
+}  // namespace ptq

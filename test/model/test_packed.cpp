@@ -1,0 +1,218 @@
+// Checkpoints that other programs packed: read, run, and held against the model that they were made
+// of; see test/fixtures/packed/make.py.
+#include <unistd.h>
+
+#include <algorithm>
+#include <catch2/catch.hpp>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "ptq/encoding/dense.hpp"
+#include "ptq/engine/engine.hpp"
+#include "ptq/model/checkpoint_check.hpp"
+#include "ptq/model/load_config.hpp"
+#include "ptq/model/safetensors_write.hpp"
+#include "test/support/difference.hpp"
+
+using namespace ptq;
+using Catch::Matchers::Contains;
+namespace fs = std::filesystem;
+
+namespace {
+
+const fs::path kFixtures = fs::path(PTQ_SOURCE_DIR) / "test/fixtures/packed";
+const std::vector<std::string> kLayouts = {"ct-group-sym", "ct-group-asym", "ct-channel-8bit",
+                                           "gptq",         "gptq-v2",       "awq"};
+const std::string kQuery = "model.layers.0.self_attn.q_proj";
+
+// A copy of a fixture in which tensors were changed and a piece of config.json was replaced.
+class Copy {
+ public:
+  using Tensors = std::map<std::string, std::vector<uint8_t>>;
+  Copy(const std::string& layout, const std::function<void(Tensors&)>& change,
+       const std::string& from = "", const std::string& to = "")
+      : folder(fs::temp_directory_path() / ("ptq-packed-" + std::to_string(::getpid()))) {
+    fs::create_directories(folder);
+    std::string config = read_text_file(kFixtures / layout / "config.json", 1 << 20);
+    if (!from.empty()) {
+      REQUIRE(config.find(from) != std::string::npos);
+      config.replace(config.find(from), from.size(), to);
+    }
+    std::ofstream(folder / "config.json") << config;
+    const SafetensorsFile file(kFixtures / layout / "model.safetensors");
+    Tensors data;
+    for (const TensorInfo& t : file.tensors()) data[t.name].assign(t.data, t.data + t.bytes);
+    if (change) change(data);
+    std::vector<TensorToWrite> tensors;
+    for (const TensorInfo& t : file.tensors())
+      tensors.push_back({t.name, t.dtype, t.shape, data[t.name].data()});
+    write_safetensors(folder / "model.safetensors", tensors);
+  }
+  ~Copy() { fs::remove_all(folder); }
+  const fs::path folder;
+};
+
+std::string problem_of(const fs::path& folder, const std::string& module) {
+  for (const CheckedTensor& t : check_checkpoint(kFixtures / "base", folder))
+    if (t.name == module) return t.problem;
+  return "no such tensor";
+}
+
+size_t problems(const fs::path& folder) {
+  const auto all = check_checkpoint(kFixtures / "base", folder);
+  return size_t(std::count_if(all.begin(), all.end(),
+                              [](const CheckedTensor& t) { return !t.problem.empty(); }));
+}
+
+void each_word(std::vector<uint8_t>& bytes, const std::function<uint32_t(uint32_t)>& change) {
+  for (size_t i = 0; i < bytes.size(); i += 4) {
+    uint32_t w;
+    std::memcpy(&w, bytes.data() + i, 4);
+    w = change(w);
+    std::memcpy(bytes.data() + i, &w, 4);
+  }
+}
+
+std::string refusal(const std::string& quantization) {
+  try {
+    parse_config(R"({"model_type": "llama", "quantization_config": )" + quantization + "}",
+                 "config.json");
+  } catch (const Error& e) {
+    return e.what();
+  }
+  return "no error";
+}
+
+}  // namespace
+
+TEST_CASE("packed: every layout runs with the logits of its unpacked weights") {
+  for (const std::string& layout : kLayouts) {
+    INFO(layout);
+    const SafetensorsFile want(kFixtures / layout / "expected.safetensors");
+    std::vector<int32_t> ids;
+    for (int64_t i = 0; i < want.find("ids")->shape[0]; ++i) {
+      int64_t id;
+      std::memcpy(&id, want.find("ids")->data + 8 * i, 8);
+      ids.push_back(int32_t(id));
+    }
+    const auto engine = make_cpu_engine((kFixtures / layout).string(), 2);
+    std::vector<float> logits, expected(ids.size() * 80);
+    const auto sequence = engine->start(nullptr);
+    engine->forward(*sequence, ids, Regime::independent, 0,
+                    [&](int64_t, int64_t rows, const float* p) {
+                      logits.insert(logits.end(), p, p + rows * 80);
+                    });
+    to_float(DType::f32, want.find("logits")->data, int64_t(expected.size()), expected.data());
+    CHECK(test::difference(logits, expected) < 2e-5);
+
+    // In memory: codes, one float16 scale and at most one packed zero point a group.
+    const int64_t linear = linear_parameter_count(engine->config()),
+                  plain = 2 * (parameter_count(engine->config()) - linear);
+    const int64_t bits = layout == "ct-channel-8bit" ? 8 : 4;
+    const uint64_t bytes = engine->weight_bytes().dense;
+    CHECK(engine->weight_bytes().encoded == 0);
+    CHECK(bytes > uint64_t(plain + linear * bits / 8));
+    CHECK(bytes <= uint64_t(plain + linear * bits / 8 + linear / 32 * 5 / 2));
+  }
+}
+
+TEST_CASE("packed: a weight method works on the unpacked numbers") {
+  struct Zero final : WeightMethod {
+    void encode(int, const std::string&, const std::string&, const float*, int64_t rows,
+                int64_t columns, RowSink& out) override {
+      const std::vector<float> zero(size_t(rows * columns));
+      out.dense(DType::f16, 1, rows, columns, zero.data());
+    }
+  } zero;
+  const auto engine = make_cpu_engine((kFixtures / "gptq").string(), 1);
+  const uint64_t before = engine->weight_bytes().dense;
+  engine->encode_weights(zero, {});
+  CHECK(engine->weight_bytes().encoded > 0);
+  CHECK(engine->weight_bytes().dense < before);
+}
+
+TEST_CASE("packed: what is not read is refused by name") {
+  CHECK_THAT(refusal(R"({"quant_method": "bitsandbytes"})"), Contains("bitsandbytes"));
+  CHECK_THAT(refusal(R"({"quant_method": "gptq", "bits": 3})"), Contains("3 bits"));
+  CHECK_THAT(refusal(R"({"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"})"),
+             Contains("marlin") && Contains("gptq_v2"));
+  CHECK_THAT(refusal(R"({"quant_method": "awq", "bits": 4, "version": "gemv"})"), Contains("gemv"));
+  CHECK_THAT(refusal(R"({"quant_method": "compressed-tensors", "format": "float-quantized"})"),
+             Contains("pack-quantized"));
+  CHECK_THAT(refusal(R"({"quant_method": "compressed-tensors", "format": "pack-quantized",
+      "config_groups": {"a": {"weights": {"num_bits": 4, "type": "int", "strategy": "group"},
+                              "input_activations": {"num_bits": 8}}}})"),
+             Contains("activations"));
+
+  const auto error_of = [](const Copy& copy) {
+    try {
+      make_cpu_engine(copy.folder.string(), 1);
+    } catch (const Error& e) {
+      return std::string(e.what());
+    }
+    return std::string("no error");
+  };
+  CHECK_THAT(error_of(Copy("gptq", [](Copy::Tensors& t) { t[kQuery + ".g_idx"][4] = 1; })),
+             Contains("act-order") && Contains(kQuery));
+  CHECK_THAT(error_of(Copy("gptq", {}, "\"group_size\": 32", "\"group_size\": 64")),
+             Contains("scales") && Contains("expected"));
+  // Label v1, stored 15: 16 is no zero point of four bits.
+  CHECK_THAT(error_of(Copy("gptq",
+                           [](Copy::Tensors& t) {
+                             each_word(t[kQuery + ".qzeros"], [](uint32_t w) { return w | 15; });
+                           })),
+             Contains("zero point") && Contains(kQuery));
+}
+
+TEST_CASE("packed: the doctor finds what the label hides") {
+  for (const std::string& layout : kLayouts) {
+    INFO(layout);
+    CHECK(problems(kFixtures / layout) == 0);
+  }
+  SECTION("zero points that are off by one") {
+    const Copy v2("gptq-v2", {}, "\"checkpoint_format\": \"gptq_v2\"",
+                  "\"checkpoint_format\": \"gptq\"");
+    CHECK(problems(v2.folder) == 14);
+    CHECK_THAT(problem_of(v2.folder, kQuery), Contains("zero points stored as they are"));
+  }
+  SECTION("the other way round") {
+    const Copy v1("gptq", {}, "\"checkpoint_format\": \"gptq\"",
+                  "\"checkpoint_format\": \"gptq_v2\"");
+    CHECK_THAT(problem_of(v1.folder, kQuery), Contains("zero points stored less one"));
+  }
+  SECTION("numbers of a word in another order") {
+    const auto deal = [](uint32_t w) {  // AWQ's order to the plain one
+      uint32_t out = 0;
+      const int order[8] = {0, 4, 1, 5, 2, 6, 3, 7};
+      for (int i = 0; i < 8; ++i) out |= (w >> (4 * order[i]) & 15u) << (4 * i);
+      return out;
+    };
+    const Copy plain("awq", [&](Copy::Tensors& t) {
+      each_word(t[kQuery + ".qweight"], deal);
+      each_word(t[kQuery + ".qzeros"], deal);
+    });
+    CHECK(problems(plain.folder) == 1);
+    CHECK_THAT(problem_of(plain.folder, kQuery), Contains("numbers of a word in their order"));
+  }
+  SECTION("a layer of another model") {
+    const Copy other("ct-group-sym", [&](Copy::Tensors& t) {
+      std::swap(t[kQuery + ".weight_packed"], t["model.layers.1.self_attn.q_proj.weight_packed"]);
+    });
+    CHECK(problems(other.folder) == 2);
+    CHECK_THAT(problem_of(other.folder, kQuery), Contains("not the base's matrix"));
+  }
+  SECTION("a norm that was changed, a group that is flat") {
+    const Copy changed("ct-group-sym", [&](Copy::Tensors& t) {
+      t["model.norm.weight"][1] ^= 1;
+      std::fill_n(t[kQuery + ".weight_packed"].begin(), 16, uint8_t(0x88));  // 32 zeros
+    });
+    CHECK(problems(changed.folder) == 2);
+    CHECK_THAT(problem_of(changed.folder, "model.norm.weight"), Contains("differs from the base"));
+    CHECK_THAT(problem_of(changed.folder, kQuery), Contains("1 of 128 groups"));
+  }
+}
