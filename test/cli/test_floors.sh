@@ -31,7 +31,7 @@ engine/cuda/bench     : core encoding engine engine/cuda engine/cuda/kernels
 
 eval                  : core model data engine stats
 calibrate             : core model data engine
-run                   : interface core encoding model data engine eval calibrate results
+run                   : interface core encoding model data engine stats eval calibrate results
 # Tries a method by the rules of the cache before anything runs.
 run/trial.hpp         : core encoding model engine engine/pass
 
