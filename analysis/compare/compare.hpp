@@ -11,8 +11,10 @@
 #include <vector>
 
 #include "analysis/board/leaderboard.hpp"
+#include "analysis/compare/fidelity.hpp"
 #include "analysis/compare/statistics.hpp"
 #include "analysis/read/samples.hpp"
+#include "analysis/read/tokens.hpp"
 #include "ptq/stats/verdict.hpp"
 
 namespace ptq::report {
@@ -33,6 +35,7 @@ struct Comparison {
   McNemar p;                  // of answers
   double p_value = 1;         // of no difference; what is corrected
   double p_holm = 1;          // within its evaluation
+  double p_equivalence = 1;   // of a difference of the margin or more; corrected as p_holm is
   bool in_lock_step = false;  // full precision was run beside the method, in the same cell
   std::string problem;
 
@@ -45,32 +48,6 @@ struct Comparison {
   Verdict verdict = Verdict::none;  // of delta: better and worse refer to quality
   bool within_margin = false;       // better or worse, but by less than the margin
   double needed = 0;                // too_few: tokens or answers that would do, about; 0: unknown
-};
-
-// A figure with its 95 % interval, unknown where there are too few independent tokens.
-struct Estimate {
-  double value = std::numeric_limits<double>::quiet_NaN();
-  Interval interval;
-};
-
-// How far the predictions of one cell are from full precision's, from its tokens. Nats.
-struct Fidelity {
-  Estimate kl, kl_reverse, kl_median, kl_p90, kl_p99;
-  Estimate ear;          // expected acceptance rate: sum over the vocabulary of min(p, q)
-  Estimate rms_delta_p;  // of the probability of the target
-  Estimate top1;         // share of tokens with the same most likely token
-  double kl_max = 0;
-  size_t tokens = 0;
-  struct Part {
-    std::string name;
-    size_t tokens = 0;
-    Estimate kl, top1;
-  };
-  std::vector<Part> by_confidence;  // largest probability of full precision
-  std::vector<Part> by_position;    // of the token in its context: powers of two
-  bool below_floor = false;         // KL not above the measured noise floor
-  std::optional<double> floor;      // KL of full precision with noise, where it was measured
-  bool ppl_unreliable = false;      // the loss fell although the predictions moved away
 };
 
 struct BoardStatistics {
@@ -106,13 +83,23 @@ struct BoardStatistics {
 // 12,000 tokens would do)", "identical"; "-" without a comparison.
 std::string verdict_text(const Comparison& comparison);
 
-// a against b. Samples are paired by what they are; without a partner they are left out and
-// counted.
+// a against b, by answers or by losses of whole samples. These are paired by what they are; without
+// a partner they are left out and counted. Not corrected yet, and without a verdict.
 Comparison compare(const Samples& a, const Samples& b, bool answers);
 // The method against the full precision that ran beside it.
 Comparison compare_in_lock_step(const Samples& samples, bool answers);
 
-// Reads the samples of one evaluation at a time.
+// The same token by token: of runs that both have.
+Comparison compare_tokens(const TokenLosses& a, const TokenLosses& b);
+Comparison compare_tokens_in_lock_step(const TokenLosses& losses);
+
+// b against a of a comparison of a against b.
+Comparison reversed(Comparison comparison);
+
+// Holm's correction over the comparisons of one family, and what each allows to say.
+void judge(const std::vector<Comparison*>& family);
+
+// Reads the tokens and samples of one evaluation at a time.
 BoardStatistics statistics_of(const Board& board);
 
 }  // namespace ptq::report

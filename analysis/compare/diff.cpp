@@ -161,12 +161,30 @@ std::string causes(const Cell& a, const Cell& b) {
   return out;
 }
 
+// The new cell against the old one, by tokens where both have them.
+Comparison compare_folders(const Cell& now, const Cell& old) {
+  Comparison c;
+  std::string problem;
+  if (!now.headline.share) {
+    c = compare_tokens(losses_of(read_tokens(now.folder, problem)),
+                       losses_of(read_tokens(old.folder, problem)));
+  }
+  if (c.n == 0) {
+    c = compare(read_samples(now.folder / "samples.jsonl"),
+                read_samples(old.folder / "samples.jsonl"), now.headline.share);
+  }
+  if (c.n == 0) c.problem = problem;
+  judge({&c});
+  return c;
+}
+
 }  // namespace
 
 Difference diff_results(const Results& a, const Results& b) {
   Difference out;
   Table table;
-  table.head = {"Cell", "A", "B", "Change on the same samples (95 %)", "p", "Why it may differ"};
+  table.head = {
+      "Cell", "A", "B", "Change on the same samples (95 %)", "p", "Verdict", "Why it may differ"};
   size_t same = 0;
   const auto experiments = [](const Results& results) {
     std::set<std::string> names;
@@ -180,7 +198,7 @@ Difference diff_results(const Results& a, const Results& b) {
   for (const auto& [old, now] : pairs_of(a, b)) {
     if (!old || !now) {
       table.rows.push_back({title(old ? *old : *now), old ? value_text(*old) : "not there",
-                            now ? value_text(*now) : "not there", "-", "-", "-"});
+                            now ? value_text(*now) : "not there", "-", "-", "-", "-"});
       continue;
     }
     const std::optional<FigureChange> change = change_of(*old, *now);
@@ -190,8 +208,7 @@ Difference diff_results(const Results& a, const Results& b) {
     }
     Comparison c;
     if (old->ok() && now->ok() && !old->folder.empty() && !now->folder.empty()) {
-      c = compare(read_samples(now->folder / "samples.jsonl"),
-                  read_samples(old->folder / "samples.jsonl"), now->headline.share);
+      c = compare_folders(*now, *old);
     }
     std::string why = causes(*old, *now);
     std::string before = value_text(*old), after = value_text(*now);
@@ -200,7 +217,7 @@ Difference diff_results(const Results& a, const Results& b) {
       after += one_line("; " + change->path + " " + change->now);
     }
     table.rows.push_back({title(*now), before, after, difference_text(c),
-                          c.n > 0 ? p_text(c.p_value) : "-",
+                          c.n > 0 ? p_text(c.p_value) : "-", verdict_text(c),
                           why.empty() ? "nothing recorded" : why});
   }
   out.any = !table.rows.empty();

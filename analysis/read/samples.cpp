@@ -67,7 +67,7 @@ void put(std::vector<T>& column, size_t row, T value, T unknown) {
 void add_sample(const simdjson::dom::object& object, Samples& out) {
   const size_t row = out.size();
   const float nan = std::nanf("");
-  Hash hash;
+  Hash hash, cluster;
   int8_t correct = Samples::kUnknown, norm = Samples::kUnknown;
   for (const auto& field : object) {
     const std::string_view key = field.key;
@@ -81,8 +81,11 @@ void add_sample(const simdjson::dom::object& object, Samples& out) {
       std::vector<float>& column = key == "nll" ? out.nll : out.nll_reference;
       put(column, row, field.value.is_number() ? float(double(field.value)) : nan, nan);
     } else if (names_the_sample(key)) {
-      hash.add(key);
-      add_value(hash, field.value);
+      for (Hash* sum : {&hash, &cluster}) {
+        if (sum == &cluster && key == "depth") continue;
+        sum->add(key);
+        add_value(*sum, field.value);
+      }
     }
     if (key == "subject" && field.value.is_string()) {
       Hash stratum;
@@ -93,6 +96,7 @@ void add_sample(const simdjson::dom::object& object, Samples& out) {
   if (correct == Samples::kUnknown) correct = norm;
   if (correct != Samples::kUnknown) put(out.correct, row, correct, Samples::kUnknown);
   out.identity.push_back(hash.value);
+  out.cluster.push_back(cluster.value);
 }
 
 }  // namespace

@@ -24,6 +24,7 @@ struct Samples {
   static constexpr int8_t kUnknown = -1;
 
   std::vector<uint32_t> identity;  // a hash of what the sample is, equal for all methods
+  std::vector<uint32_t> cluster;   // the same without the depth: samples of one prompt
   std::vector<int8_t> correct, correct_reference;  // 0, 1 or kUnknown; empty without such a key
   std::vector<float> nll, nll_reference;           // NaN where unknown; empty without such a key
   std::vector<uint32_t> stratum;                   // a hash of `subject`; empty without
