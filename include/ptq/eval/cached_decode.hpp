@@ -16,6 +16,7 @@
 
 #include "ptq/core/own_json.hpp"
 #include "ptq/data/text.hpp"
+#include "ptq/eval/decide.hpp"
 #include "ptq/eval/lock_step.hpp"
 #include "ptq/eval/measured.hpp"
 #include "ptq/eval/settings.hpp"
@@ -143,12 +144,13 @@ inline Outcome cached_decode(Subject& subject, const CachedDecodeSettings& setti
   std::sort(lengths.begin(), lengths.end());
   lengths.erase(std::unique(lengths.begin(), lengths.end()), lengths.end());
   const int64_t longest = lengths.back();
-  const std::vector<JsonlText> texts = read_jsonl_texts(settings.texts, settings.samples);
+  std::vector<JsonlText> texts = read_jsonl_texts(settings.texts, settings.samples);
   require_texts(texts, settings.samples, settings.texts);
 
   Outcome outcome;
   detail::Scores scores(std::move(lengths));
   Measured measured;
+  Decider decider(settings.decide, subject.reference != nullptr, texts.size());
   int64_t bytes = 0;
   for (size_t i = 0; i < texts.size(); ++i) {
     std::vector<int32_t> tokens = subject.tokenizer.encode(texts[i].text);
@@ -168,6 +170,7 @@ inline Outcome cached_decode(Subject& subject, const CachedDecodeSettings& setti
     bytes += int64_t(subject.tokenizer.decode(tokens, true).size()) -
              int64_t(subject.tokenizer.decode(std::span(tokens).first(1), true).size());
     outcome.samples.push_back(std::move(json));
+    if (decider.decided(outcome)) texts.resize(i + 1);
   }
 
   Json& m = outcome.metrics;
@@ -189,6 +192,7 @@ inline Outcome cached_decode(Subject& subject, const CachedDecodeSettings& setti
   }
   scores.write_lengths(m);
   scores.write_buckets(m);
+  decider.write(m);
   measured.write(m, settings.regime);  // the caches at the end of the longest
   put_rate(m, "tokens_per_second", double(texts.size()) * double(longest), measured.seconds);
   return outcome;

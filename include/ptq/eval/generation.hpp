@@ -14,6 +14,7 @@
 
 #include "ptq/core/own_json.hpp"
 #include "ptq/data/text.hpp"
+#include "ptq/eval/decide.hpp"
 #include "ptq/eval/lock_step.hpp"
 #include "ptq/eval/measured.hpp"
 #include "ptq/eval/settings.hpp"
@@ -146,7 +147,7 @@ inline Outcome generation(Subject& subject, const GenerationSettings& settings,
                           const Progress& progress) {
   namespace detail = generation_detail;
   check_settings(settings, "generation");
-  const std::vector<JsonlText> texts = read_jsonl_texts(settings.texts, settings.samples);
+  std::vector<JsonlText> texts = read_jsonl_texts(settings.texts, settings.samples);
   require_texts(texts, settings.samples, settings.texts);
   const bool with_reference = subject.reference != nullptr;
 
@@ -154,6 +155,7 @@ inline Outcome generation(Subject& subject, const GenerationSettings& settings,
   detail::Scores scores;
   detail::Times times;
   Measured measured;
+  Decider decider(settings.decide, subject.reference != nullptr, texts.size());
   for (size_t begin = 0; begin < texts.size(); begin += size_t(settings.batch)) {
     const size_t n = std::min(size_t(settings.batch), texts.size() - begin);
     const std::vector<detail::Sample> batch = detail::decode_batch(
@@ -174,6 +176,7 @@ inline Outcome generation(Subject& subject, const GenerationSettings& settings,
       std::snprintf(note, sizeof note, "ppl %.2f", scores.all.ppl());
       progress(double(begin + n) / double(texts.size()), note);
     }
+    if (decider.decided(outcome)) texts.resize(begin + n);
   }
 
   const double count = double(texts.size());
@@ -184,6 +187,7 @@ inline Outcome generation(Subject& subject, const GenerationSettings& settings,
   m["continuation_tokens"] = settings.continuation_tokens;
   m["batch"] = settings.batch;
   scores.write(m, with_reference, settings.continuation_tokens);
+  decider.write(m);
   measured.write(m, settings.regime);
   put_rate(m, "prefill_tokens_per_second", count * double(settings.prompt_tokens), times.prefill);
   put_rate(m, "decode_tokens_per_second", count * double(settings.continuation_tokens - 1),

@@ -13,6 +13,7 @@
 #include "ptq/core/error.hpp"
 #include "ptq/core/own_json.hpp"
 #include "ptq/data/passkey_prompt.hpp"
+#include "ptq/eval/decide.hpp"
 #include "ptq/eval/divergence.hpp"
 #include "ptq/eval/lock_step.hpp"
 #include "ptq/eval/measured.hpp"
@@ -199,9 +200,11 @@ inline Outcome passkey(Subject& subject, const PasskeySettings& settings,
   check_settings(settings, "passkey");
   Outcome outcome;
   passkey_detail::Questions questions(subject, settings);
-  const int64_t total = settings.keys * int64_t(settings.depths.size());
+  const size_t depths = settings.depths.size();
+  const int64_t total = settings.keys * int64_t(depths);
+  Decider decider(settings.decide, subject.reference != nullptr, size_t(total), depths);
   for (const int64_t key : passkey_keys(settings.seed, settings.keys)) {
-    for (size_t d = 0; d < settings.depths.size(); ++d) {
+    for (size_t d = 0; d < depths; ++d) {
       outcome.samples.push_back(questions.ask(key, d));
       if (!progress) continue;
       const Answers& answers = questions.answers();
@@ -210,8 +213,10 @@ inline Outcome passkey(Subject& subject, const PasskeySettings& settings,
                     static_cast<long long>(answers.correct), static_cast<long long>(answers.total));
       progress(double(answers.total) / double(total), note);
     }
+    if (decider.decided(outcome)) break;
   }
   questions.write(outcome.metrics);
+  decider.write(outcome.metrics);
   return outcome;
 }
 

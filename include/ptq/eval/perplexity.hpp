@@ -26,6 +26,7 @@
 #include "ptq/core/own_json.hpp"
 #include "ptq/core/token_score.hpp"
 #include "ptq/data/text.hpp"
+#include "ptq/eval/decide.hpp"
 #include "ptq/eval/divergence.hpp"
 #include "ptq/eval/lock_step.hpp"
 #include "ptq/eval/measured.hpp"
@@ -184,6 +185,7 @@ inline Outcome perplexity(Subject& subject, const PerplexitySettings& settings,
   Outcome outcome;
   perplexity_detail::Losses losses;
   Measured measured;  // the caches at the end of the windows
+  Decider decider(settings.decide, subject.reference != nullptr, windows.size());
   for (size_t w = 0; w < windows.size(); ++w) {
     const Window& window = windows[w];
     const auto begin = tokens.begin() + window.first_token;
@@ -204,6 +206,7 @@ inline Outcome perplexity(Subject& subject, const PerplexitySettings& settings,
       std::snprintf(note, sizeof note, "ppl %.2f", std::exp(mean(losses.own)));
       progress(double(w + 1) / double(windows.size()), note);
     }
+    if (decider.decided(outcome)) windows.resize(w + 1);
   }
 
   Json& m = outcome.metrics;
@@ -219,6 +222,7 @@ inline Outcome perplexity(Subject& subject, const PerplexitySettings& settings,
   m["tokens_left_out"] = found - windows.back().first_token - length;  // behind the last window
   losses.write(m, subject.reference != nullptr);
   if (settings.protocol == "llamacpp") losses.write_error_of_tokens(m);
+  decider.write(m);
   measured.write(m, settings.regime);
   put_rate(m, "tokens_per_second", double(windows.size()) * double(length), measured.seconds);
   return outcome;

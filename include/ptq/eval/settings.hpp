@@ -1,8 +1,8 @@
 // What each evaluation can be told, and the fields of each struct, listed once for everything that
 // reads, writes or checks them. A visitor has integer(key, value, low, high), number(key, value,
 // low, high), boolean(key, value), numbers, integers and words for lists, choice(key, text, allowed
-// words), file(key, path, what for), regime(key, value, allowed) and rule(holds, key, text, hint)
-// for what no single field says.
+// words), file(key, path, what for), regime(key, value, allowed), decide(key, value, metrics) and
+// rule(holds, key, text, hint) for what no single field says.
 #pragma once
 
 #include <algorithm>
@@ -20,6 +20,16 @@
 
 namespace ptq::eval {
 
+// Ending an evaluation as soon as it is decided (decide.hpp); written and read only where it is on.
+struct DecideSettings {
+  std::string metric;    // "nll", "kl" or "answers"; empty: off
+  double alpha = 0.05;   // chance of a wrong decision, however often one looks
+  double margin = 0.01;  // differences below it do not matter: nats, or a share of answers
+
+  bool on() const { return !metric.empty(); }
+};
+inline constexpr double kLeastAlpha = 1e-6, kMostMargin = 100;
+
 // Token perplexity of a text (perplexity.hpp).
 struct PerplexitySettings {
   std::string text;          // path of a UTF-8 file, tokenised once
@@ -28,6 +38,7 @@ struct PerplexitySettings {
   int64_t window = 2048;              // tokens
   int64_t max_windows = 0;            // 0 = all
   Regime regime = Regime::streaming;
+  DecideSettings decide;
 
   // Tokens of the longest sequence that the evaluation feeds.
   int64_t longest_context() const { return window; }
@@ -45,6 +56,7 @@ struct PasskeySettings {
   // cache, so that already the first answer token reads it. "prefilled": the question belongs to
   // the prompt, as the methods' own repositories do it.
   std::string question = "cached";
+  DecideSettings decide;
 
   int64_t longest_context() const { return context_length + max_new_tokens; }
 };
@@ -75,6 +87,7 @@ struct CachedDecodeSettings {
   std::vector<int64_t> lengths = {4096, 8192, 16384, 32768};  // tokens
   Regime regime = Regime::streaming;
   int64_t chunk = 64;  // tokens per call under prefill_exact, which read each other in full
+  DecideSettings decide;
 
   int64_t longest_context() const { return *std::max_element(lengths.begin(), lengths.end()); }
 };
@@ -87,6 +100,7 @@ struct GenerationSettings {
   int64_t continuation_tokens = 512;
   Regime regime = Regime::prefill_exact;  // of the prompt; the continuation always streams
   int64_t batch = 1;                      // texts that are decoded side by side
+  DecideSettings decide;
 
   int64_t longest_context() const { return prompt_tokens + continuation_tokens; }
 };
@@ -110,6 +124,7 @@ void visit_settings(PerplexitySettings& s, Visitor& v) {
   v.regime(
       "regime", s.regime,
       {Regime::streaming, Regime::prefill_exact, Regime::prefill_encoded, Regime::independent});
+  v.decide("decide", s.decide, {"nll", "kl"});
 }
 
 template <class Visitor>
@@ -121,6 +136,7 @@ void visit_settings(PasskeySettings& s, Visitor& v) {
   v.integer("seed", s.seed, 0, std::numeric_limits<uint32_t>::max());
   v.regime("regime", s.regime, kCachedRegimes);
   v.choice("question", s.question, {"cached", "prefilled"});
+  v.decide("decide", s.decide, {"answers"});
 }
 
 template <class Visitor>
@@ -130,6 +146,7 @@ void visit_settings(CachedDecodeSettings& s, Visitor& v) {
   v.integers("lengths", s.lengths, 2, kLongestContext);
   v.regime("regime", s.regime, {Regime::streaming, Regime::prefill_exact});
   v.integer("chunk", s.chunk, 1, kLongestContext);
+  v.decide("decide", s.decide, {"nll", "kl"});
 }
 
 template <class Visitor>
@@ -155,6 +172,7 @@ void visit_settings(GenerationSettings& s, Visitor& v) {
   v.integer("continuation_tokens", s.continuation_tokens, 1, kLongestContext);
   v.regime("regime", s.regime, kCachedRegimes);
   v.integer("batch", s.batch, 1, 1024);
+  v.decide("decide", s.decide, {"nll", "kl"});
 }
 
 namespace settings_detail {
@@ -210,6 +228,12 @@ struct Check {
       list += (list.empty() ? "`" : ", `") + regime_word(regime) + "`";
     refuse(key, "= `" + regime_word(value) + "` does not fit: here a cache is read",
            "use one of " + list);
+  }
+  void decide(const char* key, DecideSettings& value, const std::vector<std::string>& metrics) {
+    if (!value.on()) return;
+    choice(key, value.metric, metrics);
+    range(key, value.alpha, kLeastAlpha, 0.5);
+    range(key, value.margin, 0, kMostMargin);
   }
   void rule(bool holds, const char* key, const std::string& text, const std::string& hint) {
     if (!holds) refuse(key, text, hint);

@@ -12,6 +12,7 @@
 #include "ptq/core/hash.hpp"
 #include "ptq/core/own_json.hpp"
 #include "ptq/engine/kept_logits.hpp"
+#include "ptq/eval/decide.hpp"
 #include "ptq/eval/exercised.hpp"
 #include "ptq/eval/kinds.hpp"
 #include "ptq/eval/measured.hpp"
@@ -117,6 +118,9 @@ inline void judge(const eval::Outcome& outcome, const MethodSet& methods, Record
         std::to_string(lost + outcome.metrics.value("tokens_scored", int64_t{0})) +
         " scored tokens is a NaN or an infinity; these tokens are void, and the figures are those "
         "of the others");
+  }
+  if (const std::string note = eval::decided_note(outcome.metrics); !note.empty()) {
+    record.warnings.push_back(note);
   }
   if (const std::string note = eval::uneven_cache_note(outcome.metrics); !note.empty()) {
     record.warnings.push_back(note);

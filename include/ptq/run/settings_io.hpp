@@ -11,6 +11,7 @@
 #include "ptq/core/own_json.hpp"
 #include "ptq/engine/modes.hpp"
 #include "ptq/eval/kinds.hpp"
+#include "ptq/stats/verdict.hpp"
 
 namespace ptq {
 namespace settings_detail {
@@ -38,6 +39,10 @@ struct SettingsToJson {
   }
   void regime(const char* key, Regime& value, const std::vector<Regime>&) {
     out[key] = regime_word(value);
+  }
+  void decide(const char* key, eval::DecideSettings& value, const std::vector<std::string>&) {
+    if (!value.on()) return;
+    out[key] = {{"metric", value.metric}, {"alpha", value.alpha}, {"margin", value.margin}};
   }
   void rule(bool, const char*, const std::string&, const std::string&) {}
 };
@@ -69,6 +74,13 @@ struct SettingsFromJson {
   }
   void regime(const char* key, Regime& value, const std::vector<Regime>&) {
     value = regime_from_word(in.at(key).get<std::string>(), key);
+  }
+  void decide(const char* key, eval::DecideSettings& value, const std::vector<std::string>&) {
+    const auto found = in.find(key);
+    if (found == in.end()) return;
+    value.metric = found->at("metric").get<std::string>();
+    value.alpha = found->at("alpha").get<double>();
+    value.margin = found->at("margin").get<double>();
   }
   void rule(bool, const char*, const std::string&, const std::string&) {}
 };
@@ -127,6 +139,22 @@ struct SettingsFromTable {
     std::string word = regime_word(value);
     table.choice(key, word, words);
     value = regime_from_word(word, node.where);
+  }
+  void decide(const char* key, eval::DecideSettings& value,
+              const std::vector<std::string>& metrics) {
+    const ConfigNode* inner = table.node(key);
+    if (inner == nullptr) return;
+    if (inner->kind != ConfigNode::Kind::table) {
+      table.wrong_type(key, *inner, "table", "{ metric = \"" + metrics[0] + "\" }");
+      return;
+    }
+    TableReader fields(*inner, table.full(key), problems);
+    value.metric = metrics[0];
+    fields.choice("metric", value.metric, metrics);
+    value.margin = value.metric == "answers" ? stats::kAnswerMargin : stats::kLossMargin;
+    fields.number("alpha", value.alpha, eval::kLeastAlpha, 0.5);
+    fields.number("margin", value.margin, 0, eval::kMostMargin);
+    fields.finish();
   }
   void rule(bool holds, const char* key, const std::string& text, const std::string& hint) {
     if (holds) return;
