@@ -106,9 +106,10 @@ Standings standings_of(const Board& board, const BoardStatistics& statistics) {
   for (const Row& row : board.rows) {
     const Cell* cell = out.evaluation ? row.cell(out.evaluation->name) : nullptr;
     if (cell && row.lossless && cell->ok()) out.full_bytes = bytes_of(*cell, out.bytes);
-    if (cell && cell->ok() && out.damage == Damage::divergence) {
+    if (cell && cell->ok() && out.damage == Damage::divergence && !out.floor) {
       const Fidelity* fidelity = statistics.fidelity_of(cell);
-      if (fidelity && fidelity->floor) out.floor = fidelity->floor;
+      out.floor =
+          fidelity && fidelity->floor ? fidelity->floor : cell->number({"noise_floor", "kl_mean"});
     }
     if (&row == board.baseline()) continue;
     Standing s{&row, cell, {}, {}, false, false, 0};

@@ -55,6 +55,19 @@ bool has_full_precision(const Board& board, const Evaluation& evaluation) {
   });
 }
 
+// Where the lowest and the highest curve end.
+std::string ends_of(const std::vector<Curve>& all, const std::string& model) {
+  const auto by_end = [](const Curve& a, const Curve& b) {
+    return a.points.back().y < b.points.back().y;
+  };
+  const auto [low, high] = std::minmax_element(all.begin(), all.end(), by_end);
+  return fmt::format(
+      "Perplexity over the length, {}, {} curves. At {:g} tokens {} is lowest with "
+      "{}, {} highest with {}.",
+      model, all.size(), low->points.back().x, low->label, figure_text(low->points.back().y),
+      high->label, figure_text(high->points.back().y));
+}
+
 std::vector<Figure> curves(const Board& board, const std::string& prefix,
                            const SeriesStyles& styles) {
   std::vector<Figure> figures;
@@ -102,7 +115,8 @@ std::vector<Figure> curves(const Board& board, const std::string& prefix,
          "that grows with what was stored." +
              note,
          script + plot + "\n",
-         {}});
+         {},
+         ends_of(all, board.model)});
   }
   return figures;
 }
@@ -140,12 +154,31 @@ std::vector<HeatCell> heat_of(const Cell& cell) {
   return out;
 }
 
+using Panel = std::pair<std::string, std::vector<HeatCell>>;
+
+// How many answers each panel has right where any is wrong.
+std::string losses_of(const std::vector<Panel>& panels, const std::string& evaluation) {
+  std::string lost;
+  for (const auto& [method, cells] : panels) {
+    double right = 0, all = 0;
+    for (const HeatCell& cell : cells) {
+      right += cell.correct;
+      all += cell.total;
+    }
+    if (right < all)
+      lost += fmt::format("{}{} {:.0f} of {:.0f}", lost.empty() ? "" : ", ", method, right, all);
+  }
+  return fmt::format("{}, right answers by depth and length, {} methods. {}", evaluation,
+                     panels.size(),
+                     lost.empty() ? "All answers are right." : "Right: " + lost + ".");
+}
+
 // One panel per method, all with one scale.
 std::vector<Figure> heat_maps(const Board& board, const std::string& prefix,
                               const SeriesStyles& /*styles*/) {
   std::vector<Figure> figures;
   for (const Evaluation& evaluation : board.evaluations) {
-    std::vector<std::pair<std::string, std::vector<HeatCell>>> found;
+    std::vector<Panel> found;
     std::set<double> lengths, depths;
     for (const Row& row : board.rows) {
       const Cell* cell = row.cell(evaluation.name);
@@ -215,7 +248,8 @@ std::vector<Figure> heat_maps(const Board& board, const std::string& prefix,
          "prompt. Figures are right answers of all." +
              note,
          script,
-         {}});
+         {},
+         losses_of(panels, evaluation.name)});
   }
   return figures;
 }
@@ -262,6 +296,7 @@ std::vector<Figure> bars(const Board& board, const std::string& prefix,
   const std::string note = spread_note(found.size(), kMostBars);
   found = spread(std::move(found), kMostBars);
   size_t series = 0;
+  std::string shares;  // in words
   const double width = 0.8 / double(found.size());
   for (const Row* row : found) {
     std::string data;
@@ -269,6 +304,7 @@ std::vector<Figure> bars(const Board& board, const std::string& prefix,
       const Cell* cell = row->cell(tasks[t]->name);
       const auto bar = cell && cell->ok() ? share_with_interval(*cell) : std::nullopt;
       if (!bar) continue;
+      shares += fmt::format("{} {} {}. ", row->method, tasks[t]->name, share_text(bar->first));
       data += fmt::format("{} {} {} {}\n", double(t) + width * (double(series) + 0.5) - 0.4,
                           bar->first, bar->second.low, bar->second.high);
     }
@@ -295,7 +331,8 @@ std::vector<Figure> bars(const Board& board, const std::string& prefix,
            "these are known). Differences on the same questions are in the table." +
                note,
            script + plot + "\n",
-           {}}};
+           {},
+           "Right answers by task, " + board.model + ". " + shares}};
 }
 
 // --- errors by layer -----------------------------------------------------------------------------
@@ -336,7 +373,10 @@ std::vector<Figure> layers(const Board& board, const std::string& prefix,
            board_title(board, "error by layer"),
            "Relative error of what the method stores, by layer.",
            script + plot + "\n",
-           {}}};
+           {},
+           fmt::format("Relative error by layer, {}, {} curves, {:.2g} to {:.2g}.", board.model,
+                       series, *std::min_element(ys.begin(), ys.end()),
+                       *std::max_element(ys.begin(), ys.end()))}};
 }
 
 }  // namespace

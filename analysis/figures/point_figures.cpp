@@ -121,8 +121,12 @@ std::optional<Figure> against_bytes(const Board& board, const std::string& prefi
   script += "EOD\n";
   std::string plot = "plot $front using 1:2 with steps lc rgb '#999999' lw 2 title 'Pareto front'";
   add_series(series, styles, script, plot);
-  std::string names;
-  for (const Point& point : front) names += (names.empty() ? " On it: " : ", ") + point.label;
+  std::string names, seen;
+  for (const Point& point : front) {
+    names += (names.empty() ? " On it: " : ", ") + point.label;
+    seen += fmt::format("{}{} ({} bytes, {})", seen.empty() ? "" : ", ", point.label,
+                        thousands_text(point.x), figure_text(point.y));
+  }
   return Figure{
       fmt::format("{}-pareto-{}-{}", prefix, cache ? "cache" : "weights", evaluation.name),
       board_title(board, evaluation.name + " against bytes"),
@@ -131,7 +135,9 @@ std::optional<Figure> against_bytes(const Board& board, const std::string& prefi
                   evaluation.headline.higher ? "high" : "low") +
           (grouped(board) ? kGroupedNote + names + "." : ""),
       script + plot + "\n",
-      {}};
+      {},
+      fmt::format("{} against bytes, {}, {} methods. On the Pareto front: {}.", what, board.model,
+                  sorted.size(), seen)};
 }
 
 }  // namespace
@@ -191,7 +197,12 @@ std::vector<Figure> divergence_figures(const Board& board, const std::string& pr
                    rho, xs.size()) +
            (grouped(board) ? kGroupedNote : ""),
        script + plot + "\n",
-       {}}};
+       {},
+       fmt::format("Perplexity ratio against KL, {}: {} points from KL {:.2g} to {:.2g}, ratio "
+                   "{:.3g} to {:.3g}, rank correlation {:.2f}.",
+                   board.model, xs.size(), *std::min_element(xs.begin(), xs.end()),
+                   *std::max_element(xs.begin(), xs.end()), *std::min_element(ys.begin(), ys.end()),
+                   *std::max_element(ys.begin(), ys.end()), rho)}};
 }
 
 }  // namespace ptq::report
