@@ -50,6 +50,11 @@ void add_comparison_lines(const Comparison& c, const std::string& prefix, std::s
   add("high95", c.interval.high);
   add("p", c.p_value);
   add("p_holm", c.p_holm);
+  add("p_equivalence", c.p_equivalence);
+  add("effective_n", c.effective_n);
+  add("detectable", c.mde);
+  add("margin", c.margin);
+  if (c.needed > 0) add("needed", c.needed);
   if (!c.answers) return;
   add("mcnemar_exact", c.p.exact);
   add("lost", double(c.counts.lost));
@@ -61,13 +66,25 @@ Json comparison_json(const Comparison& c) {
   Json json = {{"n", c.n},
                {"unpaired", c.unpaired},
                {"measure", c.answers ? "accuracy" : "nll"},
-               {"in_lock_step", c.in_lock_step}};
+               {"unit", c.answers     ? "answer"
+                        : c.by_tokens ? "token"
+                                      : "sample"},
+               {"block", c.block},
+               {"clusters", c.clusters},
+               {"in_lock_step", c.in_lock_step},
+               {"verdict", stats::verdict_key(c.verdict)},
+               {"within_margin", c.within_margin},
+               {"margin", c.margin},
+               {"needed", c.needed > 0 ? Json(c.needed) : Json()}};
   put_number(json, "delta", c.delta);
   put_number(json, "standard_error", c.standard_error, "one sample has no spread");
   put_number(json, "low95", c.interval.low, "too few samples");
   put_number(json, "high95", c.interval.high, "too few samples");
   json["p"] = c.p_value;
   json["p_holm"] = c.p_holm;
+  json["p_equivalence"] = c.p_equivalence;
+  put_number(json, "effective_n", c.effective_n);
+  put_number(json, "detectable", c.mde, "too few samples");
   if (c.answers) {
     json["mcnemar"] = {{"exact", c.p.exact}, {"mid", c.p.mid}};
     json["lost"] = c.counts.lost;
@@ -75,6 +92,44 @@ Json comparison_json(const Comparison& c) {
     json["flips"] = c.counts.flips();
   }
   if (!c.problem.empty()) json["problem"] = c.problem;
+  return json;
+}
+
+Json estimate_json(const Estimate& estimate) {
+  Json json = Json::object();
+  put_number(json, "value", estimate.value);
+  put_number(json, "low95", estimate.interval.low, "too few tokens");
+  put_number(json, "high95", estimate.interval.high, "too few tokens");
+  return json;
+}
+
+Json parts_json(const std::vector<Fidelity::Part>& parts) {
+  Json json = Json::array();
+  for (const Fidelity::Part& part : parts) {
+    json.push_back({{"name", part.name},
+                    {"tokens", part.tokens},
+                    {"kl", estimate_json(part.kl)},
+                    {"top1", estimate_json(part.top1)}});
+  }
+  return json;
+}
+
+Json fidelity_json(const Fidelity& f) {
+  Json json = {{"tokens", f.tokens},
+               {"kl", estimate_json(f.kl)},
+               {"kl_reverse", estimate_json(f.kl_reverse)},
+               {"kl_median", estimate_json(f.kl_median)},
+               {"kl_p90", estimate_json(f.kl_p90)},
+               {"kl_p99", estimate_json(f.kl_p99)},
+               {"kl_max", f.kl_max},
+               {"ear", estimate_json(f.ear)},
+               {"rms_delta_p", estimate_json(f.rms_delta_p)},
+               {"top1", estimate_json(f.top1)},
+               {"by_confidence", parts_json(f.by_confidence)},
+               {"by_position", parts_json(f.by_position)},
+               {"below_floor", f.below_floor},
+               {"perplexity_unreliable", f.ppl_unreliable}};
+  if (f.floor) json["floor"] = *f.floor;
   return json;
 }
 
@@ -114,6 +169,8 @@ void add_comparisons(const Board& board, const BoardStatistics& statistics, Json
                     {"method", cell->method},         {"evaluation", evaluation},
                     {"against", board.reference()},   {"rank", statistics.rank(cell)}};
       entry.update(comparison_json(*comparison));
+      if (const Fidelity* fidelity = statistics.fidelity_of(cell))
+        entry["fidelity"] = fidelity_json(*fidelity);
       out.push_back(std::move(entry));
     }
   }

@@ -2,9 +2,9 @@
 // worse, or as good as full precision within a margin? The interval behind it holds at every look
 // at once (stats/confidence_sequence.hpp), so that looking often makes no more errors.
 //
-//   nll, kl   differences of the losses, or divergences, of tokens; their interval is asymptotic:
-//             it needs kLeastDecideUnits blocks of tokens and is then right as far as a standard
-//             error of dependent tokens is
+//   nll, kl   differences of the losses, or divergences, of tokens; windows or texts are the units,
+//             because those to come may differ from those so far. The interval is asymptotic: from
+//             five of them on, right as far as their standard error is
 //   answers   differences of right answers, a prompt at all its depths being one: betting, which
 //             holds for every number of prompts
 #pragma once
@@ -22,12 +22,9 @@
 #include "ptq/eval/subject.hpp"
 #include "ptq/stats/bootstrap.hpp"
 #include "ptq/stats/confidence_sequence.hpp"
-#include "ptq/stats/units.hpp"
 #include "ptq/stats/verdict.hpp"
 
 namespace ptq::eval {
-
-inline constexpr size_t kLeastDecideUnits = 16;
 
 class Decider {
  public:
@@ -52,10 +49,11 @@ class Decider {
   // `decided`: what was found out, with how much of what was planned.
   void write(Json& metrics) const {
     if (!on_) return;
+    const bool undecided = verdict_ == stats::Verdict::none;
     Json json = {{"metric", settings_.metric},
                  {"alpha", settings_.alpha},
                  {"margin", settings_.margin},
-                 {"verdict", word()},
+                 {"verdict", undecided ? "undecided" : stats::verdict_key(verdict_)},
                  {"used", used_},
                  {"of", planned_},
                  {"guarantee", settings_.metric == "answers" ? "exact" : "asymptotic"}};
@@ -80,20 +78,20 @@ class Decider {
 
   void take_tokens(const TokenFile& file) {
     for (; runs_taken_ < file.runs.size(); ++runs_taken_) {
-      stats::Run run{file.runs[runs_taken_].cluster, 0};
+      double sum = 0, size = 0;
       for (uint32_t i = 0; i < file.runs[runs_taken_].count; ++i, ++taken_) {
         const TokenScore& token = file.tokens[taken_];
         const float value = settings_.metric == "kl" ? token.kl : token.nll - token.nll_reference;
         if (!token.finite() || !std::isfinite(value)) continue;
-        values_.push_back(value);
-        ++run.length;
+        sum += double(value);
+        size += 1;
       }
-      if (run.length > 0) series_.push_back(run);
+      sums_.push_back(sum);
+      sizes_.push_back(size);
     }
-    const stats::Units units = stats::cut(values_, series_);
-    const stats::MeanEstimate mean = stats::estimate_mean(values_, units);
+    const stats::MeanEstimate mean = stats::estimate_ratio(sums_, sizes_);
     interval_ = {};
-    if (mean.units < kLeastDecideUnits || !(mean.standard_error > 0)) return;
+    if (!mean.known() || !(mean.standard_error > 0)) return;
     // Sharpest at a quarter of the plan: a decision that needs all of it saves nothing.
     const double progress = 4 * double(used_) / double(planned_);
     const double reach = stats::anytime_quantile(progress, settings_.alpha) *
@@ -118,22 +116,12 @@ class Decider {
     return within ? Verdict::equivalent : Verdict::none;
   }
 
-  const char* word() const {
-    switch (verdict_) {
-      case stats::Verdict::better: return "better";
-      case stats::Verdict::worse: return "worse";
-      case stats::Verdict::equivalent: return "equivalent";
-      default: return "undecided";
-    }
-  }
-
   DecideSettings settings_;
   bool on_;
   size_t planned_, together_, used_ = 0;
   size_t taken_ = 0, runs_taken_ = 0;  // of the outcome: tokens or samples, runs
   stats::BettingSequence bets_;
-  std::vector<float> values_;
-  std::vector<stats::Run> series_;
+  std::vector<double> sums_, sizes_;  // of the windows or texts
   Interval interval_;
   stats::Verdict verdict_ = stats::Verdict::none;
 };

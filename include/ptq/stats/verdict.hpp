@@ -17,6 +17,19 @@ enum class Verdict {
   too_few,     // samples
 };
 
+// For files.
+inline const char* verdict_key(Verdict verdict) {
+  switch (verdict) {
+    case Verdict::none: return "none";
+    case Verdict::identical: return "identical";
+    case Verdict::better: return "better";
+    case Verdict::worse: return "worse";
+    case Verdict::equivalent: return "equivalent";
+    case Verdict::too_few: break;
+  }
+  return "too_few";
+}
+
 inline constexpr double kAlpha = 0.05;
 
 // Margins of equivalence. Losses: nats per token, 1 % of perplexity, which is what seeds and
