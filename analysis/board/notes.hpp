@@ -19,7 +19,9 @@ namespace ptq::report {
 
 // What stands in the table instead of a number.
 inline std::string status_text(const Cell& cell) {
-  return cell.status == "invalid" ? "not exercised" : cell.status;
+  if (cell.status != "invalid") return cell.status;
+  const bool void_tokens = cell.number({"nonfinite_tokens"}).value_or(0) > 0;
+  return void_tokens ? "not finite" : "not exercised";
 }
 
 inline std::string reason_of(const Cell& cell) {

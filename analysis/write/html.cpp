@@ -70,7 +70,8 @@ std::string html_lines(const std::string& text) {
 std::string key_text(double key) { return std::isinf(key) ? "Infinity" : fmt::format("{}", key); }
 
 bool is_bad(const std::string& text) {
-  return text == "failed" || text == "not exercised" || text == "invalid" || text == "worse";
+  return text == "failed" || text == "not exercised" || text == "not finite" || text == "invalid" ||
+         text == "worse";
 }
 
 std::string html_list(const std::vector<std::string>& lines, size_t most, Language language) {
