@@ -30,7 +30,7 @@ model with one: the divergence from the reference as an interval that is proven 
 usage: ptq-host fidelity --model DIR (--ids 1,2,3 | --text FILE) --write BUNDLE [options]
        ptq-host fidelity --model DIR --against BUNDLE [options]
 
-  --write BUNDLE   token ids, and of every position the 64 likeliest tokens with their
+  --write BUNDLE   token ids, and of every position the likeliest tokens (63 on average) with their
                    log-probabilities, and mass and entropy of the rest
   --against BUNDLE the tokens of the bundle are fed; the model must have its vocabulary and its
                    tokenizer, and with --ids or --text its tokens
@@ -61,8 +61,8 @@ std::string write_bundle(const Arguments& arguments, OneSequence& one) {
   eval::Bundle bundle;
   Engine& engine = one.subject->engine();
   bundle.vocab = engine.config().vocab_size;
-  if (bundle.vocab >= eval::kNoToken) {
-    throw usage_error("a bundle holds vocabularies below " + std::to_string(eval::kNoToken) +
+  if (bundle.vocab > eval::kMost24) {
+    throw usage_error("a bundle holds vocabularies of at most " + std::to_string(eval::kMost24) +
                       " tokens");
   }
   bundle.window = integer_of(arguments, "window", 2048, 2, kLongestContext);
@@ -71,13 +71,14 @@ std::string write_bundle(const Arguments& arguments, OneSequence& one) {
   bundle.tokens = one.ids;
   const uint64_t rows = eval::bundle_rows(one.ids.size(), uint64_t(bundle.window));
   if (rows == 0) throw usage_error("at least two tokens are needed", "--ids or --text");
-  bundle.rows.reserve(rows);
+  eval::BundleRows kept;
   double nll = 0;
   eval::run_bundle(engine, one.subject->kv(), one.ids, bundle.window, one.regime,
                    [&](size_t, const eval::LogitRow& row, int32_t target) {
-                     bundle.rows.push_back(eval::pack_row(row, target));
+                     kept.add(row, target);
                      nll += row.nll(target) / double(rows);
                    });
+  kept.finish(bundle);
   std::string method;
   for (const std::string& name : list_of(arguments, "method"))
     method += (method.empty() ? "" : " + ") + name;
@@ -141,14 +142,15 @@ struct BoundedFigure {
 Json compare(const Arguments& arguments, OneSequence& one) {
   const std::string file = text_of(arguments, "against");
   const eval::Bundle bundle = eval::read_bundle(file);
-  if (bundle.rows.empty()) throw usage_error("the bundle holds no row", file);
+  if (bundle.heads.empty()) throw usage_error("the bundle holds no row", file);
   require_same(arguments, one, bundle, file);
+  std::vector<eval::BundleRow> rows;
+  bundle.for_each([&](size_t, const eval::BundleRow& row) { rows.push_back(row); });
   BoundedFigure kl, overlap;
   double nll = 0, reference = 0, squares = 0, change = 0, tail = 0, flips = 0;
   eval::run_bundle(one.subject->engine(), one.subject->kv(), bundle.tokens, bundle.window,
                    one.regime, [&](size_t r, const eval::LogitRow& row, int32_t target) {
-                     const eval::BundleRow known = eval::unpack_row(bundle.rows[r]);
-                     const eval::BundleScore score = eval::score_against(known, row, target);
+                     const eval::BundleScore score = eval::score_against(rows[r], row, target);
                      kl.add(score.kl);
                      overlap.add(score.overlap);
                      nll += score.nll;
@@ -156,12 +158,12 @@ Json compare(const Arguments& arguments, OneSequence& one) {
                      const double delta_p = std::exp(-score.nll) - std::exp(-score.nll_reference);
                      change += delta_p;
                      squares += delta_p * delta_p;
-                     tail += known.tail_mass;
+                     tail += double(rows[r].head.tail_mass);
                      flips += score.flip;
                    });
-  const double n = double(bundle.rows.size());
+  const double n = double(rows.size());
   return {{"bundle", bundle.about},
-          {"tokens", bundle.rows.size()},
+          {"tokens", rows.size()},
           {"regime", regime_word(one.regime)},
           {"kl_mean", kl.mean()},
           {"kl_median", kl.at(0.5)},

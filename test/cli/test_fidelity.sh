@@ -39,7 +39,7 @@ cmp -s "$model/tokenizer.json" "$work/other/tokenizer.json" && fail "the tokeniz
 run 2 fidelity --model "$work/other" --device cpu --against "$bundle"
 says err "written with another tokenizer"
 cp "$bundle" "$work/vocabulary.bundle"
-printf '\x00\x20' | dd of="$work/vocabulary.bundle" bs=1 seek=16 conv=notrunc status=none
+printf '\x00\x20' | dd of="$work/vocabulary.bundle" bs=1 seek=12 conv=notrunc status=none
 run 2 fidelity --model "$model" --device cpu --against "$work/vocabulary.bundle"
 says err "of a vocabulary of 8192 tokens"
 head -c 5000 "$bundle" >"$work/cut.bundle"

@@ -35,13 +35,25 @@ struct Check {
   double width = 0, tail = 0;  // of the interval, nats; mass of the tail
 };
 
-// Packs, unpacks, and holds the bounds against the exact figures.
+// Of the rows of one bundle: row(r) for each.
+std::vector<BundleRow> rows_of(const Bundle& bundle) {
+  std::vector<BundleRow> rows;
+  bundle.for_each([&](size_t, const BundleRow& row) { rows.push_back(row); });
+  return rows;
+}
+
+// Keeps one row and holds its bounds against the exact figures.
 Check check_row(const std::vector<float>& p, const std::vector<float>& q, int32_t target) {
   const LogitRow reference = read_logits(p.data(), int64_t(p.size()), 0, "reference"),
                  method = read_logits(q.data(), int64_t(q.size()), 0, "method");
-  const PackedRow packed = pack_row(reference, target);
-  CHECK(bundle_detail::row_problem(packed, int64_t(p.size()), target) == "");
-  const BundleScore score = score_against(unpack_row(packed), method, target);
+  BundleRows rows;
+  rows.add(reference, target);
+  Bundle bundle;
+  rows.finish(bundle);
+  const BundleRow row = rows_of(bundle)[0];
+  CHECK(row.top.size() <= kBundleMean);
+  CHECK(bundle_detail::row_problem(row, int64_t(p.size()), target) == "");
+  const BundleScore score = score_against(row, method, target);
   const RowDivergence exact = row_divergence(reference, method);
   CHECK(score.kl.low <= exact.kl);
   CHECK(score.kl.high >= exact.kl);
@@ -50,7 +62,7 @@ Check check_row(const std::vector<float>& p, const std::vector<float>& q, int32_
   CHECK(score.flip == (reference.argmax != method.argmax));
   CHECK(score.nll == method.nll(target));
   CHECK(score.nll_reference == Approx(reference.nll(target)).epsilon(1e-6));
-  return {score.kl.high - score.kl.low, double(packed.tail_mass)};
+  return {score.kl.high - score.kl.low, double(row.head.tail_mass)};
 }
 
 Bundle small_bundle() {
@@ -60,11 +72,13 @@ Bundle small_bundle() {
   bundle.vocab = 200;
   bundle.window = 4;
   bundle.tokens = {5, 199, 0, 7, 7, 20, 31, 9, 100, 101};
+  BundleRows rows;
   for (size_t r = 0; r < bundle_rows(bundle.tokens.size(), 4); ++r) {
     const std::vector<float> logits = zipf_logits(200, 1.5, random);
     const size_t at = r / 3 * 4 + r % 3;
-    bundle.rows.push_back(pack_row(read_logits(logits.data(), 200, 0, "x"), bundle.tokens[at + 1]));
+    rows.add(read_logits(logits.data(), 200, 0, "x"), bundle.tokens[at + 1]);
   }
+  rows.finish(bundle);
   return bundle;
 }
 
@@ -145,15 +159,18 @@ TEST_CASE("bounds of a bundle contain the exact divergence of methods on every p
   bundle.vocab = vocab;
   bundle.window = 40;
   bundle.tokens = tokens;
+  BundleRows kept;
   std::vector<std::vector<float>> exact;
   run_bundle(engine, nullptr, tokens, 40, Regime::streaming,
              [&](size_t row, const LogitRow& logits, int32_t target) {
-               CHECK(row == bundle.rows.size());
-               bundle.rows.push_back(pack_row(logits, target));
+               CHECK(row == exact.size());
+               kept.add(logits, target);
                exact.emplace_back(logits.logits, logits.logits + vocab);
              });
-  REQUIRE(bundle.rows.size() == 39 + 20);
+  kept.finish(bundle);
+  REQUIRE(bundle.heads.size() == 39 + 20);
   const Bundle read = parse_bundle(bundle_bytes(bundle), "x");
+  const std::vector<BundleRow> rows = rows_of(read);
   for (const int bits : {8, 4, 2, 1}) {
     Kivi kivi(bits);
     double kl = 0, width = 0;
@@ -161,8 +178,7 @@ TEST_CASE("bounds of a bundle contain the exact divergence of methods on every p
                [&](size_t row, const LogitRow& method, int32_t target) {
                  const LogitRow reference = read_logits(exact[row].data(), vocab, 0, "reference");
                  const double truth = kl_divergence(reference, method);
-                 const BundleScore score =
-                     score_against(unpack_row(read.rows[row]), method, target);
+                 const BundleScore score = score_against(rows[row], method, target);
                  CHECK(score.kl.low <= truth);
                  CHECK(score.kl.high >= truth);
                  kl += truth;
@@ -183,13 +199,44 @@ TEST_CASE("a bundle comes back from its file", "[bundle]") {
   CHECK(read.vocab == 200);
   CHECK(read.window == 4);
   CHECK(read.tokens == bundle.tokens);
-  REQUIRE(read.rows.size() == 3 + 3 + 1);
-  CHECK(std::memcmp(read.rows.data(), bundle.rows.data(), 7 * sizeof(PackedRow)) == 0);
-  CHECK(sizeof(PackedRow) + sizeof(int32_t) == 400);  // bytes a token
+  REQUIRE(read.heads.size() == 3 + 3 + 1);
+  CHECK(bundle_bytes(read) == bytes);
+  CHECK(sizeof(BundleHead) + sizeof(BundleEntry) * kBundleMean + sizeof(int32_t) <= 400);
 
   Bundle wrong = bundle;
-  wrong.rows.pop_back();
+  wrong.heads.pop_back();
   CHECK_THROWS_AS(bundle_bytes(wrong), Error);
+  wrong = bundle;
+  wrong.entries.pop_back();
+  CHECK_THROWS_AS(bundle_bytes(wrong), Error);
+}
+
+TEST_CASE("rows of which little is open leave their room to the others", "[bundle]") {
+  std::mt19937 random(9);
+  BundleRows rows;
+  Bundle bundle;
+  std::vector<std::vector<float>> logits;
+  for (int r = 0; r < 40; ++r) {
+    logits.push_back(zipf_logits(3000, r % 4 == 0 ? 1.1 : 6, random));
+    rows.add(read_logits(logits.back().data(), 3000, 0, "x"), 0);
+  }
+  rows.finish(bundle);
+  const std::vector<BundleRow> kept = rows_of(bundle);
+  CHECK(bundle.entries.size() <= 40 * kBundleMean);
+  CHECK(bundle.entries.size() > 35 * kBundleMean);
+  CHECK(kept[0].top.size() > 150);
+  CHECK(kept[1].top.size() < 60);
+  for (size_t r = 0; r < kept.size(); ++r) {
+    CHECK(bundle_detail::row_problem(kept[r], 3000, 0) == "");
+    std::vector<float> moved = logits[r];
+    for (size_t v = 0; v < moved.size(); ++v) moved[v] += float(v % 7) / 50;
+    const LogitRow p = read_logits(logits[r].data(), 3000, 0, "p"),
+                   q = read_logits(moved.data(), 3000, 0, "q");
+    const double exact = kl_divergence(p, q);
+    const BundleScore score = score_against(kept[r], q, 0);
+    CHECK(score.kl.low <= exact);
+    CHECK(score.kl.high >= exact);
+  }
 }
 
 TEST_CASE("what is no bundle is refused with its reason", "[bundle]") {
@@ -207,14 +254,16 @@ TEST_CASE("what is no bundle is refused with its reason", "[bundle]") {
   };
   CHECK_THAT(with(0, 'x'), Contains("does not begin"));
   CHECK_THAT(with(8, uint32_t{2}), Contains("version"));
-  CHECK_THAT(with(16, uint32_t{0}), Contains("vocabulary"));
-  CHECK_THAT(with(16, uint32_t{60}), Contains("outside"));
-  CHECK_THAT(with(20, uint32_t{0xFFFFFFFF}), Contains("description"));
+  CHECK_THAT(with(12, uint32_t{0}), Contains("vocabulary"));
+  CHECK_THAT(with(12, uint32_t{60}), Contains("outside"));
+  CHECK_THAT(with(16, uint32_t{0xFFFFFFFF}), Contains("description"));
   CHECK_THAT(with(24, uint64_t{0}), Contains("windows"));
   CHECK_THAT(with(24, uint64_t{1}), Contains("windows"));
   CHECK_THAT(with(24, uint64_t{1} << 63), Contains("windows"));
   for (const uint64_t n : {uint64_t{0}, uint64_t{11}, uint64_t{1} << 60, ~uint64_t{0}})
     CHECK_THAT(with(32, n), Contains("announces"));
+  for (const uint64_t n : {uint64_t{0}, uint64_t{1} << 62, ~uint64_t{0}})
+    CHECK_THAT(with(40, n), Contains("announces"));
 
   const auto edited = [&](auto edit) {
     Bundle copy = bundle;
@@ -223,17 +272,24 @@ TEST_CASE("what is no bundle is refused with its reason", "[bundle]") {
   };
   CHECK_THAT(edited([](Bundle& b) { b.tokens[1] = 200; }), Contains("token 200"));
   CHECK_THAT(edited([](Bundle& b) { b.tokens[1] = -1; }), Contains("token -1"));
-  CHECK_THAT(edited([](Bundle& b) { std::memcpy(b.rows[2].ids[5], b.rows[2].ids[4], 3); }),
-             Contains("row 2: a token stands in it twice"));
-  CHECK_THAT(edited([](Bundle& b) { bundle_detail::put24(b.rows[0].codes[0], 1 << 23); }),
+  CHECK_THAT(edited([](Bundle& b) { b.entries[4] = b.entries[3]; }),
+             Contains("row 0: a token stands in it twice"));
+  CHECK_THAT(edited([](Bundle& b) { b.entries[0] = BundleEntry::of(b.entries[0].id(), 1 << 23); }),
              Contains("do not fall"));
-  CHECK_THAT(edited([](Bundle& b) { bundle_detail::put24(b.rows[0].ids[3], kNoToken); }),
-             Contains("behind an empty one"));
+  CHECK_THAT(edited([](Bundle& b) { b.entries[3] = BundleEntry::of(200, b.entries[3].code()); }),
+             Contains("token 200 is outside the vocabulary"));
+  std::string bytes = good;  // one entry from row 0 to row 1: the sum is the same
+  const size_t heads = 48 + json_text(bundle.about).size() + 4 * bundle.tokens.size();
+  --bytes[heads + 12];
+  ++bytes[heads + 16 + 12];
+  CHECK_FALSE(refusal(bytes).empty());
+  bytes[heads + 12] = 0;
+  CHECK_THAT(refusal(bytes), Contains("do not hold its entries"));
   for (const float bad : {-0.5f, 2.0f, std::nanf(""), INFINITY}) {
-    CHECK_THAT(edited([&](Bundle& b) { b.rows[0].tail_mass = bad; }), Contains("are not 1"));
-    CHECK_FALSE(edited([&](Bundle& b) { b.rows[0].tail_entropy = bad; }).empty());
+    CHECK_THAT(edited([&](Bundle& b) { b.heads[0].tail_mass = bad; }), Contains("are not 1"));
+    CHECK_FALSE(edited([&](Bundle& b) { b.heads[0].tail_entropy = bad; }).empty());
   }
-  CHECK_THAT(edited([](Bundle& b) { b.rows[0].nll = -1; }), Contains("loss"));
+  CHECK_THAT(edited([](Bundle& b) { b.heads[0].nll = -1; }), Contains("loss"));
   CHECK_THAT(edited([](Bundle& b) { b.about = Json::array(); }), Contains("no object"));
 }
 
@@ -250,8 +306,8 @@ TEST_CASE("changed bytes of a bundle do no harm", "[bundle]") {
     try {
       const Bundle read = parse_bundle(bytes, "x");
       ++accepted;
-      for (const PackedRow& row : read.rows) {  // no id leads outside, whatever is accepted
-        const BundleScore score = score_against(unpack_row(row), method, 1);
+      for (const BundleRow& row : rows_of(read)) {  // no id leads outside, whatever is accepted
+        const BundleScore score = score_against(row, method, 1);
         CHECK(score.kl.low >= 0);
         CHECK(score.kl.high >= score.kl.low);
       }

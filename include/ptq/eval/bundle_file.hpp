@@ -2,14 +2,16 @@
 //
 //   8 bytes   "ptqbundl"
 //   uint32    version, 1
-//   uint32    likeliest tokens of a row, 64
 //   uint32    vocabulary V
-//   uint32    bytes of the JSON object J
+//   uint32    bytes of the JSON object J, at most 65536
+//   uint32    0
 //   uint64    tokens of a window W
 //   uint64    tokens N
+//   uint64    entries E
 //   J         JSON: what the reference is, for people and for checks
 //   N x 4     int32 token ids: the text, windows of W end to end, the last may be shorter
-//   R x 396   PackedRow: a row for every token of a window but the last, which predicts nothing
+//   R x 16    BundleHead: a row for every token of a window but the last
+//   E x 6     BundleEntry: those of row 0, of row 1, ...
 //
 // All little endian, nothing between and nothing behind.
 #pragma once
@@ -35,13 +37,6 @@
 #include "ptq/eval/log_softmax.hpp"
 
 namespace ptq::eval {
-
-struct Bundle {
-  Json about = Json::object();
-  int64_t vocab = 0, window = 0;  // tokens of a window, at least 2
-  std::vector<int32_t> tokens;
-  std::vector<PackedRow> rows;
-};
 
 // Rows of so many tokens in windows: all but the last of each.
 inline uint64_t bundle_rows(uint64_t tokens, uint64_t window) {
@@ -80,42 +75,60 @@ static_assert(std::endian::native == std::endian::little, "the file is written a
 
 struct Header {
   char magic[8];
-  uint32_t version, top, vocab, json_bytes;
-  uint64_t window, tokens;
+  uint32_t version, vocab, json_bytes, zero;
+  uint64_t window, tokens, entries;
 };
-static_assert(sizeof(Header) == 40);
+static_assert(sizeof(Header) == 48);
 inline constexpr char kMagic[8] = {'p', 't', 'q', 'b', 'u', 'n', 'd', 'l'};
 inline constexpr uint32_t kVersion = 1, kLongestJson = 65536;
 
 // What of a row cannot be; empty when it can.
-inline std::string row_problem(const PackedRow& packed, int64_t vocab, int32_t target) {
-  std::array<uint32_t, kBundleTop> ids;
-  int top = 0;
-  double sum = 0;
-  for (int i = 0; i < kBundleTop; ++i) {
-    const uint32_t id = get24(packed.ids[i]), code = get24(packed.codes[i]);
-    if (i > 0 && code < get24(packed.codes[i - 1])) return "its probabilities do not fall";
-    if (id == kNoToken) continue;
-    if (top < i) return "a place behind an empty one is used";
-    if (id >= uint64_t(vocab)) return "token " + std::to_string(id) + " is outside the vocabulary";
-    ids[size_t(top++)] = id;
-    sum += std::exp(-double(code) * kBundleStep);
+inline std::string row_problem(const BundleRow& row, int64_t vocab, int32_t target) {
+  std::vector<uint32_t> ids;
+  double sum = 0, before = 0;
+  for (const BundleEntry& entry : row.top) {
+    if (entry.id() >= uint64_t(vocab))
+      return "token " + std::to_string(entry.id()) + " is outside the vocabulary";
+    if (entry.log_p() > before) return "its probabilities do not fall";
+    before = entry.log_p();
+    ids.push_back(entry.id());
+    sum += std::exp(entry.log_p());
   }
-  std::sort(ids.begin(), ids.begin() + top);
-  if (std::adjacent_find(ids.begin(), ids.begin() + top) != ids.begin() + top)
-    return "a token stands in it twice";
-  const double mass = double(packed.tail_mass), entropy = double(packed.tail_entropy);
+  std::sort(ids.begin(), ids.end());
+  if (std::adjacent_find(ids.begin(), ids.end()) != ids.end()) return "a token stands in it twice";
+  const double mass = double(row.head.tail_mass), entropy = double(row.head.tail_entropy);
   if (!(mass >= 0) || !(std::abs(sum + mass - 1) <= 1e-5)) return "its probabilities are not 1";
   const double most = mass > 0 ? mass * (std::log(double(vocab)) - std::log(mass)) : 0;
-  if (!(entropy >= 0) || !(entropy <= most * 1.00001 + 1e-30)) return "its entropy cannot be";
-  if (!(packed.nll >= 0) || !std::isfinite(packed.nll)) return "its loss is no loss";
-  for (int i = 0; i < top; ++i) {
-    if (get24(packed.ids[i]) != uint32_t(target)) continue;
-    const double own = double(get24(packed.codes[i])) * kBundleStep;
-    if (std::abs(own - double(packed.nll)) > kBundleStep + 1e-5 * own)
+  if (!(entropy >= 0) || !(entropy <= most * 1.0001 + 1e-30)) return "its entropy cannot be";
+  const double nll = double(row.head.nll);
+  if (!(nll >= 0) || !std::isfinite(nll)) return "its loss is no loss";
+  for (const BundleEntry& entry : row.top) {
+    if (entry.id() == uint32_t(target) && std::abs(entry.log_p() + nll) > kBundleStep + 1e-5 * nll)
       return "its loss is not that of the token that follows";
   }
   return {};
+}
+
+inline bool counts_fit(const Bundle& bundle) {
+  uint64_t sum = 0;
+  for (const BundleHead& head : bundle.heads) {
+    if (head.entries == 0 || head.entries > kBundleMost) return false;
+    sum += head.entries;
+  }
+  return sum == bundle.entries.size();
+}
+
+template <class T>
+void append(std::string& bytes, const std::vector<T>& values) {
+  bytes.append(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T));
+}
+// `count` values from the front of the bytes, which hold them.
+template <class T>
+std::vector<T> take(std::string_view& bytes, uint64_t count) {
+  std::vector<T> values(count);
+  if (count > 0) std::memcpy(values.data(), bytes.data(), count * sizeof(T));
+  bytes.remove_prefix(count * sizeof(T));
+  return values;
 }
 
 }  // namespace bundle_detail
@@ -123,24 +136,24 @@ inline std::string row_problem(const PackedRow& packed, int64_t vocab, int32_t t
 inline std::string bundle_bytes(const Bundle& bundle) {
   using namespace bundle_detail;
   const std::string about = json_text(bundle.about);
-  if (about.size() > kLongestJson || bundle.window < 2 ||
-      bundle.rows.size() != bundle_rows(bundle.tokens.size(), uint64_t(bundle.window))) {
+  if (about.size() > kLongestJson || bundle.window < 2 || !counts_fit(bundle) ||
+      bundle.heads.size() != bundle_rows(bundle.tokens.size(), uint64_t(bundle.window))) {
     throw Error(ExitCode::internal, "the reference bundle does not fit together");
   }
   Header header{{},
                 kVersion,
-                kBundleTop,
                 uint32_t(bundle.vocab),
                 uint32_t(about.size()),
+                0,
                 uint64_t(bundle.window),
-                bundle.tokens.size()};
+                bundle.tokens.size(),
+                bundle.entries.size()};
   std::memcpy(header.magic, kMagic, sizeof kMagic);
   std::string bytes(reinterpret_cast<const char*>(&header), sizeof header);
   bytes += about;
-  bytes.append(reinterpret_cast<const char*>(bundle.tokens.data()),
-               bundle.tokens.size() * sizeof(int32_t));
-  bytes.append(reinterpret_cast<const char*>(bundle.rows.data()),
-               bundle.rows.size() * sizeof(PackedRow));
+  append(bytes, bundle.tokens);
+  append(bytes, bundle.heads);
+  append(bytes, bundle.entries);
   return bytes;
 }
 
@@ -159,10 +172,9 @@ inline Bundle parse_bundle(std::string_view bytes, const std::string& where) {
   bytes.remove_prefix(sizeof header);
   if (std::memcmp(header.magic, kMagic, sizeof kMagic) != 0)
     throw refuse("it does not begin with `ptqbundl`");
-  if (header.version != kVersion || header.top != kBundleTop)
-    throw refuse("its version is " + std::to_string(header.version) + " with " +
-                 std::to_string(header.top) + " tokens a row, known is 1 with 64");
-  if (header.vocab == 0 || header.vocab >= kNoToken)
+  if (header.version != kVersion || header.zero != 0)
+    throw refuse("its version is " + std::to_string(header.version) + ", known is 1");
+  if (header.vocab == 0 || header.vocab > kMost24)
     throw refuse("its vocabulary has " + std::to_string(header.vocab) + " tokens");
   if (header.json_bytes > kLongestJson || header.json_bytes > bytes.size())
     throw refuse("its description is longer than it can be");
@@ -170,14 +182,17 @@ inline Bundle parse_bundle(std::string_view bytes, const std::string& where) {
   bytes.remove_prefix(header.json_bytes);
   if (header.window < 2 || header.window > uint64_t{1} << 32)
     throw refuse("its windows have " + std::to_string(header.window) + " tokens");
-  const bool fits = header.tokens <= bytes.size() / sizeof(int32_t) &&
-                    header.tokens * sizeof(int32_t) +
-                            bundle_rows(header.tokens, header.window) * sizeof(PackedRow) ==
-                        bytes.size();
-  if (!fits)
+  const bool small = header.tokens <= bytes.size() / sizeof(int32_t) &&
+                     header.entries <= bytes.size() / sizeof(BundleEntry);
+  const uint64_t rows = small ? bundle_rows(header.tokens, header.window) : 0;
+  if (!small || header.tokens * sizeof(int32_t) + rows * sizeof(BundleHead) +
+                        header.entries * sizeof(BundleEntry) !=
+                    bytes.size()) {
     throw refuse(std::to_string(bytes.size()) + " bytes follow the description, but it announces " +
                  std::to_string(header.tokens) + " tokens in windows of " +
-                 std::to_string(header.window));
+                 std::to_string(header.window) + " and " + std::to_string(header.entries) +
+                 " entries");
+  }
 
   Bundle bundle;
   try {
@@ -188,20 +203,19 @@ inline Bundle parse_bundle(std::string_view bytes, const std::string& where) {
   if (!bundle.about.is_object()) throw refuse("its description is no object");
   bundle.vocab = header.vocab;
   bundle.window = int64_t(header.window);
-  bundle.tokens.resize(header.tokens);
-  bundle.rows.resize(bundle_rows(header.tokens, header.window));
-  const size_t ids = bundle.tokens.size() * sizeof(int32_t);
-  if (ids > 0) std::memcpy(bundle.tokens.data(), bytes.data(), ids);
-  if (!bundle.rows.empty()) std::memcpy(bundle.rows.data(), bytes.data() + ids, bytes.size() - ids);
+  bundle.tokens = take<int32_t>(bytes, header.tokens);
+  bundle.heads = take<BundleHead>(bytes, rows);
+  bundle.entries = take<BundleEntry>(bytes, header.entries);
+  if (!counts_fit(bundle)) throw refuse("its rows do not hold its entries");
   for (const int32_t id : bundle.tokens)
     if (id < 0 || id >= bundle.vocab)
       throw refuse("token " + std::to_string(id) + " is outside its vocabulary");
-  for (size_t r = 0; r < bundle.rows.size(); ++r) {
+  bundle.for_each([&](size_t r, const BundleRow& row) {
     const size_t rows_of_window = size_t(bundle.window - 1);
     const size_t at = r / rows_of_window * size_t(bundle.window) + r % rows_of_window;
-    const std::string problem = row_problem(bundle.rows[r], bundle.vocab, bundle.tokens[at + 1]);
+    const std::string problem = row_problem(row, bundle.vocab, bundle.tokens[at + 1]);
     if (!problem.empty()) throw refuse("row " + std::to_string(r) + ": " + problem);
-  }
+  });
   return bundle;
 }
 
