@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <string>
 
@@ -29,13 +30,21 @@ inline std::string difference_text(const Comparison& c) {
   return text;
 }
 
-// One row per cell that was compared, in the order of the board.
-inline Table statistics_table(const Board& board, const BoardStatistics& statistics) {
+// One row per cell that was compared, in the order of the board. `reference`: the method that the
+// others are compared with; empty: the baseline.
+inline Table statistics_table(const Board& board, const BoardStatistics& statistics,
+                              const std::string& reference = {}) {
   Table table;
+  const auto other = std::find_if(board.rows.begin(), board.rows.end(), [&](const Row& row) {
+    return !reference.empty() && row.method == reference;
+  });
   for (const Evaluation& evaluation : board.evaluations) {
+    const Cell* with = other == board.rows.end() ? nullptr : other->cell(evaluation.name);
     for (const Row& row : board.rows) {
       const Cell* cell = row.cell(evaluation.name);
-      const Comparison* c = cell ? statistics.of(cell) : nullptr;
+      const Comparison* c = !cell               ? nullptr
+                            : reference.empty() ? statistics.of(cell)
+                                                : statistics.pair(cell, with);
       if (!c) continue;
       const auto figure = [&](std::initializer_list<const char*> path, auto write) {
         const auto value = cell->number(path);

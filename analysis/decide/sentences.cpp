@@ -54,11 +54,11 @@ std::string figures_of(const Standings& standings, const Standing& s, Language l
   return out.empty() ? damage_text(*s.damage, standings.damage, language) : out;
 }
 
-// Whether nothing was lost that could be seen.
+// Whether it loses nothing, or less than counts as a loss.
 bool costs_nothing(const Standings& standings, const Standing& s) {
   const Comparison* c = standings.statistics->of(s.cell);
-  return s.below_floor ||
-         (c && (c->verdict == Verdict::equivalent || c->verdict == Verdict::identical));
+  return s.below_floor || (c && (c->verdict == Verdict::equivalent ||
+                                 c->verdict == Verdict::identical || c->within_margin));
 }
 
 // Methods of a budget that cannot be told from the one that does least damage.
@@ -127,10 +127,9 @@ std::string free_clause(const Standings& standings, const Standing* winner, Lang
                           : c ? verdict_words(*c, language)
                               : "";
   if (smallest == winner) return in(language, " It is ", " 它") + why + in(language, ".", "。");
-  return fmt::format(
-      fmt::runtime(in(language, " Smallest without a loss that was seen: {} ({}; {}).",
-                      " 未见损失的最小方案：{}（{}；{}）。")),
-      smallest->row->method, size_text(*smallest->bytes, standings.bytes), why);
+  return fmt::format(fmt::runtime(in(language, " Smallest within the margin: {} ({}; {}).",
+                                     " 等价界内的最小方案：{}（{}；{}）。")),
+                     smallest->row->method, size_text(*smallest->bytes, standings.bytes), why);
 }
 
 // --- what is not decided -------------------------------------------------------------------------
@@ -165,8 +164,7 @@ std::string open_text(const std::string& evaluation, const std::string& referenc
   }
   if (o.needed > 0 && std::isfinite(o.needed))
     out += fmt::format(fmt::runtime(zh ? "；约需 {} {}" : "; about {} {} would decide"),
-                       o.needed < 1e7 ? thousands_text(o.needed) : fmt::format("{:.0e}", o.needed),
-                       unit);
+                       forecast_text(o.needed), unit);
   return out;
 }
 
@@ -220,25 +218,25 @@ std::string verdict_words(const Comparison& c, Language language) {
   switch (c.verdict) {
     case Verdict::none: return "-";
     case Verdict::identical: return "完全相同";
-    case Verdict::better: return c.within_margin ? "更好，但在等价界内" : "更好";
-    case Verdict::worse: return c.within_margin ? "更差，但在等价界内" : "更差";
-    case Verdict::equivalent: {
-      const double margin = 100 * (c.answers ? c.margin : std::expm1(c.margin));
-      return fmt::format("等价（{:.0f}{} 以内）", margin, c.answers ? " 个百分点" : " %");
-    }
+    case Verdict::better:
+      return c.within_margin ? "更好，但不到 " + margin_text(c, language) : "更好";
+    case Verdict::worse:
+      return c.within_margin ? "更差，但不到 " + margin_text(c, language) : "更差";
+    case Verdict::equivalent: return "等价（" + margin_text(c, language) + " 以内）";
     case Verdict::too_few:
-      return c.needed > 0 ? fmt::format("样本太少，无定论（约需 {}）", thousands_text(c.needed))
-                          : "样本太少，无定论";
+      return c.needed > double(c.n) ? "样本太少，无定论（约需 " + forecast_text(c.needed) + "）"
+                                    : "样本太少，无定论";
   }
   return {};
 }
 
 std::string verdict_word(const Comparison& c, Language language) {
+  const std::string less = c.within_margin ? " < " + margin_text(c, language) : "";
   switch (c.verdict) {
     case Verdict::equivalent: return in(language, "equivalent", "等价");
     case Verdict::too_few: return in(language, "too few samples", "样本太少");
-    case Verdict::better: return in(language, "better", "更好");
-    case Verdict::worse: return in(language, "worse", "更差");
+    case Verdict::better: return in(language, "better", "更好") + less;
+    case Verdict::worse: return in(language, "worse", "更差") + less;
     default: return verdict_words(c, language);
   }
 }

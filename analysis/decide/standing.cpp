@@ -103,21 +103,17 @@ Standings standings_of(const Board& board, const BoardStatistics& statistics) {
     if (out.evaluation) break;
   }
   if (out.evaluation) out.bytes = bytes_kind(board, *out.evaluation);
+  if (out.evaluation && out.damage == Damage::divergence)
+    out.floor = noise_floor(board, out.evaluation->name);
   for (const Row& row : board.rows) {
     const Cell* cell = out.evaluation ? row.cell(out.evaluation->name) : nullptr;
     if (cell && row.lossless && cell->ok()) out.full_bytes = bytes_of(*cell, out.bytes);
-    if (cell && cell->ok() && out.damage == Damage::divergence && !out.floor) {
-      const Fidelity* fidelity = statistics.fidelity_of(cell);
-      out.floor =
-          fidelity && fidelity->floor ? fidelity->floor : cell->number({"noise_floor", "kl_mean"});
-    }
     if (&row == board.baseline()) continue;
     Standing s{&row, cell, {}, {}, false, false, 0};
     if (cell && cell->ok()) {
       s.bytes = bytes_of(*cell, out.bytes);
       s.damage = damage_of(board, statistics, *cell, out.damage);
-      const Fidelity* fidelity = statistics.fidelity_of(cell);
-      s.below_floor = out.damage == Damage::divergence && fidelity && fidelity->below_floor;
+      s.below_floor = s.damage && below(*s.damage, out.floor);
     }
     out.methods.push_back(s);
   }
@@ -196,6 +192,20 @@ std::vector<Decision> decisions_of(const std::vector<Board>& boards,
     decision.methods.insert(decision.methods.begin(), baselines.begin(), baselines.end());
   }
   return out;
+}
+
+std::optional<double> noise_floor(const Board& board, const std::string& evaluation) {
+  for (const Row& row : board.rows) {
+    const Cell* cell = row.cell(evaluation);
+    const auto floor = cell && cell->ok() ? cell->number({"noise_floor", "kl_mean"}) : std::nullopt;
+    if (floor) return floor;
+  }
+  return {};
+}
+
+bool below(const Estimate& divergence, std::optional<double> floor) {
+  if (!floor) return false;
+  return (divergence.interval.known() ? divergence.interval.low : divergence.value) <= *floor;
 }
 
 std::optional<double> memory_of(const Cell& cell) {

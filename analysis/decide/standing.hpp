@@ -62,6 +62,12 @@ std::vector<Decision> decisions_of(const std::vector<Board>& boards,
 
 std::optional<double> bytes_of(const Cell& cell, Bytes bytes);
 
+// The divergence of full precision from itself with noise, where it was measured: in the cell of
+// full precision.
+std::optional<double> noise_floor(const Board& board, const std::string& evaluation);
+// Whether a divergence is not shown to be above the floor.
+bool below(const Estimate& divergence, std::optional<double> floor);
+
 // Bytes of the weights and of the cache of one sequence as long as the evaluation's.
 std::optional<double> memory_of(const Cell& cell);
 

@@ -83,6 +83,19 @@ inline std::string size_text(double bytes, Bytes kind) {
   return number_text(bytes, kind) + (kind == Bytes::cache ? " B/token" : " MiB");
 }
 
+// A forecast of tokens or answers, to two digits: "36,000".
+inline std::string forecast_text(double count) {
+  const double digits = std::pow(10, std::floor(std::log10(count)) - 1);
+  const double rounded = std::ceil(count / digits) * digits;
+  return rounded < 1e9 ? thousands_text(rounded) : fmt::format("{:.1e}", rounded);
+}
+
+// "1 %", "2 points": of equivalence.
+inline std::string margin_text(const Comparison& c, Language language) {
+  return c.answers ? fmt::format("{:.3g}{}", 100 * c.margin, in(language, " points", " 个百分点"))
+                   : fmt::format("{:.2g} %", 100 * std::expm1(c.margin));
+}
+
 // The verdict of a comparison: compare/'s own words, or the same in Chinese.
 std::string verdict_words(const Comparison& comparison, Language language);
 // The same without the numbers behind it, for a narrow table.

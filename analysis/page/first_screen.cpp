@@ -13,8 +13,6 @@ namespace ptq::report {
 namespace {
 
 constexpr size_t kMostWarnings = 3;
-// More rows to choose from would make the page large without helping anybody to choose.
-constexpr size_t kMostChoices = 24;
 
 // "180 cells measured, 1 failed; 3 models, 12 methods, 5 evaluations; 2026-11-27"
 std::string facts_of(const Report& report) {

@@ -34,7 +34,15 @@ void add_comparisons(const Report& report, size_t b, Document& out) {
   out.add(Heading{3, in(report.language, "Against ", "对照 ") + board.reference() +
                          in(report.language, ", on the same samples", "，相同样本")});
   out.add(Paragraph{how_compared(report.language), true});
-  out.add(TablePart{std::move(table), fmt::format("statistics-{}", b), true});
+  TablePart part{std::move(table), fmt::format("statistics-{}", b), true};
+  if (!report.statistics[b].pairs.empty())
+    for (const Row& row : board.rows)
+      if (part.against.size() < kMostChoices)
+        part.against.emplace_back(row.method,
+                                  &row == board.baseline()
+                                      ? part.table
+                                      : statistics_table(board, report.statistics[b], row.method));
+  out.add(std::move(part));
 }
 
 // The tables of one evaluation; `number` of it in the board.
@@ -82,6 +90,7 @@ Document board_outline(const Report& report, size_t b, Detail detail) {
   if (detail == Detail::file) {
     if (!report.figures.empty()) add_pictures(report.figures[b], out);
     add_comparisons(report, b, out);
+    out.append(fidelity_outline(report, b));
   }
   for (size_t e = 0; e < board.evaluations.size(); ++e) add_answers(report, b, e, detail, out);
   out.add(Lines{by_weight(notes_of(board)), in(language, "Notes", "注意")});

@@ -18,6 +18,11 @@ std::string damaged_text(const Damaged& damaged);
 
 // What a reader decides by: a sentence per model, the chart, one table, what is not decided.
 Document first_screen(const Report& report, Detail detail);
+// How far the predictions of a board's methods are from full precision's, by tokens; empty without
+// scores of tokens.
+Document fidelity_outline(const Report& report, size_t board);
+// More rows to choose a reference from would make the page large without helping anybody to choose.
+constexpr size_t kMostChoices = 24;
 // Everything about one board, folded away.
 Document board_outline(const Report& report, size_t board, Detail detail);
 Document pruning_outline(const Report& report);

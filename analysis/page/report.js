@@ -59,12 +59,25 @@ for (const select of document.querySelectorAll('select[data-table]')) {
   select.closest('.choice').hidden = false;
   select.addEventListener('change', () => {
     const name = select.options[select.selectedIndex].text;
-    for (const row of table.tBodies[0].rows) {
-      const texts = tables[select.selectedIndex][Number(row.dataset.row)];
+    const rows = tables[select.selectedIndex], body = table.tBodies[0];
+    const same = rows.length === body.rows.length &&
+        Array.from(body.rows).every(row => row.dataset.row && rows[Number(row.dataset.row)][0] === row.cells[0].textContent);
+    if (!same) body.replaceChildren(...rows.map(made));
+    for (const row of body.rows) {
+      const texts = rows[Number(row.dataset.row)];
       row.classList.toggle('reference', texts[0] === name);
       for (let c = 1; c < texts.length; ++c) show(row.cells[c], texts[c]);
     }
   });
+}
+function made(texts, number) {
+  const row = document.createElement('tr');
+  row.dataset.row = number;
+  for (const text of texts) {
+    const cell = row.insertCell();
+    if (row.cells.length === 1) { cell.textContent = text; cell.className = 'left'; }
+  }
+  return row;
 }
 function show(cell, text) {
   const [first, ...rest] = text.split('\n');

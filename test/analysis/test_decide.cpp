@@ -120,8 +120,8 @@ TEST_CASE("a sentence says what to use, what ties, what is free and who loses an
   const Standings& standings = f.decide().models[0];
   CHECK(verdict_sentence(standings, Language::en) ==
         "tiny: at ≤ 384 B/token (a quarter of full precision) small does least damage: KL 0.03 "
-        "[0.028, 0.032], perplexity +3.5 % [+2.5, +4.5]; not separable from tied. Smallest without "
-        "a loss that was seen: big (1,000 B/token; " +
+        "[0.028, 0.032], perplexity +3.5 % [+2.5, +4.5]; not separable from tied. Smallest within "
+        "the margin: big (1,000 B/token; " +
             verdict_text(f.statistics[0].comparisons[f.cell("tiny", "big")]) +
             "). Answers are lost by far: passkey 1/20 (fp16 20/20).");
   CHECK(has(verdict_sentence(standings, Language::zh), "small 损伤最小：KL 0.03"));
@@ -202,10 +202,9 @@ TEST_CASE("a method that depends on the model is flagged", "[decide]") {
   CHECK(has(table.rows.back()[4] + table.rows[1][4] + table.rows[2][4], "40.0x !"));
 
   // What is below the noise floor is not told from it.
-  Fidelity low = divergence(0.0001, 0.00001);
-  low.floor = 0.01;
-  low.below_floor = true;
-  f.of("one").fidelity[f.cell("one", "moody")] = low;
+  f.of("one").fidelity[f.cell("one", "moody")] = divergence(0.0001, 0.00001);
+  for (Cell& cell : f.cells)
+    if (cell.model == "one" && cell.method == "fp16") cell.metrics["noise_floor"]["kl_mean"] = 0.01;
   CHECK(family_ratio(f.decide(), "moody")->ratio == Approx(40));
   CHECK(has(decision_table(f.decide(), Language::en).rows[1][2], "below floor"));
   CHECK_FALSE(family_ratio(f.decide(), "nobody"));
@@ -230,7 +229,7 @@ TEST_CASE("the table has intervals, ranks and verdicts, and any row can be the r
 
 TEST_CASE("the chart is logarithmic in both and says what it shows", "[decide]") {
   Fixture f = usual();
-  f.statistics[0].fidelity[f.cell("tiny", "big")].floor = 0.001;
+  f.cells[0].metrics["noise_floor"]["kl_mean"] = 0.001;
   const Decision& decision = f.decide();
   const auto figures = decision_figures(decision, SeriesStyles(f.boards), Language::en);
   REQUIRE(figures.size() == 1);
@@ -240,7 +239,8 @@ TEST_CASE("the chart is logarithmic in both and says what it shows", "[decide]")
   CHECK(has(figures[0].script, "300 0.03 0.028 0.032"));  // a point with its interval
   CHECK(figures[0].seen ==
         "tiny, damage against bytes. On the Pareto front: big (1,000 B/token, 0.0001 [9e-05, "
-        "0.00011]), small (300 B/token, 0.03 [0.028, 0.032]). Most damage: far (2.5 [2.4, 2.6]).");
+        "0.00011]), small (300 B/token, 0.03 [0.028, 0.032]). Most damage: far (2.5 [2.4, 2.6]). "
+        "Below the noise floor: big.");
 }
 
 TEST_CASE("without divergence the perplexity decides, without both the answers", "[decide]") {
