@@ -36,12 +36,14 @@ inline std::string headline_text(const Board& board, const Row& row, const Cell&
     if (!correct || !total) return share_text(*value) + mark;
     return fmt::format("{:.0f}/{:.0f} ({:.0f} %)", *correct, *total, 100 * *value) + mark;
   }
-  const Cell* reference = board.baseline() ? board.baseline()->cell(cell.evaluation) : nullptr;
-  const auto base = figure_of(reference);
+  const auto base = board.baseline() ? base_figure(board, cell) : std::nullopt;
   std::string text = figure_text(*value);
   if (base && row.method != board.baseline()->method)
     if (const std::string change = change_text(*value, *base); !change.empty())
       text += " (" + change + ")";
+  if (cell.decided_early())
+    text += fmt::format(" after {:.0f}/{:.0f}", *cell.number({"decided", "used"}),
+                        *cell.number({"decided", "of"}));
   return text;
 }
 

@@ -89,6 +89,13 @@ struct Board {
                ? &rows.front()
                : nullptr;
   }
+  // The baseline's cell of an evaluation, also before the rows are in order.
+  const Cell* baseline_cell(const std::string& evaluation) const {
+    const auto found = std::find_if(rows.begin(), rows.end(), [&](const Row& row) {
+      return baseline_name.empty() ? row.lossless : row.method == baseline_name;
+    });
+    return found != rows.end() ? found->cell(evaluation) : nullptr;
+  }
   // What comparisons are with, in words.
   std::string reference() const {
     return baseline() ? baseline_name : baseline_name.empty() ? "full precision" : baseline_name;
@@ -100,10 +107,29 @@ inline std::optional<double> figure_of(const Cell* cell) {
   return cell ? cell->figure() : std::nullopt;
 }
 
+// What the figure of a cell may be compared with: the baseline's, but full precision's on the same
+// samples where the cell was decided early and has only the first of them.
+inline std::optional<double> base_figure(const Board& board, const Cell& cell) {
+  if (cell.decided_early() && !cell.headline.share) {
+    if (const auto same = cell.number({(cell.headline.key + "_reference").c_str()})) return same;
+  }
+  return figure_of(board.baseline_cell(cell.evaluation));
+}
+
+// The figure that may stand beside those of other cells: of one that was decided early, the
+// baseline's times the ratio on the samples that it has.
+inline std::optional<double> comparable_figure(const Board& board, const Cell* cell) {
+  const auto own = figure_of(cell);
+  if (!own || !cell->decided_early() || cell->headline.share) return own;
+  const auto base = base_figure(board, *cell),
+             whole = figure_of(board.baseline_cell(cell->evaluation));
+  return base && whole ? *own / *base * *whole : *own;
+}
+
 // Smaller is better; a cell without a figure is behind every other.
-inline double rank_key(const Row& row, const Evaluation& evaluation) {
+inline double rank_key(const Board& board, const Row& row, const Evaluation& evaluation) {
   const double worst = std::numeric_limits<double>::infinity();
-  const double value = figure_of(row.cell(evaluation.name)).value_or(worst);
+  const double value = comparable_figure(board, row.cell(evaluation.name)).value_or(worst);
   return evaluation.headline.higher && value != worst ? -value : value;
 }
 
@@ -113,7 +139,7 @@ inline bool better(const Board& board, const Row& a, const Row& b) {
   if (first != (b.method == board.baseline_name)) return first;
   if (board.baseline_name.empty() && a.lossless != b.lossless) return a.lossless;
   for (const Evaluation& evaluation : board.evaluations) {
-    const double key_a = rank_key(a, evaluation), key_b = rank_key(b, evaluation);
+    const double key_a = rank_key(board, a, evaluation), key_b = rank_key(board, b, evaluation);
     if (key_a != key_b) return key_a < key_b;
   }
   return a.method < b.method;

@@ -381,9 +381,9 @@ inline std::string sentence_of(const Board& board, const Row& row) {
   std::vector<std::string> parts;
   for (const Evaluation& evaluation : board.evaluations) {
     const Cell* cell = row.cell(evaluation.name);
-    const Cell* reference = board.baseline() ? board.baseline()->cell(evaluation.name) : nullptr;
-    const auto value = figure_of(cell), base = figure_of(reference);
+    const auto value = figure_of(cell);
     if (!value) continue;
+    const auto base = board.baseline() ? base_figure(board, *cell) : std::nullopt;
     if (cell->headline.share) {
       const auto correct = cell->number({"correct"}), total = cell->number({"total"});
       parts.push_back(

@@ -30,26 +30,15 @@ Read read_cell_samples(const Cell& cell) {
   return out;
 }
 
-// What orders a cell. One that was decided early has a perplexity of its first samples only: it is
-// taken relative to full precision on the same samples, times that of the whole.
-double order_key(const Cell& cell, const Cell* baseline) {
-  const double own = *cell.figure();
-  const auto used = cell.number({"decided", "used"}), of = cell.number({"decided", "of"});
-  const auto reference = cell.number({"ppl_reference"}), whole = figure_of(baseline);
-  if (!used || !of || *used >= *of || cell.headline.share || !reference || !whole) return own;
-  return own / *reference * *whole;
-}
-
 // Cells of one evaluation with a figure, the best first.
 std::vector<const Cell*> ordered(const Board& board, const Evaluation& evaluation) {
-  const Cell* baseline = board.baseline() ? board.baseline()->cell(evaluation.name) : nullptr;
   std::vector<const Cell*> cells;
   for (const Row& row : board.rows) {
     const Cell* cell = row.cell(evaluation.name);
     if (figure_of(cell)) cells.push_back(cell);
   }
   std::stable_sort(cells.begin(), cells.end(), [&](const Cell* a, const Cell* b) {
-    const double first = order_key(*a, baseline), second = order_key(*b, baseline);
+    const double first = *comparable_figure(board, a), second = *comparable_figure(board, b);
     return evaluation.headline.higher ? first > second : first < second;
   });
   return cells;

@@ -86,8 +86,8 @@ std::optional<Figure> against_bytes(const Board& board, const std::string& prefi
   std::vector<double> xs, ys;
   for (const Row& row : board.rows) {
     const Cell* cell = row.cell(evaluation.name);
-    const auto value = figure_of(cell);
-    const auto bytes = cell ? bytes_of(*cell, cache) : std::nullopt;
+    if (!cell) continue;
+    const auto value = comparable_figure(board, cell), bytes = bytes_of(*cell, cache);
     if (!value || !std::isfinite(*value) || !bytes || !(*bytes > 0)) continue;
     const Point point{*bytes, *value, row.method};
     series_of(series, board, row).points.push_back(point);

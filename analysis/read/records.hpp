@@ -73,6 +73,12 @@ struct Cell {
     return ok() ? figure_at(metrics, headline) : std::nullopt;
   }
 
+  // It ended before its samples did, because it was decided (eval/decide.hpp).
+  bool decided_early() const {
+    const auto used = number({"decided", "used"}), of = number({"decided", "of"});
+    return used && of && *used < *of;
+  }
+
   // What the method did, told from what is stored: a lossy method without encoded weights can only
   // have meant the cache.
   bool changes_weights() const {

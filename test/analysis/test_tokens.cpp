@@ -194,6 +194,36 @@ TEST_CASE("a board: verdicts by tokens, corrected within an evaluation, and all 
   CHECK(damaged.problems[0].find("tokens.bin") != std::string::npos);
 }
 
+TEST_CASE("a cell that was decided early is held against full precision on its own samples",
+          "[compare]") {
+  const ResultsFolder folder;
+  TokenFile full = make_tokens(6, 200, {}, 8, 0);
+  for (TokenScore& token : full.tokens) {
+    token.nll_reference = token.kl = std::numeric_limits<float>::quiet_NaN();
+  }
+  add_cell(folder, "fp16", "wiki", full, 10);
+  add_cell(folder, "whole", "wiki", make_tokens(6, 200, {0.3, 0.3, 0.2}, 8, 1), 13);
+  // Its two windows are easy ones: 8 is worse than full precision's 5 there, as 16 would be of all.
+  Record early = make("early", "wiki", "perplexity", perplexity(8, 0.5, 0.9, 3));
+  early.metrics["ppl_reference"] = 5;
+  early.metrics["decided"] = {{"used", 2}, {"of", 6}, {"verdict", "worse"}};
+  folder.add(early);
+  folder.write("tiny-early-wiki/tokens.bin",
+               token_file_bytes(make_tokens(2, 200, {0.47, 0.3, 0.2}, 8, 2)));
+  const report::Results results = report::read_results(folder.path);
+  const auto boards = report::make_boards(results.cells, results.asked);
+  REQUIRE(boards[0].rows.size() == 3);
+  CHECK(boards[0].rows[2].method == "early");  // not before fp16 and whole
+  const report::BoardStatistics statistics = report::statistics_of(boards[0]);
+  const report::Cell* cell = boards[0].rows[2].cell("wiki");
+  CHECK(statistics.rank(cell) == 3);
+  CHECK(statistics.of(cell)->n == 400);
+  CHECK(statistics.of(cell)->unpaired == 800);
+  const std::string page = folder.render(Format::terminal);
+  CHECK(has(page, "8.000 (+60.0 %) after 2/6"));
+  CHECK(has(page, "early: PPL +60.0 % (wiki)"));
+}
+
 // By hand: ptq-tests "[full]". 180 cells of 100,000 tokens, as a study of three models has them.
 TEST_CASE("statistics of 180 cells of 100,000 tokens", "[.][full]") {
   const ResultsFolder folder;
