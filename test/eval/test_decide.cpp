@@ -5,7 +5,11 @@
 #include <random>
 
 #include "ptq/eval/decide.hpp"
+#include "ptq/eval/perplexity.hpp"
+#include "test/eval/fake_rows.hpp"
 #include "test/stats/series.hpp"
+#include "test/support/fake_engine.hpp"
+#include "test/support/temporary_file.hpp"
 
 namespace {
 
@@ -118,6 +122,36 @@ TEST_CASE("without the setting or a reference nothing is decided or written", "[
   off.write(metrics);
   alone.write(metrics);
   CHECK(metrics.empty());
+}
+
+TEST_CASE("an evaluation ends where it is decided, and its figures are of what it has", "[eval]") {
+  const TempFile file(some_text(4000));
+  const Tokenizer bytes = test::byte_tokenizer();
+  FakeEngine engine(256, 0.8), reference(256);
+  FakeKv kv(KvPolicy{1, 4, 2});
+  PerplexitySettings settings;
+  settings.text = file.path;
+  settings.window = 32;
+  Subject subject{engine, &kv, &reference, bytes};
+  const Outcome whole = perplexity(subject, settings, {});
+  settings.decide = {"kl", 0.05, 0.001};
+  const Outcome early = perplexity(subject, settings, {});
+  const Json& decided = early.metrics["decided"];
+  CHECK(decided["verdict"] == "worse");
+  CHECK(decided["of"] == 125);
+  CHECK(decided["low"] > 0.001);
+  const size_t used = decided["used"].get<size_t>();
+  CHECK(used >= 5);
+  CHECK(used < 20);
+  CHECK(early.metrics["windows"] == used);
+  CHECK(early.samples.size() == used);
+  CHECK(early.tokens.runs.size() == used);
+  CHECK(early.metrics["tokens_scored"] == 31 * used);
+  CHECK(early.samples.back()["nll"] == whole.samples[used - 1]["nll"]);
+  CHECK_FALSE(whole.metrics.contains("decided"));
+  // The baseline itself runs to its end.
+  Subject baseline{reference, nullptr, nullptr, bytes};
+  CHECK(perplexity(baseline, settings, {}).samples.size() == 125);
 }
 
 // By hand: ptq-tests "[full]" prints a table.

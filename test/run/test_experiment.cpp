@@ -135,6 +135,27 @@ TEST_CASE("settings survive the way through JSON", "[experiment]") {
   CHECK(settings_to_json(eval::make_settings("generation"))["regime"] == "prefill-exact");
 }
 
+TEST_CASE("deciding early is asked for by a table, and leaves no trace where it is not",
+          "[experiment]") {
+  const auto with = [](const std::string& table) {
+    return replaced(kSmall, "regime = \"independent\"", "decide = " + table);
+  };
+  const Experiment experiment = read(with("{ metric = \"kl\", margin = 0.05 }"));
+  const Json json = settings_to_json(experiment.evaluations[1].settings);
+  CHECK(json["decide"] == Json{{"metric", "kl"}, {"alpha", 0.05}, {"margin", 0.05}});
+  CHECK(settings_to_json(settings_from_json("perplexity", json)) == json);
+  CHECK_FALSE(settings_to_json(experiment.evaluations[0].settings).contains("decide"));
+  CHECK(settings_to_json(read(with("{}")).evaluations[1].settings)["decide"]["metric"] == "nll");
+  const Experiment answers =
+      read(replaced(kSmall, "keys = 3", "keys = 3\ndecide = { alpha = 0.01 }"));
+  CHECK(settings_to_json(answers.evaluations[0].settings)["decide"] ==
+        Json{{"metric", "answers"}, {"alpha", 0.01}, {"margin", 0.02}});
+  CHECK(error_of(with("{ metric = \"answers\" }")).find("it can only be \"nll\", \"kl\"") !=
+        std::string::npos);
+  CHECK(error_of(with("{ alpha = 2 }")).find("outside its range") != std::string::npos);
+  CHECK(error_of(with("true")).find("decide") != std::string::npos);
+}
+
 TEST_CASE("calibration has a text, and defaults for the rest", "[experiment]") {
   CHECK(read(kSmall).calibration_where.empty());
   const Experiment e =
