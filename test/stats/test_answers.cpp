@@ -21,7 +21,8 @@ std::vector<int> singles(int gained, int lost) {
 }  // namespace
 
 TEST_CASE("the sign-flip test of single answers is McNemar's", "[stats]") {
-  for (const auto& [gained, lost] : {std::pair(6, 0), {10, 10}, {0, 0}, {3, 11}, {1, 0}, {30, 24}}) {
+  for (const auto& [gained, lost] :
+       {std::pair(6, 0), {10, 10}, {0, 0}, {3, 11}, {1, 0}, {30, 24}}) {
     const stats::SignFlip p = stats::sign_flip(singles(gained, lost));
     const report::McNemar reference = report::mcnemar(gained, lost);
     INFO(gained << " " << lost);
