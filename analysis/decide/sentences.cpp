@@ -109,7 +109,7 @@ std::string answers_clause(const Standings& standings, const Standing* winner, L
   });
   std::vector<std::string> texts;
   for (const auto& entry : found) texts.push_back(std::get<2>(entry));
-  return in(language, " Answers are lost by ", " 丢失答案：") + joined(texts, 2, language) +
+  return in(language, " Answers are lost by ", "丢失答案：") + joined(texts, 2, language) +
          in(language, ".", "。");
 }
 
@@ -126,9 +126,9 @@ std::string free_clause(const Standings& standings, const Standing* winner, Lang
                               ? in(language, "KL below the noise floor", "KL 低于噪声下限")
                           : c ? verdict_words(*c, language)
                               : "";
-  if (smallest == winner) return in(language, " It is ", " 它") + why + in(language, ".", "。");
+  if (smallest == winner) return in(language, " It is ", "它") + why + in(language, ".", "。");
   return fmt::format(fmt::runtime(in(language, " Smallest within the margin: {} ({}; {}).",
-                                     " 等价界内的最小方案：{}（{}；{}）。")),
+                                     "等价界内的最小方案：{}（{}；{}）。")),
                      smallest->row->method, size_text(*smallest->bytes, standings.bytes), why);
 }
 

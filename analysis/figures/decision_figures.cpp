@@ -60,7 +60,8 @@ struct Axis {
       for (const int step : {1, 2, 5})
         if (step * power >= low && step * power <= high && (step == 1 || !few))
           tics += fmt::format("{}{:g}", tics.empty() ? "" : ", ", step * power);
-    return out + fmt::format("set logscale {0}\nset {0}tics ({1})\n", name, tics);
+    return out +
+           fmt::format("set logscale {0}\nset format {0} '%g'\nset {0}tics ({1})\n", name, tics);
   }
 };
 
