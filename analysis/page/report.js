@@ -55,7 +55,7 @@ for (const input of document.querySelectorAll('input[data-filter]')) {
 // Another row to compare with: its texts are in the page, only how they are shown is here.
 for (const select of document.querySelectorAll('select[data-table]')) {
   const id = select.dataset.table, table = document.getElementById(id);
-  const tables = JSON.parse(document.getElementById(id + '-against').textContent);
+  const tables = JSON.parse(select.dataset.against);
   select.closest('.choice').hidden = false;
   select.addEventListener('change', () => {
     const name = select.options[select.selectedIndex].text;

@@ -90,16 +90,16 @@ constexpr size_t kWideTable = 9;  // more columns are printed smaller
 // What a reader can choose to compare the rows with; hidden until a script shows that it can.
 std::string choice_of(const TablePart& part, Language language) {
   if (part.against.empty()) return {};
-  std::string out = "<p class=\"choice\" hidden><label>" +
-                    std::string(in(language, "Compared with ", "比较对象 ")) +
-                    "<select data-table=\"" + part.id + "\">";
+  std::string options;
   Json tables = Json::array();
   for (const auto& [name, table] : part.against) {
-    out += "<option>" + html(name) + "</option>";
+    options += "<option>" + html(name) + "</option>";
     tables.push_back(table.rows);
   }
-  return out + "</select></label></p>\n<script type=\"application/json\" id=\"" + part.id +
-         "-against\">" + script_json(tables) + "</script>\n";
+  return "<p class=\"choice\" hidden><label>" +
+         std::string(in(language, "Compared with ", "比较对象 ")) + "<select data-table=\"" +
+         part.id + "\" data-against=\"" + html(json_text(tables)) + "\">" + options +
+         "</select></label></p>\n";
 }
 
 std::string html_table(const TablePart& part, const std::string& heading, Language language) {
