@@ -277,8 +277,8 @@ TEST_CASE("the page of the first screen can be read by everybody", "[decide]") {
   CHECK(has(page, "<details><summary><h2 id=\"there\">Folded</h2>"));
   CHECK(has(page, "</details>"));
   CHECK(has(page, "tabindex=\"0\" role=\"region\" aria-label=\"damage &lt;of&gt; all\""));
-  CHECK(has(page, "<select data-table=\"decision-0\" data-against=\"[[&quot;"));
-  CHECK(has(page, "&quot;]]\"><option>tied</option>"));
+  CHECK(has(page, "<select data-table=\"decision-0\" data-against=\"[[[&quot;"));
+  CHECK(has(page, "&quot;]]]\"><option>tied</option>"));
   CHECK(has(page, "alt=\"what is seen\""));
   CHECK(has(page, "data-v=\"0.03\">◆ 0.03 [0.028, 0.032] #2<br><small>+3.5 % [+2.5, +4.5] worse"));
   // Elsewhere a fold is a heading, and a cell one line.
