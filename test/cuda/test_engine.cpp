@@ -150,7 +150,7 @@ TEST_CASE("cuda engine: packed and reordered weights of GGUF files are those of 
 }
 
 TEST_CASE("cuda engine: checkpoints that others packed stay packed", "[cuda]") {
-  for (const std::string name : {"ct-group-sym", "ct-channel-8bit", "gptq"}) {
+  for (const std::string name : {"ct-group-sym", "ct-channel-8bit", "gptq", "gptq-act-order"}) {
     INFO(name);
     const std::string folder = std::string(PTQ_SOURCE_DIR) + "/test/fixtures/packed/" + name;
     CpuTransformer cpu(folder, cpu::Device(1));

@@ -108,10 +108,12 @@ inline CheckedTensor check_packed(const PackedWeights& label, const WeightFiles&
   double best = std::numeric_limits<double>::infinity();
   for (const Reading& reading : readings(label)) {
     double error = std::numeric_limits<double>::infinity();
+    bool in_order = false;  // are the columns of a group neighbours?
     try {
       const auto packed = files.packed(reading.how, module, rows, columns);
-      packed->decode(0, rows, w.data(), columns);
+      packed->decode(0, rows, w.data());
       error = relative_error(w, want);
+      in_order = packed->order.empty();
     } catch (const Error& refused) {
       if (reading.name.empty()) result.problem = refused.message();
       continue;  // a zero point outside its range: not stored like this
@@ -120,7 +122,7 @@ inline CheckedTensor check_packed(const PackedWeights& label, const WeightFiles&
       result.error = best = error;
       const int64_t group = label.group_size > 0 ? label.group_size : columns;
       result.groups = rows * ((columns + group - 1) / group);
-      result.flat_groups = flat_groups(w, want, columns, group);
+      if (in_order) result.flat_groups = flat_groups(w, want, columns, group);
     } else if (error < kClearly * best) {
       best = result.better_error = error;
       result.better = reading.name;

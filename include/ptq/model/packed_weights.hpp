@@ -9,8 +9,10 @@
 // All store words of 32 bits, little end first.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <numeric>
 #include <string>
 #include <utility>
 #include <vector>
@@ -166,15 +168,51 @@ inline void expect_words(const TensorInfo& t, const std::vector<int64_t>& shape)
   expect_shape(t, shape);
 }
 
+// The order of the columns that brings the columns of each group side by side; empty where they
+// are. index: the group of every column (act-order), -1 everywhere: none is meant. Errors: groups
+// of other sizes.
+inline std::vector<int32_t> group_order(const TensorInfo& index, int64_t columns, int64_t group) {
+  expect_words(index, {columns});
+  std::vector<int32_t> order(static_cast<size_t>(columns));
+  std::iota(order.begin(), order.end(), 0);
+  const auto of = [&](int64_t column) { return int32_t(word(index, column)); };
+  if (std::all_of(order.begin(), order.end(), [&](int32_t c) { return of(c) == -1; })) return {};
+  std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return of(a) < of(b); });
+  for (int64_t j = 0; j < columns; ++j)
+    if (of(order[size_t(j)]) != j / group)
+      throw environment_error("the groups of `" + index.name + "` do not have " +
+                              std::to_string(group) + " columns each");
+  if (std::is_sorted(order.begin(), order.end())) return {};
+  return order;
+}
+
 }  // namespace packed_detail
+
+// A matrix of a checkpoint as it is held.
+struct PackedMatrix {
+  AffineRows rows;
+  std::vector<int32_t> order;  // column j of rows is column order[j] of the matrix; empty: the same
+
+  // Rows [begin, end) to w [end - begin, columns].
+  void decode(int64_t begin, int64_t end, float* w) const {
+    const int64_t columns = rows.columns();
+    if (order.empty()) return rows.decode(begin, end, w, columns);
+    std::vector<float> row(static_cast<size_t>(columns));
+    for (int64_t r = begin; r < end; ++r, w += columns) {
+      rows.decode(r, r + 1, row.data(), columns);
+      for (int64_t j = 0; j < columns; ++j) w[order[size_t(j)]] = row[size_t(j)];
+    }
+  }
+  uint64_t bytes() const { return rows.bytes() + 4 * order.size(); }
+};
 
 // Tensors of one packed module: find(suffix) gives NAME<suffix>, or nullptr.
 //
-// W [rows, columns] as it is stored. Errors: missing tensors, other shapes or types, groups in
-// another order than their columns (act-order), zero points outside 0 .. 2^bits-1.
+// W [rows, columns] as it is stored. Errors: missing tensors, other shapes or types, zero points
+// outside 0 .. 2^bits-1.
 template <class Find>
-AffineRows unpack_weight(const PackedWeights& p, const std::string& module, int64_t rows,
-                         int64_t columns, const Find& find) {
+PackedMatrix unpack_weight(const PackedWeights& p, const std::string& module, int64_t rows,
+                           int64_t columns, const Find& find) {
   using namespace packed_detail;
   const auto need = [&](const char* suffix) -> const TensorInfo& {
     const TensorInfo* t = find(suffix);
@@ -209,24 +247,19 @@ AffineRows unpack_weight(const PackedWeights& p, const std::string& module, int6
   if (z)
     expect_words(*z, by_row ? std::vector<int64_t>{up(rows), groups}
                             : std::vector<int64_t>{groups, rows / per});
-  if (const TensorInfo* order = by_row ? find(".weight_g_idx") : find(".g_idx")) {
-    expect_words(*order, {columns});
-    for (int64_t c = 0; c < columns; ++c)
-      if (int64_t(word(*order, c)) != c / group)
-        throw environment_error(
-            "the layer `" + module +
-                "` has its groups in another order (act-order), which is not supported",
-            "input " + std::to_string(c), "make the checkpoint with desc_act = false");
-  }
-
-  AffineRows result({p.bits, zeros ? Grid::asym_gptq : Grid::sym_full, 1, group}, columns);
+  PackedMatrix result;
+  if (const TensorInfo* index = find(by_row ? ".weight_g_idx" : ".g_idx"))
+    result.order = group_order(*index, columns, group);
+  result.rows = AffineRows({p.bits, zeros ? Grid::asym_gptq : Grid::sym_full, 1, group}, columns);
   std::vector<uint8_t> codes(static_cast<size_t>(columns));
   std::vector<float> s(static_cast<size_t>(groups)), zero(static_cast<size_t>(groups));
   for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t c = 0; c < columns; ++c)
-      codes[size_t(c)] = uint8_t(by_row ? at(q, r * up(columns) + c / per, c % per)
+    for (int64_t j = 0; j < columns; ++j) {
+      const int64_t c = result.order.empty() ? j : result.order[size_t(j)];
+      codes[size_t(j)] = uint8_t(by_row ? at(q, r * up(columns) + c / per, c % per)
                                  : awq  ? at(q, c * (rows / per) + r / per, r % per)
                                         : at(q, c / per * rows + r, c % per));
+    }
     for (int64_t g = 0; g < groups; ++g) {
       s[size_t(g)] = scales[size_t(by_row ? r * groups + g : g * rows + r)];
       if (!z) continue;
@@ -234,8 +267,8 @@ AffineRows unpack_weight(const PackedWeights& p, const std::string& module, int6
                                      : at(*z, g * (rows / per) + r / per, r % per);
       zero[size_t(g)] = float(int64_t(stored) + p.zero_offset);
     }
-    result.append_codes(codes.data(), s.data(), z ? zero.data() : nullptr, 1,
-                        module + ", output " + std::to_string(r));
+    result.rows.append_codes(codes.data(), s.data(), z ? zero.data() : nullptr, 1,
+                             module + ", output " + std::to_string(r));
   }
   return result;
 }

@@ -157,8 +157,8 @@ class WeightFiles {
   }
 
   // The matrix of a linear layer that another program packed; nothing where it is stored plainly.
-  std::optional<AffineRows> packed(const PackedWeights& how, const std::string& module,
-                                   int64_t rows, int64_t columns) const {
+  std::optional<PackedMatrix> packed(const PackedWeights& how, const std::string& module,
+                                     int64_t rows, int64_t columns) const {
     if (!contains(module + how.codes())) return {};
     return unpack_weight(how, module, rows, columns, [&](const char* part) {
       const auto found = by_name_.find(module + part);

@@ -93,10 +93,17 @@ class Device {
   Linear weight(LinearWeight w) {
     Linear linear(std::move(w));
     const LinearWeight& h = linear.host();
-    if (const AffineRows* rows = h.packed_file())
-      linear.hold(state_->arena, state_->queue, *rows);
-    else
+    const PackedMatrix* packed = h.packed_file();
+    if (packed && packed->order.empty()) {
+      linear.hold(state_->arena, state_->queue, packed->rows);
+    } else if (packed) {  // the kernels know no other order of columns
+      std::vector<float> plain(size_t(h.scalars()));
+      packed->decode(0, h.out(), plain.data());
+      const DType as = kept(DType::f32);
+      linear.hold(state_->tensors.copy(plain.data(), DType::f32, h.scalars(), as), as);
+    } else {
       linear.dense = state_->tensors.upload(h.file(), h.out(), kept(h.file().dtype));
+    }
     return linear;
   }
   Vector vector(const TensorInfo& t) {

@@ -50,13 +50,17 @@ class Linear {
     if (const AffineRows* rows = host_.packed()) {
       hold(arena, queue, *rows);
     } else {
-      affine = {};
-      plain_ = std::move(plain);
-      dense = {plain_.data(), kept, out(), in()};
+      hold(std::move(plain), kept);
     }
     host_.forget();
   }
 
+  // Takes plain numbers on the device.
+  void hold(Memory<uint8_t> plain, DType kept) {
+    affine = {};
+    plain_ = std::move(plain);
+    dense = {plain_.data(), kept, out(), in()};
+  }
   // Copies packed rows to the device.
   void hold(Arena& arena, Queue& queue, const AffineRows& rows) {
     const AffineRows::Bytes b = rows.stored();

@@ -9,6 +9,7 @@
 #include "ptq/encoding/affine.hpp"
 #include "ptq/encoding/answer.hpp"
 #include "ptq/encoding/dense.hpp"
+#include "ptq/model/packed_weights.hpp"
 #include "ptq/model/tensor.hpp"
 
 namespace ptq {
@@ -29,11 +30,11 @@ class LinearWeight final : public RowSink {
   }
 
   // Of a checkpoint that another program packed.
-  LinearWeight(std::string name, AffineRows packed)
+  LinearWeight(std::string name, PackedMatrix packed)
       : name_(std::move(name)),
-        out_(packed.rows()),
-        in_(packed.columns()),
-        packed_file_(std::make_shared<const AffineRows>(std::move(packed))),
+        out_(packed.rows.rows()),
+        in_(packed.rows.columns()),
+        packed_file_(std::make_shared<const PackedMatrix>(std::move(packed))),
         answer_(name_, "layer", 1, in_) {
     answer_.expect(out_);
   }
@@ -45,7 +46,7 @@ class LinearWeight final : public RowSink {
   // What the file holds, which is the weight until a method encodes it.
   const StoredRows& file() const { return file_; }
   // The same where another program packed it, else nullptr; file() is empty then.
-  const AffineRows* packed_file() const { return packed_file_.get(); }
+  const PackedMatrix* packed_file() const { return packed_file_.get(); }
 
   // Rows [begin, end) as float32 to w [end - begin, in].
   void decode(int64_t begin, int64_t end, float* w) const {
@@ -54,7 +55,7 @@ class LinearWeight final : public RowSink {
     else if (dense_)
       dense_->decode(begin, end, w, in_);
     else if (packed_file_)
-      packed_file_->decode(begin, end, w, in_);
+      packed_file_->decode(begin, end, w);
     else
       file_.decode(begin, end, w);
   }
@@ -119,7 +120,7 @@ class LinearWeight final : public RowSink {
   std::string name_;
   int64_t out_ = 0, in_ = 0;
   StoredRows file_;  // [out, in], in the mapped file
-  std::shared_ptr<const AffineRows> packed_file_;
+  std::shared_ptr<const PackedMatrix> packed_file_;
   Answer answer_;
   std::optional<AffineRows> affine_;
   std::optional<DenseRows> dense_;

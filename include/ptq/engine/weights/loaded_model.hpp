@@ -31,7 +31,8 @@ class TensorSource {
     return random_ ? random_->get(name, shape) : files_->get(name, shape);
   }
   // The weight of a linear module that another program packed; nothing where it is a plain tensor.
-  std::optional<AffineRows> packed(const std::string& module, int64_t rows, int64_t columns) const {
+  std::optional<PackedMatrix> packed(const std::string& module, int64_t rows,
+                                     int64_t columns) const {
     if (random_ || !how_) return {};
     return files_->packed(*how_, module, rows, columns);
   }
