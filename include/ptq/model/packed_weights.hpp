@@ -211,12 +211,12 @@ struct PackedMatrix {
 // W [rows, columns] as it is stored. Errors: missing tensors, other shapes or types, zero points
 // outside 0 .. 2^bits-1.
 template <class Find>
-PackedMatrix unpack_weight(const PackedWeights& p, const std::string& module, int64_t rows,
+PackedMatrix unpack_weight(const PackedWeights& p, const std::string& name, int64_t rows,
                            int64_t columns, const Find& find) {
   using namespace packed_detail;
   const auto need = [&](const char* suffix) -> const TensorInfo& {
     const TensorInfo* t = find(suffix);
-    if (!t) throw environment_error("the packed layer `" + module + "` has no `" + suffix + "`");
+    if (!t) throw environment_error("the packed layer `" + name + "` has no `" + suffix + "`");
     return *t;
   };
   const int64_t per = 32 / p.bits, group = p.group_size > 0 ? p.group_size : columns,
@@ -229,7 +229,7 @@ PackedMatrix unpack_weight(const PackedWeights& p, const std::string& module, in
     return word(t, index) >> (p.bits * (p.interleaved ? kAwqOrder[lane] : lane)) & mask;
   };
   if (!by_row && (rows % per != 0 || columns % (awq ? 1 : per) != 0))
-    throw environment_error("the packed layer `" + module + "` has a shape that fills no words");
+    throw environment_error("the packed layer `" + name + "` has a shape that fills no words");
 
   // Codes: compressed-tensors [rows, words], gptq [words, rows], awq [columns, words of rows].
   const TensorInfo& q = need(p.codes());
@@ -268,7 +268,7 @@ PackedMatrix unpack_weight(const PackedWeights& p, const std::string& module, in
       zero[size_t(g)] = float(int64_t(stored) + p.zero_offset);
     }
     result.rows.append_codes(codes.data(), s.data(), z ? zero.data() : nullptr, 1,
-                             module + ", output " + std::to_string(r));
+                             name + ", output " + std::to_string(r));
   }
   return result;
 }
