@@ -1,8 +1,8 @@
 // Noise on the hidden state, to see how far a model's predictions move when nothing but rounding
 // happens: the output x of every layer becomes x (1 + relative * z), z of mean 0 and variance 1. A
 // method whose divergence is not above that of such noise changes no more than the number format.
-// The same measure as in turboderp-org/exllamav3 (eval/qbench.py), with relative = 2^-9, half a step
-// of bfloat16.
+// The same measure as in turboderp-org/exllamav3 (eval/qbench.py), with relative = 2^-9, half a
+// step of bfloat16.
 #pragma once
 
 #include <cstdint>

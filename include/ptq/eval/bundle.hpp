@@ -289,7 +289,8 @@ inline BundleScore score_against(const BundleRow& row, const LogitRow& method, i
     high = std::max(cross - entropy_sum, low);
     // What was rounded of mass and entropy: 2^-20 of each for tokens that were cut off the top, and
     // 2^-24 by float32; through t = 1/4 four times as much.
-    slack += 0x1p-16 *
+    slack +=
+        0x1p-16 *
         (mass * (2 + std::abs(std::log(mass / q_mass)) + costs.most() + std::abs(std::log(mass))) +
          entropy_sum);
   }
