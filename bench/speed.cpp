@@ -11,6 +11,7 @@
 #include "bench/limits.hpp"
 #include "bench/methods.hpp"
 #include "bench/sheet.hpp"
+#include "ptq/calibrate/weights.hpp"
 #include "ptq/engine/backward.hpp"
 #include "ptq/run/plugins.hpp"
 
@@ -191,7 +192,7 @@ class Speed {
   void packed_weights(double dense) {
     const auto rtn = method("rtn", {{"bits", 4}, {"group_size", 128}});
     if (!rtn) return;
-    engine_.encode_weights(*rtn->weights(), {});
+    calibrate::encode_weights(engine_, *rtn->weights());
     const Timing t = decode_steps(nullptr, s_.context - kSteps, nullptr);
     sheet_.row(fmt::format("decode, rtn 4-bit weights at {}", s_.context), 1 / t.median, "tokens/s",
                Ratio{dense / t.median, "x plain weights", false, target(2.5, true)}, t);

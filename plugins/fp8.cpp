@@ -8,8 +8,8 @@
 // it without calibration, takes 8.
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
+#include "ptq/core/small_float.hpp"
 #include "ptq/plugin.hpp"
 #include "ptq/plugin_math.hpp"
 
@@ -21,28 +21,6 @@ using ptq::plugin::Options;
 using ptq::plugin::set_flags;
 using ptq::plugin::tensor;
 
-// The value of a code. 0x7F and 0xFF are NaN in the format; no code of ours, they read as 448.
-float value_of(int code) {
-  const int exponent = (code >> 3) & 15, mantissa = code & 7;
-  const float size = (code & 0x7F) == 0x7F ? 448.0f
-                     : exponent == 0       ? std::ldexp(float(mantissa), -9)
-                                           : std::ldexp(float(8 + mantissa), exponent - 10);
-  return code & 0x80 ? -size : size;
-}
-
-// The nearest code, half to even, saturated.
-uint8_t code_of(float x) {
-  uint32_t bits;
-  std::memcpy(&bits, &x, sizeof bits);
-  const uint32_t sign = bits >> 31;
-  const float size = std::min(std::fabs(x), 448.0f);
-  std::memcpy(&bits, &size, sizeof bits);
-  // Cut to 3 bits of mantissa; exponents are biased by 127 there and by 7 here.
-  const uint32_t normal = ((bits + 0x7FFFF + ((bits >> 20) & 1)) >> 20) - (120u << 3);
-  const uint32_t small = uint32_t(std::rint(size * 512));  // steps of 2^-9, below 2^-6
-  return uint8_t((size < 0x1p-6f ? small : normal) | sign << 7);
-}
-
 class Fp8 {
  public:
   static constexpr About about = {"fp8", "1.0.0", "KV cache: FP8 (E4M3), 8 bits",
@@ -53,7 +31,7 @@ class Fp8 {
            {{"token", true}, {"one", false}});
     o.flag("rotate", rotate_, "store rows after a Hadamard rotation");
 
-    for (int code = 0; code < 256; ++code) levels_[code] = value_of(code);
+    for (int code = 0; code < 256; ++code) levels_[code] = ptq::e4m3_to_float(uint8_t(code));
   }
 
   void policy(const ptq_kv_shape&, ptq_kv_policy& keys, ptq_kv_policy& values) const {
@@ -75,7 +53,8 @@ class Fp8 {
         if (largest > 0) s = std::max(ptq::plugin::round_float16(largest / 448), 0x1p-24f);
         scale[size_t(r)] = s;
       }
-      for (int64_t c = 0; c < columns; ++c) codes[size_t(r * columns + c)] = code_of(row[c] / s);
+      for (int64_t c = 0; c < columns; ++c)
+        codes[size_t(r * columns + c)] = ptq::e4m3_byte(ptq::round_e4m3(row[c] / s));
     }
     call.codebook(tensor(codes.data(), {heads, tokens, columns}), tensor(levels_, {256}),
                   tensor(scale.data(), {int64_t(scale.size())}), nullptr, 8,

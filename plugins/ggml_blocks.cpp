@@ -66,7 +66,7 @@ class Blocks {
         scale[size_t(r * groups + g)] =
             (eight ? encode_q8_0 : encode_q4_0)(rows.data() + begin, n, codes.data() + begin);
       }
-    const ptq_affine how{sizeof how, eight ? 8 : 4, PTQ_GRID_SYM_FULL, 1, kBlock};
+    const ptq_affine how{sizeof how, eight ? 8 : 4, PTQ_GRID_SYM_FULL, 1, kBlock, nullptr};
     call.affine_codes(ptq::plugin::tensor(codes.data(), {x.shape[0], x.shape[1], columns}),
                       ptq::plugin::tensor(scale.data(), {x.shape[0], x.shape[1], groups}), nullptr,
                       how, out);

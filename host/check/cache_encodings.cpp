@@ -12,7 +12,7 @@ namespace {
 // Why an encoding of this kind has no place here, or "".
 std::string no_place(const ptq_encoding* out) {
   if (reinterpret_cast<const Encoding*>(out)->cache) return {};
-  return "it is for the KV cache; weights take affine, affine_codes and dense";
+  return "it is for the KV cache; weights take affine, dense and codebook with a scale per group";
 }
 
 Encoding begin_encoding(const Shape& shape) {
@@ -151,11 +151,13 @@ ptq_status Host::codebook_codes(const ptq_call* call, const ptq_tensor* codes,
   const auto refuse = [&](const std::string& problem) {
     return Host::refuse(call, "ptq.encode.codebook/1: " + problem);
   };
+  if (!how || !PTQ_HAS(how, reserved)) return refuse("struct_size is too small");
+  if (how->scaling == PTQ_SCALE_PER_GROUP)
+    return grouped_codes(call, codes, levels, scale, offset, how, out);
   Shape shape{};
   const std::string problem = problem_of(codes, {PTQ_UINT, 8, 1}, shape);
   if (!problem.empty()) return refuse(problem);
   if (const std::string why = no_place(out); !why.empty()) return refuse(why);
-  if (!how || how->struct_size < sizeof(ptq_codebook)) return refuse("struct_size is too small");
   const int b = how->bits;
   if (b != 1 && b != 2 && b != 3 && b != 4 && b != 8) {
     return refuse(fmt::format("bits = {}, but only 1, 2, 3, 4 and 8 exist", b));

@@ -261,6 +261,9 @@ Result capabilities(const Subject& subject) {
       uint64_t bit;
       uint32_t size;
     } known[] = {{PTQ_WEIGHTS_1, PTQ_CAN_WEIGHTS, sizeof(ptq_weights)},
+                 {PTQ_TRANSFORM_1, PTQ_CAN_TRANSFORM, sizeof(ptq_transform)},
+                 {PTQ_ACTIVATIONS_1, PTQ_CAN_ACTIVATIONS, sizeof(ptq_activations)},
+                 {PTQ_WEIGHTS_CALIBRATION_1, 0, sizeof(ptq_weights_calibration)},
                  {PTQ_KV_1, PTQ_CAN_KV, sizeof(ptq_kv)},
                  {PTQ_KV_CALIBRATION_1, 0, sizeof(ptq_kv_calibration)}};  // beside ptq.kv/1
     bool any = false;

@@ -35,7 +35,7 @@ bool symmetric(int32_t grid) {
 // Groups along the rows of a cache are spelled out: one call may bring several blocks.
 std::string problem_of(const ptq_affine* given, const Encoding& place, ptq_affine& own) {
   const ptq_affine* how = given;
-  if (!how || how->struct_size < sizeof(ptq_affine)) return "ptq_affine.struct_size is too small";
+  if (!how || !PTQ_HAS(how, group_size)) return "ptq_affine.struct_size is too small";
   const int b = how->bits;
   if (b != 1 && b != 2 && b != 3 && b != 4 && b != 8) {
     return fmt::format("bits = {}, but only 1, 2, 3, 4 and 8 exist", b);
@@ -47,7 +47,9 @@ std::string problem_of(const ptq_affine* given, const Encoding& place, ptq_affin
     return "this grid has no step with 1 bit";
   if (how->axis != 0 && how->axis != 1) return fmt::format("axis = {}, not 0 or 1", how->axis);
   if (how->group_size < 0) return fmt::format("group_size = {} is negative", how->group_size);
-  own = *how;
+  own = {};
+  std::memcpy(&own, how, std::min<size_t>(how->struct_size, sizeof own));
+  if (place.cache && own.order) return "an order of columns is for weights";
   if (place.cache && place.block > 0 && own.axis == 0) {
     if (own.group_size == 0 || own.group_size > place.block) own.group_size = place.block;
     if (place.block % own.group_size != 0) {
@@ -119,6 +121,7 @@ ptq_status Host::affine(const ptq_call* call, const ptq_tensor* x, const ptq_aff
   ptq_affine own{};
   if (problem.empty()) problem = problem_of(how, *reinterpret_cast<Encoding*>(out), own);
   if (!problem.empty()) return refuse(call, "ptq.encode/1: " + problem);
+  if (own.order) return refuse(call, "ptq.encode/1: an order of columns is for affine_codes");
   const std::vector<float> values = gather<float>(*x);
   for (const float value : values) {
     if (!std::isfinite(value)) {
@@ -186,6 +189,15 @@ ptq_status Host::affine_codes(const ptq_call* call, const ptq_tensor* codes,
   encoding.batch = shape.batch;
   encoding.rows = shape.rows;
   encoding.columns = shape.columns;
+  if (own.order) {
+    if (own.axis != 1) return refuse("an order of columns is for groups along columns");
+    encoding.order.assign(own.order, own.order + shape.columns);
+    std::vector<int32_t> sorted = encoding.order;
+    std::sort(sorted.begin(), sorted.end());
+    for (int64_t j = 0; j < shape.columns; ++j)
+      if (sorted[size_t(j)] != j) return refuse("the order of columns is no permutation");
+    encoding.how.order = nullptr;
+  }
   encoding.codes = gather<uint8_t>(*codes);
   encoding.scale = gather<float>(*scale);
   if (zero) encoding.zero = gather<float>(*zero);

@@ -64,6 +64,7 @@ struct Encoding {
   // takes.
   bool decoded = false, low_rank = false;
   uint64_t bytes = 0;
+  std::vector<int32_t> order;  // column j is column order[j] of the layer; empty: the same
   // Outliers: places in [batch, rows, columns] and exact values.
   std::vector<int64_t> outlier_at;
   std::vector<float> outlier_value;
@@ -90,9 +91,10 @@ struct Encoding {
       const int64_t c = i % columns, r = i / columns % rows, b = i / columns / rows;
       const size_t g = size_t(groups.scale_index(b, r, c));
       const float q = float(codes[size_t(i)]);
-      x[size_t(i)] = how.grid == PTQ_GRID_MIN ? q * scale[g] + zero[g]
-                     : zero.empty()           ? (q - middle()) * scale[g]
-                                              : (q - zero[g]) * scale[g];
+      const int64_t place = order.empty() ? i : i - c + order[size_t(c)];
+      x[size_t(place)] = how.grid == PTQ_GRID_MIN ? q * scale[g] + zero[g]
+                         : zero.empty()           ? (q - middle()) * scale[g]
+                                                  : (q - zero[g]) * scale[g];
     }
     return x;
   }
@@ -107,7 +109,7 @@ struct Encoding {
             ? 2 * zero.size()
             : uint64_t(batch) * packed_bytes(int64_t(zero.size()) / batch, how.bits);
     return uint64_t(batch * rows) * packed_bytes(columns, how.bits) + 2 * scale.size() + zeros +
-           outlier_bytes;
+           4 * order.size() + outlier_bytes;
   }
 };
 
@@ -270,11 +272,16 @@ class Host {
                                                         codebook_codes};
     static const ptq_lowrank_service lowrank_table = {sizeof(ptq_lowrank_service), 0, factor};
     static const ptq_outliers_service outliers_table = {sizeof(ptq_outliers_service), 0, overlay};
+    static const ptq_math math_table = {sizeof(ptq_math), 0,    parallel, gemm, cholesky,
+                                        invert_lower,     eigen};
     if (!of(call).has_services || !id) return nullptr;
-    const std::pair<const char*, const void*> tables[] = {
-        {PTQ_OPTIONS_1, &options_table},        {PTQ_PROGRESS_1, &progress_table},
-        {PTQ_ENCODE_1, &encode_table},          {PTQ_ENCODE_CODEBOOK_1, &codebook_table},
-        {PTQ_ENCODE_LOWRANK_1, &lowrank_table}, {PTQ_ENCODE_OUTLIERS_1, &outliers_table}};
+    const std::pair<const char*, const void*> tables[] = {{PTQ_OPTIONS_1, &options_table},
+                                                          {PTQ_PROGRESS_1, &progress_table},
+                                                          {PTQ_ENCODE_1, &encode_table},
+                                                          {PTQ_ENCODE_CODEBOOK_1, &codebook_table},
+                                                          {PTQ_ENCODE_LOWRANK_1, &lowrank_table},
+                                                          {PTQ_ENCODE_OUTLIERS_1, &outliers_table},
+                                                          {PTQ_MATH_1, &math_table}};
     for (const auto& [name, table] : tables) {
       if (std::strcmp(id, name) == 0) return table;
     }
@@ -319,6 +326,17 @@ class Host {
                            ptq_encoding*) noexcept;
   static ptq_status overlay(const ptq_call*, const ptq_tensor*, const ptq_tensor*, int32_t,
                             ptq_encoding*) noexcept;
+
+  // --- a codebook's scale per group, ptq.math/1 (weights_host.cpp) ---
+  static ptq_status grouped_codes(const ptq_call*, const ptq_tensor*, const ptq_tensor*,
+                                  const ptq_tensor*, const ptq_tensor*, const ptq_codebook*,
+                                  ptq_encoding*) noexcept;
+  static void parallel(const ptq_call*, int64_t, void (*)(void*, int64_t), void*) noexcept;
+  static void gemm(const ptq_call*, int32_t, int32_t, int64_t, int64_t, int64_t, float,
+                   const float*, int64_t, const float*, int64_t, float, float*, int64_t) noexcept;
+  static int64_t cholesky(const ptq_call*, int64_t, float*) noexcept;
+  static int64_t invert_lower(const ptq_call*, int64_t, float*) noexcept;
+  static int64_t eigen(const ptq_call*, int64_t, float*, float*) noexcept;
 
   struct {
     ptq_call head;

@@ -180,6 +180,65 @@ Answer Session::calibrate(int64_t heads, int64_t columns) {
   return answer;
 }
 
+namespace {
+
+// Made-up inputs of a layer, and everything that can be wanted of them.
+class LayerInputs {
+ public:
+  LayerInputs(int64_t columns, uint64_t seed)
+      : x_(bell_curve(1, kRows, columns, seed + 29)),
+        full_(bell_curve(1, kRows, columns, seed + 31)) {
+    const size_t n = size_t(columns);
+    square_.resize(n), magnitude_.resize(n), largest_.resize(n);
+    gram_.resize(n * n), cross_.resize(n * n);
+    for (int64_t t = 0; t < kRows; ++t) {
+      const float *x = x_.data() + t * columns, *other = full_.data() + t * columns;
+      for (size_t i = 0; i < n; ++i) {
+        square_[i] += x[i] * x[i] / float(kRows);
+        magnitude_[i] += std::fabs(x[i]) / float(kRows);
+        largest_[i] = std::max(largest_[i], std::fabs(x[i]));
+        for (size_t j = 0; j < n; ++j) {
+          gram_[i * n + j] += x[i] * x[j] / float(kRows);
+          cross_[i * n + j] += 0.01f * other[i] * x[j] / float(kRows);
+        }
+      }
+    }
+    const auto view = [&](ptq_tensor& t, const std::vector<float>& data, int64_t rows) {
+      t = {};
+      t.data = const_cast<float*>(data.data());
+      t.dtype = {PTQ_FLOAT, 32, 1};
+      t.ndim = rows > 0 ? 2 : 1;
+      t.device_type = PTQ_CPU;
+      t.flags = PTQ_READ_ONLY;
+      std::fill(t.shape, t.shape + 6, 1);
+      std::fill(t.stride, t.stride + 6, 1);
+      t.shape[0] = rows > 0 ? rows : columns;
+      if (rows > 0) t.shape[1] = t.stride[0] = columns;
+      return &t;
+    };
+    inputs_ = {sizeof inputs_,
+               0,
+               uint64_t(columns),
+               kRows,
+               view(tensors_[0], square_, 0),
+               view(tensors_[1], magnitude_, 0),
+               view(tensors_[2], largest_, 0),
+               view(tensors_[3], gram_, columns),
+               view(tensors_[4], x_, kRows),
+               view(tensors_[5], cross_, columns)};
+  }
+  LayerInputs(const LayerInputs&) = delete;
+  const ptq_inputs* get() const { return &inputs_; }
+
+ private:
+  static constexpr int64_t kRows = 64;
+  std::vector<float> x_, full_, square_, magnitude_, largest_, gram_, cross_;
+  ptq_tensor tensors_[6];
+  ptq_inputs inputs_{};
+};
+
+}  // namespace
+
 Answer Session::encode(Side side, const ptq_tensor& x, int64_t first) {
   Answer answer;
   auto* out = reinterpret_cast<ptq_encoding*>(&answer.encoding);
@@ -188,7 +247,10 @@ Answer Session::encode(Side side, const ptq_tensor& x, int64_t first) {
   const ptq_call* call = host_.begin();
   if (side == Side::weights) {
     const auto* weights = static_cast<const ptq_weights*>(method_.get(self_, PTQ_WEIGHTS_1));
-    const ptq_linear linear{sizeof(ptq_linear), 0, "model.layers.0.mlp.up_proj", "up_proj", &x};
+    const bool learns = get(PTQ_WEIGHTS_CALIBRATION_1) != nullptr;
+    const LayerInputs inputs(x.shape[1], host_.seed);
+    const ptq_linear linear{sizeof(ptq_linear), 0,  "model.layers.0.mlp.up_proj",
+                            "up_proj",          &x, learns ? inputs.get() : nullptr};
     answer.status = weights->encode(self_, call, &linear, out);
   } else {
     const auto* kv = static_cast<const ptq_kv*>(method_.get(self_, PTQ_KV_1));

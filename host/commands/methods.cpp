@@ -27,12 +27,18 @@ usage: ptq-host methods [NAME] [--json] [--plugins DIR]
                  folders beside the program
 )";
 
-std::string capabilities(const MethodInfo& method) {
+std::vector<std::string> capabilities(const MethodInfo& method) {
+  std::vector<std::string> names;
+  for (const auto& [bit, name] : {std::pair{PTQ_CAN_WEIGHTS, "weights"},
+                                  {PTQ_CAN_ACTIVATIONS, "activations"},
+                                  {PTQ_CAN_TRANSFORM, "transform"},
+                                  {PTQ_CAN_KV, "kv"}})
+    if ((method.capabilities & bit) != 0) names.push_back(name);
+  return names;
+}
+std::string capabilities_text(const MethodInfo& method) {
   std::string text;
-  for (const auto& [bit, name] :
-       {std::pair{PTQ_CAN_WEIGHTS, "weights"}, std::pair{PTQ_CAN_KV, "kv"}}) {
-    if ((method.capabilities & bit) != 0) text += (text.empty() ? "" : "+") + std::string(name);
-  }
+  for (const std::string& name : capabilities(method)) text += (text.empty() ? "" : "+") + name;
   return text.empty() ? "-" : text;
 }
 
@@ -47,15 +53,12 @@ Json method_json(const MethodInfo& method) {
     if (!option.allowed.empty()) json["allowed"] = option.allowed;
     options.push_back(std::move(json));
   }
-  Json can = Json::array();
-  if ((method.capabilities & PTQ_CAN_WEIGHTS) != 0) can.push_back("weights");
-  if ((method.capabilities & PTQ_CAN_KV) != 0) can.push_back("kv");
   return {{"name", method.name},
           {"version", method.version},
           {"summary", method.summary},
           {"paper", method.paper},
           {"plugin", method.plugin_file},
-          {"capabilities", can},
+          {"capabilities", capabilities(method)},
           {"lossless", (method.traits & PTQ_LOSSLESS) != 0},
           {"options", options}};
 }
@@ -63,7 +66,7 @@ Json method_json(const MethodInfo& method) {
 void print_method(const MethodInfo& method) {
   fmt::print("{} {}: {}\n", method.name, one_line(method.version), one_line(method.summary));
   if (!method.paper.empty()) fmt::print("paper: {}\n", one_line(method.paper));
-  fmt::print("can: {}   plugin: {}\n", capabilities(method), method.plugin_file);
+  fmt::print("can: {}   plugin: {}\n", capabilities_text(method), method.plugin_file);
   if (method.options.empty()) {
     fmt::print("It has no options.\n");
     return;
@@ -88,7 +91,7 @@ void print_table(const std::vector<MethodInfo>& methods) {
   fmt::print("{:{}}  {:{}}  {:10}  {}\n", "name", name, "version", version, "can", "summary");
   for (const MethodInfo& method : methods) {
     fmt::print("{:{}}  {:{}}  {:10}  {}\n", method.name, name, one_line(method.version), version,
-               capabilities(method), one_line(method.summary));
+               capabilities_text(method), one_line(method.summary));
   }
 }
 

@@ -76,7 +76,7 @@ std::vector<Part> weight_parts(OneSequence& one, const eval::StoredReference& re
   const auto measure = [&](int layer, const std::string& linear, const std::string& shown) {
     eval::OnlyLinears only(*one.subject->methods().weights, layer, linear);
     const auto engine = one.subject->another_engine();
-    engine->encode_weights(only, {});
+    one.subject->encode(*engine, only);
     if (!only.encoded()) return;
     parts.push_back(part_of(layer, shown, reference.divergence(*engine, nullptr)));
   };

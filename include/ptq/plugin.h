@@ -206,6 +206,10 @@ typedef struct ptq_affine {
   int32_t grid; /* PTQ_GRID_* */
   int32_t axis;
   int64_t group_size;
+  /* Since 1.2, weights only; NULL: none. Column j of what is given is column order[j] of the layer,
+     so that groups may be made of columns that do not lie side by side (GPTQ's act-order). A
+     permutation of 0 .. columns-1; axis 1 only. */
+  const int32_t* order;
 } ptq_affine;
 
 /* "ptq.encode/1", growing. Fills `out` and returns the status of a failed check after `fail`. */
@@ -232,9 +236,10 @@ typedef struct ptq_encode_service {
                       ptq_encoding* out);
 } ptq_encode_service;
 
-/* The three encodings below are for the cache only. They are services of their own, since 1.1: a
-   host without one gives NULL. Numbers must be finite; scales, offsets, factors, means and outliers
-   are stored as float16, levels as float32. */
+/* The three encodings below are services of their own, since 1.1: a host without one gives NULL.
+   They are for the cache, but for a codebook with a scale per group, which is for weights. Numbers
+   must be finite; scales, offsets, factors, means and outliers are stored as float16, levels as
+   float32. */
 
 /* Growing. The `codebook` encoding: b-bit codes into a table of 2^bits levels,
    x = level[code] * scale + offset. */
@@ -243,10 +248,23 @@ typedef struct ptq_codebook {
   int32_t bits;    /* 1, 2, 3, 4 or 8 */
   int32_t scaling; /* PTQ_SCALE_* */
   uint32_t reserved;
+  /* Since 1.2, for PTQ_SCALE_PER_GROUP. */
+  int64_t group_size; /* columns that share a scale; 0 = a whole row */
+  int32_t
+      scale_type; /* PTQ_SCALE_FLOAT16 ...: how scales are stored. The host rounds to the nearest
+                     number of the type; choose codes with scales that are such numbers. */
+  float tensor_scale; /* of all scales of the layer, float32, stored once: x = level[code] * scale *
+                         tensor_scale; 0 = none */
 } ptq_codebook;
 #define PTQ_SCALE_PER_ROW 1    /* [batch, rows]: of one row of one matrix (head) */
 #define PTQ_SCALE_PER_TOKEN 2  /* [rows]: of one row of all matrices */
 #define PTQ_SCALE_PER_COLUMN 3 /* [batch, columns]: equal in all calls, stored and counted once */
+#define PTQ_SCALE_PER_GROUP 4  /* since 1.2, weights only: [rows, groups], no offset */
+
+#define PTQ_SCALE_FLOAT16 0
+#define PTQ_SCALE_FLOAT32 1
+#define PTQ_SCALE_E4M3 2 /* 8-bit float of the OCP, 448 at most (NVFP4) */
+#define PTQ_SCALE_E8M0 3 /* a power of two, 2^-127 to 2^127 (MXFP4) */
 
 /* "ptq.encode.codebook/1", growing. */
 #define PTQ_ENCODE_CODEBOOK_1 "ptq.encode.codebook/1"
@@ -301,6 +319,22 @@ typedef struct ptq_outliers_service {
 
 /* ---- capability: weights ------------------------------------------------------------------- */
 
+/* Growing, since 1.2. What entered linear layers over the calibration set. Linears that read the
+   same numbers (q, k and v; gate and up) share it. Tensors are float32, read-only; those that were
+   not asked for are NULL. */
+typedef struct ptq_inputs {
+  uint32_t struct_size, reserved;
+  uint64_t id;  /* equal for linears that share their inputs, else different; never 0 */
+  int64_t rows; /* tokens that were seen */
+  const ptq_tensor* mean_square; /* [in]: mean of x^2 over the rows */
+  const ptq_tensor* mean_abs;    /* [in]: mean of |x| */
+  const ptq_tensor* largest;     /* [in]: largest |x| */
+  const ptq_tensor* gram;        /* [in, in]: X^T X / rows, both triangles */
+  const ptq_tensor* sample;      /* [n, in]: rows at even distances */
+  const ptq_tensor* cross; /* [in, in]: (X_full - X)^T X / rows, where X_full entered the layer of
+                              the full-precision model (GPTAQ, arXiv 2504.02692) */
+} ptq_inputs;
+
 /* Growing. One linear layer, y = x W^T + b. */
 typedef struct ptq_linear {
   uint32_t struct_size;
@@ -308,6 +342,8 @@ typedef struct ptq_linear {
   const char* name;         /* "model.layers.3.mlp.up_proj" */
   const char* kind;         /* q_proj k_proj v_proj o_proj gate_proj up_proj down_proj lm_head */
   const ptq_tensor* weight; /* [out, in], float32, read-only */
+  /* Since 1.2: NULL unless the method has PTQ_WEIGHTS_CALIBRATION_1, and for lm_head. */
+  const ptq_inputs* inputs;
 } ptq_linear;
 
 /* "ptq.weights/1", growing. */
@@ -321,6 +357,125 @@ typedef struct ptq_weights {
   ptq_status (*encode)(void* method, const ptq_call* call, const ptq_linear* linear,
                        ptq_encoding* out);
 } ptq_weights;
+
+/* Frozen, since 1.2. What a method wants to know of the inputs of a layer, and when. */
+typedef struct ptq_inputs_wanted {
+  uint32_t what; /* PTQ_INPUTS_* */
+  /* PTQ_ORDER_*. Whatever it is, only one block of the model is worked on at a time, in order. */
+  int32_t order;
+  int64_t sample_rows; /* with PTQ_INPUTS_SAMPLE: at most so many */
+} ptq_inputs_wanted;
+#define PTQ_INPUTS_COLUMNS 1u /* mean_square, mean_abs and largest */
+#define PTQ_INPUTS_GRAM 2u
+#define PTQ_INPUTS_SAMPLE 4u
+#define PTQ_INPUTS_CROSS 8u
+
+#define PTQ_ORDER_FULL 0   /* inputs of the full-precision model (AWQ) */
+#define PTQ_ORDER_BLOCKS 1 /* through the encoded blocks before this one (GPTQ) */
+#define PTQ_ORDER_GROUPS 2 /* and through the encoded linears before these (true-sequential) */
+
+/* "ptq.weights.calibration/1", growing, since 1.2: `encode` of PTQ_WEIGHTS_1 is given the inputs of
+   each layer. A host that has no calibration set leaves them NULL; `encode` then says what is
+   missing. `get` may give another table, or NULL, for another choice of options. */
+#define PTQ_WEIGHTS_CALIBRATION_1 "ptq.weights.calibration/1"
+typedef struct ptq_weights_calibration {
+  uint32_t struct_size, reserved;
+  ptq_inputs_wanted wanted;
+} ptq_weights_calibration;
+
+/* ---- capability: transform ----------------------------------------------------------------- */
+
+/* Growing, since 1.2. A place of a block where the scale of a channel can move into what reads it
+   without changing what the block computes: column j of the input is divided by factor[j], column j
+   of the linears is multiplied by it. */
+typedef struct ptq_site {
+  uint32_t struct_size;
+  int32_t layer;
+  int32_t place; /* PTQ_SITE_* */
+  uint32_t n_linears;
+  const ptq_linear* const* linears; /* those that read it, in order; inputs as asked for */
+} ptq_site;
+#define PTQ_SITE_ATTENTION_IN 1 /* from the first norm: q, k and v */
+#define PTQ_SITE_HEADS_OUT                                                                       \
+  2                          /* from the rows of v: o. Only where every query head has its own v \
+                              */
+#define PTQ_SITE_MLP_IN 3    /* from the second norm: gate and up */
+#define PTQ_SITE_MLP_INNER 4 /* from the rows of up: down */
+
+/* "ptq.transform/1", growing, since 1.2. The host folds the factors into the norm or the rows in
+   front, and into the columns behind, before any linear of the block is encoded; inputs that
+   `encode` is given are those after it. It measures on a part of the calibration set how far the
+   output of the block has moved, and the result says so. */
+#define PTQ_TRANSFORM_1 "ptq.transform/1"
+typedef struct ptq_transform {
+  uint32_t struct_size, reserved;
+  ptq_inputs_wanted wanted; /* PTQ_ORDER_FULL, PTQ_ORDER_BLOCKS */
+
+  /* [method] factor: float32 [in], filled with ones; set what differs. Positive and finite. */
+  ptq_status (*scale)(void* method, const ptq_call* call, const ptq_site* site, float* factor);
+} ptq_transform;
+
+/* ---- capability: activations --------------------------------------------------------------- */
+
+/* Growing, since 1.2. How the inputs of a linear layer are rounded before the product. */
+typedef struct ptq_activation {
+  uint32_t struct_size;
+  int32_t kind; /* PTQ_ACTIVATION_* */
+  float scale;  /* of the static kinds: a step of the int8 codes, or what fp8 numbers are multiplied
+                   by */
+  /* int8: numbers of at least this size take no part in the rounding of their row and enter exactly
+     (LLM.int8, arXiv 2208.07339, for one token at a time); 0 = none */
+  float outlier_threshold;
+} ptq_activation;
+#define PTQ_ACTIVATION_FULL 0        /* not rounded */
+#define PTQ_ACTIVATION_INT8_TOKEN 1  /* s = max|x| / 127 of the token, at least 1e-5 / 127 */
+#define PTQ_ACTIVATION_INT8_STATIC 2 /* one s for all tokens; codes -127 .. 127 */
+#define PTQ_ACTIVATION_FP8_TOKEN 3   /* E4M3, s = max|x| / 448 of the token */
+#define PTQ_ACTIVATION_FP8_STATIC 4
+
+/* "ptq.activations/1", growing, since 1.2. int8 activations meet int8 weights (affine, 8 bits,
+   symmetric, a scale per row) in integer products; with every other weight encoding, and for fp8,
+   the rounded numbers are multiplied in full precision. */
+#define PTQ_ACTIVATIONS_1 "ptq.activations/1"
+typedef struct ptq_activations {
+  uint32_t struct_size, reserved;
+  ptq_inputs_wanted wanted; /* what = 0: no calibration; PTQ_ORDER_FULL, PTQ_ORDER_BLOCKS */
+
+  /* [method] `how` is filled with PTQ_ACTIVATION_FULL. Asked once per linear, before it is encoded.
+   */
+  ptq_status (*choose)(void* method, const ptq_call* call, const ptq_linear* linear,
+                       ptq_activation* how);
+} ptq_activations;
+
+/* ---- host service: math -------------------------------------------------------------------- */
+
+/* "ptq.math/1", growing, since 1.2. Dense linear algebra on the CPU, float32, row-major. Every
+   function runs on the thread that calls it and gives the same numbers on any number of threads;
+   `parallel` spreads work. */
+#define PTQ_MATH_1 "ptq.math/1"
+typedef struct ptq_math {
+  uint32_t struct_size, reserved;
+
+  /* [method] Calls task(context, i) once for each i in 0 .. count-1 on several threads. Tasks may
+     call the functions below, `cancelled` and ptq.progress/1, nothing else of the host, and must
+     not throw. */
+  void (*parallel)(const ptq_call* call, int64_t count, void (*task)(void* context, int64_t i),
+                   void* context);
+  /* [any thread] C [m, n] = alpha op(A) op(B) + beta C; op transposes where asked. ld*: elements
+     between rows. */
+  void (*gemm)(const ptq_call* call, int32_t transpose_a, int32_t transpose_b, int64_t m, int64_t n,
+               int64_t k, float alpha, const float* a, int64_t lda, const float* b, int64_t ldb,
+               float beta, float* c, int64_t ldc);
+  /* [any thread] A [n, n] symmetric = L L^T: the lower triangle becomes L, the upper one zero.
+     Returns 0, or k > 0: the leading minor of order k is not positive, A is lost. */
+  int64_t (*cholesky)(const ptq_call* call, int64_t n, float* a);
+  /* [any thread] The inverse of a lower triangular matrix, in place. Returns 0, or k > 0: the k-th
+     number of the diagonal is 0. */
+  int64_t (*invert_lower)(const ptq_call* call, int64_t n, float* a);
+  /* [method] A [n, n] symmetric = V diag(w) V^T, w [n] ascending: the columns of V in place of A.
+     Returns 0, or another number when it does not converge or there is no memory. */
+  int64_t (*eigen)(const ptq_call* call, int64_t n, float* a, float* w);
+} ptq_math;
 
 /* ---- capability: KV cache ------------------------------------------------------------------ */
 
@@ -425,6 +580,8 @@ typedef struct ptq_kv_calibration {
 /* Bits of ptq_method.capabilities, a summary for listings; `get` decides. */
 #define PTQ_CAN_WEIGHTS 1u
 #define PTQ_CAN_KV 2u
+#define PTQ_CAN_TRANSFORM 4u   /* since 1.2 */
+#define PTQ_CAN_ACTIVATIONS 8u /* since 1.2 */
 
 /* Bits of ptq_method.traits. */
 #define PTQ_LOSSLESS 1u /* a full-precision baseline: no effect is expected of it */

@@ -3,14 +3,19 @@
 // A method is a class with
 //   static constexpr ptq::plugin::About about = {...};
 //   explicit Method(ptq::plugin::Options&);  // declares the options and reads them, see Options
-// and one or both of
+// and some of
 //   void policy(const ptq_kv_shape&, ptq_kv_policy& keys, ptq_kv_policy& values) const;
 //   void encode(const ptq::plugin::Call&, const ptq_kv_block&, const ptq_tensor& x, ptq_encoding*);
 //   void encode(const ptq::plugin::Call&, const ptq_linear&, ptq_encoding*);
+//   void scale(const ptq::plugin::Call&, const ptq_site&, float* factor);
+//   void choose(const ptq::plugin::Call&, const ptq_linear&, ptq_activation&);
 // and, when the cache is to be calibrated (wants() == 0: not with these options),
 //   uint32_t wants() const;  // PTQ_WANT_*
 //   void calibrate(const ptq::plugin::Call&, const ptq_kv_block&, const ptq_tensor& x,
 //                  const ptq_tensor* fisher);
+// and, for what the weights side of a method learns from (what == 0: nothing with these options),
+//   ptq_inputs_wanted encode_wants() const;  // and scale_wants, choose_wants
+//   bool encodes_weights() const;  // false: with these options it does not; and scales, chooses
 // It may throw: every exception becomes a failed call with its text. PTQ_PLUGIN(name, license,
 // Method...) makes the exported symbol. plugins/kivi.cpp is a short example; plugin_math.hpp has
 // arithmetic that several methods share.
@@ -175,7 +180,7 @@ class Call {
   // Round to nearest on a grid, by the host's kernels. x [..., rows, columns] float32.
   void affine(const ptq_tensor& x, int bits, int grid, int axis, int64_t group_size,
               ptq_encoding* out) const {
-    const ptq_affine how{sizeof how, bits, grid, axis, group_size};
+    const ptq_affine how{sizeof how, bits, grid, axis, group_size, nullptr};
     check(encoder().affine(call_, &x, &how, out));
   }
   // 16-bit numbers.
@@ -187,10 +192,16 @@ class Call {
                     const ptq_affine& how, ptq_encoding* out) const {
     check(encoder().affine_codes(call_, &codes, &scale, zero, &how, out));
   }
+  // Weights: codes into a table of levels, with a scale per group of columns.
+  void grouped_codes(const ptq_tensor& codes, const ptq_tensor& levels, const ptq_tensor& scale,
+                     const ptq_codebook& how, ptq_encoding* out) const {
+    check(service<ptq_codebook_service>(PTQ_ENCODE_CODEBOOK_1)
+              .codes(call_, &codes, &levels, &scale, nullptr, &how, out));
+  }
   // Codes into a table of levels; offset may be nullptr.
   void codebook(const ptq_tensor& codes, const ptq_tensor& levels, const ptq_tensor& scale,
                 const ptq_tensor* offset, int bits, int scaling, ptq_encoding* out) const {
-    const ptq_codebook how{sizeof how, bits, scaling, 0};
+    const ptq_codebook how{sizeof how, bits, scaling, 0, 0, 0, 0};
     check(service<ptq_codebook_service>(PTQ_ENCODE_CODEBOOK_1)
               .codes(call_, &codes, &levels, &scale, offset, &how, out));
   }
@@ -204,6 +215,30 @@ class Call {
     check(service<ptq_outliers_service>(PTQ_ENCODE_OUTLIERS_1)
               .overlay(call_, &index, &value, fixed ? 1 : 0, out));
   }
+  // fn(i) for i in 0 .. count-1 on several threads. fn may ask whether the call is cancelled and
+  // use math(); what it throws is thrown here, that of the lowest i.
+  template <class Fn>
+  void parallel(int64_t count, const Fn& fn) const {
+    struct Context {
+      const Fn& fn;
+      std::vector<std::exception_ptr> thrown;
+    } context{fn, std::vector<std::exception_ptr>(size_t(count))};
+    math().parallel(
+        call_, count,
+        [](void* p, int64_t i) {
+          auto& c = *static_cast<Context*>(p);
+          try {
+            c.fn(i);
+          } catch (...) {
+            c.thrown[size_t(i)] = std::current_exception();
+          }
+        },
+        &context);
+    for (const std::exception_ptr& e : context.thrown)
+      if (e) std::rethrow_exception(e);
+  }
+  // Dense linear algebra of the host.
+  const ptq_math& math() const { return service<ptq_math>(PTQ_MATH_1); }
   void log(int level, const std::string& text) const { call_->log(call_, level, text.c_str()); }
   // Must this call end soon?
   bool cancelled() const { return call_->cancelled(call_) != 0; }
@@ -302,28 +337,55 @@ concept WeightMethod = requires(M m, const Call& call, const ptq_linear& linear,
   m.encode(call, linear, out);
 };
 
+template <class M>
+concept TransformMethod = requires(M m, const Call& call, const ptq_site& site, float* factor) {
+  m.scale(call, site, factor);
+};
+template <class M>
+concept ActivationMethod = requires(M m, const Call& call, const ptq_linear& linear,
+                                    ptq_activation& how) {
+  m.choose(call, linear, how);
+};
+
 // The C tables of the method class M.
 template <class M>
 struct Tables {
+  // An instance with the tables that depend on its options.
+  struct Instance : M {
+    explicit Instance(Options& options) : M(options) {}
+    ptq_weights_calibration calibration{};
+    ptq_transform transform{};
+    ptq_activations activations{};
+  };
+  static Instance& of(void* method) { return *static_cast<Instance*>(method); }
+
   static ptq_status create(const ptq_call* call, const char*, void** method) {
     return guarded(call, [&] {
       Options options(call);
-      *method = new M(options);
+      *method = new Instance(options);
     });
   }
-  static void destroy(void* method, const ptq_call*) { delete static_cast<M*>(method); }
+  static void destroy(void* method, const ptq_call*) { delete &of(method); }
 
   static ptq_status kv_policy(void* method, const ptq_call* call, const ptq_kv_shape* shape,
                               ptq_kv_policy* keys, ptq_kv_policy* values) {
-    return guarded(call, [&] { static_cast<M*>(method)->policy(*shape, *keys, *values); });
+    return guarded(call, [&] { of(method).policy(*shape, *keys, *values); });
   }
   static ptq_status kv_encode(void* method, const ptq_call* call, const ptq_kv_block* block,
                               const ptq_tensor* x, ptq_encoding* out) {
-    return guarded(call, [&] { static_cast<M*>(method)->encode(Call(call), *block, *x, out); });
+    return guarded(call, [&] { of(method).encode(Call(call), *block, *x, out); });
   }
   static ptq_status weights_encode(void* method, const ptq_call* call, const ptq_linear* linear,
                                    ptq_encoding* out) {
-    return guarded(call, [&] { static_cast<M*>(method)->encode(Call(call), *linear, out); });
+    return guarded(call, [&] { of(method).encode(Call(call), *linear, out); });
+  }
+  static ptq_status transform_scale(void* method, const ptq_call* call, const ptq_site* site,
+                                    float* factor) {
+    return guarded(call, [&] { of(method).scale(Call(call), *site, factor); });
+  }
+  static ptq_status activations_choose(void* method, const ptq_call* call, const ptq_linear* linear,
+                                       ptq_activation* how) {
+    return guarded(call, [&] { of(method).choose(Call(call), *linear, *how); });
   }
 
   // Where encode() may be called. A method that only hands x on to the host says
@@ -336,8 +398,7 @@ struct Tables {
 
   static ptq_status kv_calibrate(void* method, const ptq_call* call, const ptq_kv_block* rows,
                                  const ptq_tensor* x, const ptq_tensor* fisher) {
-    return guarded(call,
-                   [&] { static_cast<M*>(method)->calibrate(Call(call), *rows, *x, fisher); });
+    return guarded(call, [&] { of(method).calibrate(Call(call), *rows, *x, fisher); });
   }
 
   static const void* get([[maybe_unused]] void* method, const char* id) {
@@ -347,7 +408,7 @@ struct Tables {
           {sizeof tables[0], PTQ_WANT_SAMPLES, kv_calibrate},
           {sizeof tables[0], PTQ_WANT_FISHER, kv_calibrate},
           {sizeof tables[0], PTQ_WANT_SAMPLES | PTQ_WANT_FISHER, kv_calibrate}};
-      const uint32_t wants = static_cast<const M*>(method)->wants();
+      const uint32_t wants = static_cast<const M&>(of(method)).wants();
       if (wants != 0 && std::strcmp(id, PTQ_KV_CALIBRATION_1) == 0) return &tables[wants & 3];
     }
     if constexpr (KvMethod<M>) {
@@ -356,9 +417,39 @@ struct Tables {
     }
     if constexpr (WeightMethod<M>) {
       static const ptq_weights table = {sizeof table, 1u << PTQ_CPU, weights_encode};
-      if (std::strcmp(id, PTQ_WEIGHTS_1) == 0) return &table;
+      if (encodes(of(method))) {
+        if (std::strcmp(id, PTQ_WEIGHTS_1) == 0) return &table;
+        if constexpr (requires { of(method).encode_wants(); })
+          if (std::strcmp(id, PTQ_WEIGHTS_CALIBRATION_1) == 0) return calibration(of(method));
+      }
     }
+    if constexpr (TransformMethod<M>)
+      if (std::strcmp(id, PTQ_TRANSFORM_1) == 0) return transform(of(method));
+    if constexpr (ActivationMethod<M>)
+      if (std::strcmp(id, PTQ_ACTIVATIONS_1) == 0) return activations(of(method));
     return nullptr;
+  }
+
+  static bool encodes(const M& m) {
+    if constexpr (requires { m.encodes_weights(); }) return m.encodes_weights();
+    return true;
+  }
+  static const void* calibration(Instance& m) {
+    m.calibration = {sizeof m.calibration, 0, m.encode_wants()};
+    return m.calibration.wanted.what != 0 ? &m.calibration : nullptr;
+  }
+  static const void* transform(Instance& m) {
+    m.transform = {sizeof m.transform, 0, m.scale_wants(), transform_scale};
+    if constexpr (requires { m.scales(); })
+      if (!m.scales()) return nullptr;
+    return &m.transform;
+  }
+  static const void* activations(Instance& m) {
+    m.activations = {sizeof m.activations, 0, {}, activations_choose};
+    if constexpr (requires { m.choose_wants(); }) m.activations.wanted = m.choose_wants();
+    if constexpr (requires { m.chooses(); })
+      if (!m.chooses()) return nullptr;
+    return &m.activations;
   }
 
   // What an instance declares when nobody has chosen yet. Lives as long as the plugin.
@@ -374,19 +465,21 @@ struct Tables {
 
   static const ptq_method* method() {
     static const std::vector<const ptq_option*>& declared = options();
-    static const ptq_method table = {
-        sizeof table,
-        uint32_t(declared.size()),
-        (KvMethod<M> ? PTQ_CAN_KV : 0u) | (WeightMethod<M> ? PTQ_CAN_WEIGHTS : 0u),
-        M::about.traits,
-        M::about.name,
-        M::about.version,
-        M::about.summary,
-        M::about.paper,
-        declared.data(),
-        create,
-        destroy,
-        get};
+    static const ptq_method table = {sizeof table,
+                                     uint32_t(declared.size()),
+                                     (KvMethod<M> ? PTQ_CAN_KV : 0u) |
+                                         (WeightMethod<M> ? PTQ_CAN_WEIGHTS : 0u) |
+                                         (TransformMethod<M> ? PTQ_CAN_TRANSFORM : 0u) |
+                                         (ActivationMethod<M> ? PTQ_CAN_ACTIVATIONS : 0u),
+                                     M::about.traits,
+                                     M::about.name,
+                                     M::about.version,
+                                     M::about.summary,
+                                     M::about.paper,
+                                     declared.data(),
+                                     create,
+                                     destroy,
+                                     get};
     return &table;
   }
 };

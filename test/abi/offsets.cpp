@@ -71,12 +71,13 @@ FIELD(ptq_progress_service, struct_size, 0, 4);
 FIELD(ptq_progress_service, reserved, 4, 4);
 FIELD(ptq_progress_service, report, 8, 8);
 
-STRUCT(ptq_affine, 24, 8);
+STRUCT(ptq_affine, 32, 8);
 FIELD(ptq_affine, struct_size, 0, 4);
 FIELD(ptq_affine, bits, 4, 4);
 FIELD(ptq_affine, grid, 8, 4);
 FIELD(ptq_affine, axis, 12, 4);
 FIELD(ptq_affine, group_size, 16, 8);
+FIELD(ptq_affine, order, 24, 8);
 
 STRUCT(ptq_encode_service, 32, 8);
 FIELD(ptq_encode_service, struct_size, 0, 4);
@@ -85,11 +86,14 @@ FIELD(ptq_encode_service, affine, 8, 8);
 FIELD(ptq_encode_service, affine_codes, 16, 8);
 FIELD(ptq_encode_service, dense, 24, 8);
 
-STRUCT(ptq_codebook, 16, 4);
+STRUCT(ptq_codebook, 32, 8);
 FIELD(ptq_codebook, struct_size, 0, 4);
 FIELD(ptq_codebook, bits, 4, 4);
 FIELD(ptq_codebook, scaling, 8, 4);
 FIELD(ptq_codebook, reserved, 12, 4);
+FIELD(ptq_codebook, group_size, 16, 8);
+FIELD(ptq_codebook, scale_type, 24, 4);
+FIELD(ptq_codebook, tensor_scale, 28, 4);
 
 STRUCT(ptq_codebook_service, 16, 8);
 FIELD(ptq_codebook_service, struct_size, 0, 4);
@@ -114,17 +118,74 @@ FIELD(ptq_outliers_service, struct_size, 0, 4);
 FIELD(ptq_outliers_service, reserved, 4, 4);
 FIELD(ptq_outliers_service, overlay, 8, 8);
 
-STRUCT(ptq_linear, 32, 8);
+STRUCT(ptq_linear, 40, 8);
 FIELD(ptq_linear, struct_size, 0, 4);
 FIELD(ptq_linear, layer, 4, 4);
 FIELD(ptq_linear, name, 8, 8);
 FIELD(ptq_linear, kind, 16, 8);
 FIELD(ptq_linear, weight, 24, 8);
+FIELD(ptq_linear, inputs, 32, 8);
 
 STRUCT(ptq_weights, 16, 8);
 FIELD(ptq_weights, struct_size, 0, 4);
 FIELD(ptq_weights, devices, 4, 4);
 FIELD(ptq_weights, encode, 8, 8);
+
+STRUCT(ptq_inputs, 72, 8);
+FIELD(ptq_inputs, struct_size, 0, 4);
+FIELD(ptq_inputs, reserved, 4, 4);
+FIELD(ptq_inputs, id, 8, 8);
+FIELD(ptq_inputs, rows, 16, 8);
+FIELD(ptq_inputs, mean_square, 24, 8);
+FIELD(ptq_inputs, mean_abs, 32, 8);
+FIELD(ptq_inputs, largest, 40, 8);
+FIELD(ptq_inputs, gram, 48, 8);
+FIELD(ptq_inputs, sample, 56, 8);
+FIELD(ptq_inputs, cross, 64, 8);
+
+STRUCT(ptq_inputs_wanted, 16, 8);
+FIELD(ptq_inputs_wanted, what, 0, 4);
+FIELD(ptq_inputs_wanted, order, 4, 4);
+FIELD(ptq_inputs_wanted, sample_rows, 8, 8);
+
+STRUCT(ptq_weights_calibration, 24, 8);
+FIELD(ptq_weights_calibration, struct_size, 0, 4);
+FIELD(ptq_weights_calibration, reserved, 4, 4);
+FIELD(ptq_weights_calibration, wanted, 8, 16);
+
+STRUCT(ptq_site, 24, 8);
+FIELD(ptq_site, struct_size, 0, 4);
+FIELD(ptq_site, layer, 4, 4);
+FIELD(ptq_site, place, 8, 4);
+FIELD(ptq_site, n_linears, 12, 4);
+FIELD(ptq_site, linears, 16, 8);
+
+STRUCT(ptq_transform, 32, 8);
+FIELD(ptq_transform, struct_size, 0, 4);
+FIELD(ptq_transform, reserved, 4, 4);
+FIELD(ptq_transform, wanted, 8, 16);
+FIELD(ptq_transform, scale, 24, 8);
+
+STRUCT(ptq_activation, 16, 4);
+FIELD(ptq_activation, struct_size, 0, 4);
+FIELD(ptq_activation, kind, 4, 4);
+FIELD(ptq_activation, scale, 8, 4);
+FIELD(ptq_activation, outlier_threshold, 12, 4);
+
+STRUCT(ptq_activations, 32, 8);
+FIELD(ptq_activations, struct_size, 0, 4);
+FIELD(ptq_activations, reserved, 4, 4);
+FIELD(ptq_activations, wanted, 8, 16);
+FIELD(ptq_activations, choose, 24, 8);
+
+STRUCT(ptq_math, 48, 8);
+FIELD(ptq_math, struct_size, 0, 4);
+FIELD(ptq_math, reserved, 4, 4);
+FIELD(ptq_math, parallel, 8, 8);
+FIELD(ptq_math, gemm, 16, 8);
+FIELD(ptq_math, cholesky, 24, 8);
+FIELD(ptq_math, invert_lower, 32, 8);
+FIELD(ptq_math, eigen, 40, 8);
 
 STRUCT(ptq_kv_shape, 32, 8);
 FIELD(ptq_kv_shape, struct_size, 0, 4);

@@ -5,7 +5,8 @@
 #include <filesystem>
 #include <vector>
 
-#include "ptq/calibrate/layer_inputs.hpp"
+#include "ptq/calibrate/block_inputs.hpp"
+#include "ptq/calibrate/weights.hpp"
 #include "ptq/engine/cpu/transformer.hpp"
 #include "ptq/engine/cuda/transformer.hpp"
 #include "ptq/engine/trace.hpp"
@@ -40,9 +41,8 @@ struct TestKivi final : KvMethod {
 };
 
 struct TestRtn final : WeightMethod {
-  void encode(int layer, const std::string&, const std::string&, const float* w, int64_t rows,
-              int64_t columns, RowSink& out) override {
-    if (layer >= 0) out.affine({4, Grid::asym_gptq, 1, 16}, 1, rows, columns, w);
+  void encode(const LinearView& l, RowSink& out) override {
+    if (l.layer >= 0) out.affine({4, Grid::asym_gptq, 1, 16}, 1, l.rows, l.columns, l.w);
   }
 };
 
@@ -164,8 +164,8 @@ TEST_CASE("cuda engine: checkpoints that others packed stay packed", "[cuda]") {
     };
     compare();
     TestRtn rtn;  // what a method makes of them replaces them
-    cpu.encode_weights(rtn, {});
-    cuda.encode_weights(rtn, {});
+    calibrate::encode_weights(cpu, rtn);
+    calibrate::encode_weights(cuda, rtn);
     CHECK(cuda.weight_bytes().encoded == cpu.weight_bytes().encoded);
     compare();
   }
@@ -193,8 +193,8 @@ TEST_CASE("cuda engine: packed weights", "[cuda]") {
   cpu.set_test_hooks({false, DType::f32});
   cuda.set_test_hooks({false, DType::f32});
   TestRtn rtn;
-  cpu.encode_weights(rtn, {});
-  cuda.encode_weights(rtn, {});
+  calibrate::encode_weights(cpu, rtn);
+  calibrate::encode_weights(cuda, rtn);
   CHECK(cpu.weight_bytes().encoded == cuda.weight_bytes().encoded);
   CHECK(cpu.weight_bytes().total() == cuda.weight_bytes().total());
   const auto text = ids(30, 96);
@@ -209,11 +209,10 @@ TEST_CASE("cuda engine: plain weights that a method chose", "[cuda]") {
   // Half of each weight: layers must not get one another's, though the host's copies of them come
   // and go at the same addresses.
   struct Half final : WeightMethod {
-    void encode(int layer, const std::string&, const std::string&, const float* w, int64_t rows,
-                int64_t columns, RowSink& out) override {
-      std::vector<float> half(w, w + rows * columns);
+    void encode(const LinearView& l, RowSink& out) override {
+      std::vector<float> half(l.w, l.w + l.rows * l.columns);
       for (float& x : half) x *= 0.5f;
-      if (layer >= 0) out.dense(DType::f16, 1, rows, columns, half.data());
+      if (l.layer >= 0) out.dense(DType::f16, 1, l.rows, l.columns, half.data());
     }
   } half;
   Folder folder({}, "cuda-plain");
@@ -221,8 +220,8 @@ TEST_CASE("cuda engine: plain weights that a method chose", "[cuda]") {
   CudaTransformer<float> cuda(folder.path, cuda::Device<float>(0));
   cpu.set_test_hooks({false, DType::f32});
   cuda.set_test_hooks({false, DType::f32});
-  cpu.encode_weights(half, {});
-  cuda.encode_weights(half, {});
+  calibrate::encode_weights(cpu, half);
+  calibrate::encode_weights(cuda, half);
   auto a = cpu.start(nullptr), b = cuda.start(nullptr);
   const auto text = ids(20, 96);
   CHECK(difference(run(cpu, *a, text, Regime::streaming), run(cuda, *b, text, Regime::streaming)) <
@@ -255,10 +254,10 @@ TEST_CASE("cuda engine: graphs from before the weights were encoded are not repl
   };
   CudaTransformer<float> fresh(folder.path, cuda::Device<float>(0)),
       used(folder.path, cuda::Device<float>(0));
-  fresh.encode_weights(rtn, {});
+  calibrate::encode_weights(fresh, rtn);
   decoded(used);
   CHECK(used.device_for_tests().graph_launches() > 0);
-  used.encode_weights(rtn, {});
+  calibrate::encode_weights(used, rtn);
   CHECK(decoded(used) == decoded(fresh));
 }
 
@@ -270,7 +269,7 @@ TEST_CASE("cuda engine: plain rows of packed weights take one piece of memory", 
     Folder folder(m, "cuda-slice");
     CudaTransformer<float> engine(folder.path, cuda::Device<float>(0, 0));
     TestRtn rtn;
-    engine.encode_weights(rtn, {});
+    calibrate::encode_weights(engine, rtn);
     auto s = engine.start(nullptr);
     engine.forward(*s, ids(256, 96), Regime::streaming, 255, [](int64_t, int64_t, const float*) {});
     return engine.device_for_tests().ledger().peak[int(cuda::Region::workspace)];
@@ -466,6 +465,69 @@ TEST_CASE("cuda engine: a model whose layers differ gives the CPU's logits and p
   }
 }
 
+TEST_CASE("cuda engine: rounded inputs, moved scales and every encoding of weights", "[cuda]") {
+  struct Mixed final : WeightMethod {
+    bool scales() const override { return true; }
+    void scale(const Site&, std::span<float> factor) override {
+      for (size_t i = 0; i < factor.size(); ++i) factor[i] = float(1 + i % 3);
+    }
+    void encode(const LinearView& l, RowSink& out) override {
+      const std::vector<uint8_t> codes(size_t(l.rows * l.columns), 9);
+      if (l.kind == "q_proj") return;  // stays, scaled
+      if (l.kind == "k_proj") {
+        const std::vector<float> levels = {-3, -2, -1, -0.5f, 0, 0.5f, 1, 2,
+                                           3,  4,  5,  6,     7, 8,    9, 10},
+                                 scale(size_t(l.rows * ((l.columns + 7) / 8)), 0.01f);
+        return out.grouped_codes({4, 8, ScaleType::f16, 0}, l.rows, l.columns, codes.data(),
+                                 levels.data(), scale.data());
+      }
+      if (l.kind == "v_proj") {
+        std::vector<int32_t> order;
+        for (int64_t c = l.columns; c-- > 0;) order.push_back(int32_t(c));
+        std::vector<float> scale, zero;
+        for (int64_t i = 0; i < l.rows * ((l.columns + 15) / 16); ++i) {
+          scale.push_back(0.001f * float(1 + i % 5));
+          zero.push_back(float(i % 16));
+        }
+        return out.ordered_codes({4, Grid::asym_gptq, 1, 16}, order.data(), l.rows, l.columns,
+                                 codes.data(), scale.data(), zero.data());
+      }
+      out.affine({8, Grid::sym_narrow, 1, 0}, 1, l.rows, l.columns, l.w);
+    }
+    Activation activation(const LinearView& l) override {
+      if (l.kind == "gate_proj") return {ActivationKind::int8_token, 0, 1.5f};
+      if (l.kind == "up_proj") return {ActivationKind::int8_static, 0.02f, 0};
+      if (l.kind == "down_proj") return {ActivationKind::fp8_token, 0, 0};
+      return {};
+    }
+  } mixed;
+  Folder folder({}, "cuda-mixed");
+  CpuTransformer cpu(folder.path, cpu::Device(1));
+  CudaTransformer<float> cuda(folder.path, cuda::Device<float>(0));
+  cpu.set_test_hooks({false, DType::f32});
+  cuda.set_test_hooks({false, DType::f32});
+  const std::vector<std::vector<int32_t>> learnt = {ids(21, 96)};
+  const auto here = calibrate::encode_weights(cpu, mixed, {learnt, true}),
+             there = calibrate::encode_weights(cuda, mixed, {learnt, true});
+  CHECK(here.encoded == there.encoded);
+  CHECK(here.activations == there.activations);
+  CHECK(there.transform_change < 1e-5);
+  for (size_t i = 0; i < here.errors.size(); ++i)
+    CHECK(there.errors[i].second == Approx(here.errors[i].second).epsilon(1e-3).margin(1e-6));
+  CHECK(cpu.weight_bytes().total() == cuda.weight_bytes().total());
+  auto a = cpu.start(nullptr), b = cuda.start(nullptr);
+  const auto text = ids(17, 96);
+  const auto expected = run(cpu, *a, text, Regime::streaming),
+             got = run(cuda, *b, text, Regime::streaming);
+  // Where a number lies near the middle of two steps the devices may take different ones.
+  double error = 0, size = 0;
+  for (size_t i = 0; i < got.size(); ++i) {
+    error += std::pow(double(got[i]) - double(expected[i]), 2);
+    size += std::pow(double(expected[i]), 2);
+  }
+  CHECK(std::sqrt(error / size) < 1e-2);
+}
+
 TEST_CASE("cuda engine: the sums of a tap are the CPU's", "[cuda]") {
   ptq::test::RandomModel m;
   const Folder folder(m, "cuda-tap");
@@ -473,7 +535,7 @@ TEST_CASE("cuda engine: the sums of a tap are the CPU's", "[cuda]") {
   CpuTransformer cpu(folder.path, cpu::Device(1));
   const auto text = ids(37, m.vocab);
   const auto sums_of = [&](Engine& engine) {
-    calibrate::LayerInputs inputs(1, true);
+    calibrate::BlockInputs inputs(1, {.gram = true}, 74);
     for (int pass = 0; pass < 2; ++pass) {  // sums go on over passes
       const auto sequence = engine.start(nullptr);
       engine.forward(*sequence, text, Regime::independent, 37, {}, &inputs);

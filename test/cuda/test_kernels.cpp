@@ -382,7 +382,7 @@ TEMPLATE_TEST_CASE("cuda: linear layers, dense and packed", "[cuda]", float, cud
     if (f) {
       linear.host().affine(*f, 1, out, in, w.data());
       linear.host().decode(0, out, decoded.data());
-      device.encoded(linear);
+      device.changed(linear);
     } else {
       linear.host().decode(0, out, decoded.data());
       decoded = floats(as<T>(decoded));  // plain weights are kept in the format of T

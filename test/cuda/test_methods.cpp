@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "ptq/calibrate/weights.hpp"
 #include "ptq/engine/cpu/transformer.hpp"
 #include "ptq/engine/cuda/transformer.hpp"
 #include "test/support/difference.hpp"
@@ -243,12 +244,11 @@ namespace {
 
 // Keys 30000 times as large.
 struct HugeKeys final : WeightMethod {
-  void encode(int, const std::string&, const std::string& kind, const float* w, int64_t rows,
-              int64_t columns, RowSink& out) override {
-    if (kind != "k_proj") return;
-    std::vector<float> x(w, w + rows * columns);
+  void encode(const LinearView& l, RowSink& out) override {
+    if (l.kind != "k_proj") return;
+    std::vector<float> x(l.w, l.w + l.rows * l.columns);
     for (float& v : x) v *= 30000;
-    out.dense(DType::bf16, 1, rows, columns, x.data());
+    out.dense(DType::bf16, 1, l.rows, l.columns, x.data());
   }
 };
 // Keeps rows as they are, in a format with the range of float32.
@@ -270,7 +270,7 @@ struct Keep final : KvMethod {
 TEST_CASE("cuda engine: a number that cannot be cached is said once", "[cuda]") {
   Engines engines("cuda-infinite");
   HugeKeys huge;
-  engines.cuda.encode_weights(huge, {});
+  calibrate::encode_weights(engines.cuda, huge);
   Keep method;
   const auto text = ids(20, 96);
   for (const bool on_device : {true, false, true}) {

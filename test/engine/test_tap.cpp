@@ -7,7 +7,7 @@
 #include <filesystem>
 #include <vector>
 
-#include "ptq/calibrate/layer_inputs.hpp"
+#include "ptq/calibrate/block_inputs.hpp"
 #include "ptq/encoding/dense.hpp"
 #include "ptq/engine/backward.hpp"
 #include "ptq/engine/engine.hpp"
@@ -73,7 +73,7 @@ TEST_CASE("tap: sums of several passes are those of all rows") {
   const auto engine = make_cpu_engine(folder, 2);
   const std::vector<int32_t> ids = some_ids(2500, engine->config().vocab_size);  // two passes
   Trace trace(anatomy_of(engine->config()));
-  calibrate::LayerInputs inputs(1, true);
+  calibrate::BlockInputs inputs(1, {.gram = true}, 2500);
   logits_of(*engine, ids, &trace);
   logits_of(*engine, ids, &inputs);
   for (const auto& [point, name] :
@@ -112,7 +112,7 @@ TEST_CASE("tap: sums of several passes are those of all rows") {
 }
 
 TEST_CASE("tap: a layer is asked for alone") {
-  calibrate::LayerInputs inputs(3, false);
+  calibrate::BlockInputs inputs(3, {.columns = true}, 1);
   CHECK(inputs.wants(3, Point::mlp_in).columns);
   CHECK_FALSE(inputs.wants(3, Point::mlp_in).gram);
   CHECK_FALSE(inputs.wants(2, Point::mlp_in).any());

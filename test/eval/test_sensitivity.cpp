@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "ptq/calibrate/weights.hpp"
 #include "ptq/engine/cpu/transformer.hpp"
 #include "ptq/eval/sensitivity.hpp"
 #include "test/support/random_model.hpp"
@@ -24,10 +25,9 @@ struct Kivi final : KvMethod {
 
 struct Rtn final : WeightMethod {
   std::vector<std::string> calls;
-  void encode(int, const std::string& name, const std::string&, const float* w, int64_t rows,
-              int64_t columns, RowSink& out) override {
-    calls.push_back(name);
-    out.affine({3, Grid::asym_gptq, 1, 16}, 1, rows, columns, w);
+  void encode(const LinearView& l, RowSink& out) override {
+    calls.push_back(l.name);
+    out.affine({3, Grid::asym_gptq, 1, 16}, 1, l.rows, l.columns, l.w);
   }
 };
 
@@ -82,7 +82,7 @@ TEST_CASE("a weight method in one layer, or in one matrix, leaves the others", "
     Rtn rtn;
     OnlyLinears only(rtn, layer, name);
     Transformer<cpu::Device> engine(model.folder, cpu::Device(1));
-    engine.encode_weights(only, {});
+    calibrate::encode_weights(engine, only);
     CHECK(rtn.calls.size() == encoded);
     CHECK(only.encoded() == (encoded > 0));
     if (!name.empty() && encoded > 0) CHECK(rtn.calls[0] == name);

@@ -218,8 +218,9 @@ TEST_CASE("check and real host take a method's own codes alike", "[check]") {
           }
           const bool symmetric = grid >= PTQ_GRID_SYM_NARROW && grid <= PTQ_GRID_SYM_GPTQ;
           must_agree(place, [&](const Call& call, ptq_encoding* out) {
-            const ptq_affine how{sizeof how, bits, grid, axis,
-                                 axis == 0 && group == 0 ? place.block : group};
+            const ptq_affine how{
+                sizeof how, bits, grid, axis, axis == 0 && group == 0 ? place.block : group,
+                nullptr};
             const ptq_tensor zeros = tensor(zero.data(), {place.heads, group_rows, group_columns});
             call.affine_codes(tensor(codes.data(), {place.heads, place.rows, place.columns}),
                               tensor(scale.data(), {place.heads, group_rows, group_columns}),

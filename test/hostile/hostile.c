@@ -37,7 +37,7 @@ static int calls; /* of encode */
 static inline ptq_status rounded(const ptq_call* call, const ptq_tensor* x, int bits,
                                  ptq_encoding* out) {
   const ptq_encode_service* service = (const ptq_encode_service*)call->service(call, PTQ_ENCODE_1);
-  const ptq_affine how = {sizeof(ptq_affine), bits, PTQ_GRID_MIN, 1, 0};
+  const ptq_affine how = {sizeof(ptq_affine), bits, PTQ_GRID_MIN, 1, 0, NULL};
   return service->affine(call, x, &how, out);
 }
 

@@ -23,13 +23,13 @@ static inline ptq_status codebook(const ptq_call* call, const ptq_tensor* w, ptq
   levels.ndim = 1;
   levels.shape[0] = 16;
   levels.stride[0] = 1;
-  const ptq_codebook how = {sizeof(ptq_codebook), 4, PTQ_SCALE_PER_ROW, 0};
+  const ptq_codebook how = {sizeof(ptq_codebook), 4, PTQ_SCALE_PER_ROW, 0, 0, 0, 0};
   return service->codes(call, &codes, &levels, &scale, NULL, &how, out);
 }
 static inline ptq_status rounded(const ptq_call* call, const ptq_tensor* w, int bits,
                                  ptq_encoding* out) {
   const ptq_encode_service* service = (const ptq_encode_service*)call->service(call, PTQ_ENCODE_1);
-  const ptq_affine how = {sizeof(ptq_affine), bits, PTQ_GRID_SYM_FULL, 1, 0};
+  const ptq_affine how = {sizeof(ptq_affine), bits, PTQ_GRID_SYM_FULL, 1, 0, NULL};
   return service->affine(call, w, &how, out);
 }
 

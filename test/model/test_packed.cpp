@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "ptq/calibrate/weights.hpp"
 #include "ptq/encoding/dense.hpp"
 #include "ptq/engine/engine.hpp"
 #include "ptq/model/checkpoint_check.hpp"
@@ -127,15 +128,14 @@ TEST_CASE("packed: every layout runs with the logits of its unpacked weights") {
 
 TEST_CASE("packed: a weight method works on the unpacked numbers") {
   struct Zero final : WeightMethod {
-    void encode(int, const std::string&, const std::string&, const float*, int64_t rows,
-                int64_t columns, RowSink& out) override {
-      const std::vector<float> zero(size_t(rows * columns));
-      out.dense(DType::f16, 1, rows, columns, zero.data());
+    void encode(const LinearView& l, RowSink& out) override {
+      const std::vector<float> zero(size_t(l.rows * l.columns));
+      out.dense(DType::f16, 1, l.rows, l.columns, zero.data());
     }
   } zero;
   const auto engine = make_cpu_engine((kFixtures / "gptq").string(), 1);
   const uint64_t before = engine->weight_bytes().dense;
-  engine->encode_weights(zero, {});
+  calibrate::encode_weights(*engine, zero);
   CHECK(engine->weight_bytes().encoded > 0);
   CHECK(engine->weight_bytes().dense < before);
 }

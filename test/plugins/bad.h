@@ -86,7 +86,7 @@ static inline ptq_status encode_codes(void* method, const ptq_call* call, const 
   scale_view.shape[2] = 1;
   scale_view.stride[0] = x->shape[1];
   scale_view.stride[1] = 1;
-  const ptq_affine how = {sizeof(ptq_affine), BAD_BITS, PTQ_GRID_SYM_NARROW, 1, 0};
+  const ptq_affine how = {sizeof(ptq_affine), BAD_BITS, PTQ_GRID_SYM_NARROW, 1, 0, NULL};
   return service->affine_codes(call, &code_view, &scale_view, NULL, &how, out);
 }
 

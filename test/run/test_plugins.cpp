@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "ptq/calibrate/weights.hpp"
 #include "ptq/engine/engine.hpp"
 #include "ptq/engine/pass/transformer.hpp"
 #include "ptq/model/load_config.hpp"
@@ -135,7 +136,7 @@ TEST_CASE("plugins: rtn encodes every linear layer and the engine runs from the 
   for (const int bits : {2, 3, 4, 8}) {
     auto engine = make_cpu_engine(folder, 1);
     auto rtn = make(real_plugins(), "rtn", {{"bits", bits}, {"group_size", 16}});
-    engine->encode_weights(*rtn->weights(), {});
+    calibrate::encode_weights(*engine, *rtn->weights());
     const WeightBytes b = engine->weight_bytes();
     CHECK(b.encoded_scalars == linear);
     CHECK(b.encoded_bits() == Approx(bits + (16.0 + bits) / 16).epsilon(1e-3));
@@ -148,7 +149,7 @@ TEST_CASE("plugins: rtn encodes every linear layer and the engine runs from the 
   }
   auto engine = make_cpu_engine(folder, 1);
   auto rtn = make(real_plugins(), "rtn", {{"include_lm_head", true}, {"group_size", 16}});
-  engine->encode_weights(*rtn->weights(), {});
+  calibrate::encode_weights(*engine, *rtn->weights());
   CHECK(engine->weight_bytes().encoded_scalars == linear + 96 * 48);
   fs::remove_all(folder);
 }

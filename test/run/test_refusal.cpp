@@ -151,7 +151,7 @@ TEST_CASE("the check's host rounds as the host does", "[refusal][check]") {
           for (int i = 0; i < 6; ++i) view.shape[i] = view.stride[i] = 1;
           view.shape[0] = rows, view.shape[1] = columns;
           view.stride[0] = columns;
-          const ptq_affine how{sizeof how, bits, grid, axis, 4};
+          const ptq_affine how{sizeof how, bits, grid, axis, 4, nullptr};
           check::Encoding answer;
           answer.cache = false;
           const ptq_status status =

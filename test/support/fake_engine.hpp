@@ -71,7 +71,7 @@ class FakeEngine : public Engine {
   const ModelConfig& config() const override { return config_; }
   std::string device() const override { return "fake"; }
   WeightBytes weight_bytes() const override { return {}; }
-  void encode_weights(WeightMethod&, const std::function<void(int, int)>&) override {}
+  Blocks& blocks() override { throw Error(ExitCode::internal, "a fake engine has no blocks"); }
 
   std::unique_ptr<ptq::Sequence> start(KvMethod* method) override {
     return std::make_unique<Sequence>(static_cast<FakeKv*>(method));

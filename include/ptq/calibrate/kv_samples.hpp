@@ -66,7 +66,7 @@ class Samples final : public GradientVisitor<float> {
 
  private:
   struct Side {
-    int64_t width;  // kv_heads * head_dim
+    int64_t width;                 // kv_heads * head_dim
     std::vector<float> x, fisher;  // [sequences * length, kv_heads, head_dim]
   };
   Side& at(int layer, KvSide side) { return sides_[size_t(2 * layer + int(side))]; }

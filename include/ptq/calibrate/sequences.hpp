@@ -18,8 +18,9 @@ struct CalibrationSettings {
   std::string text;          // a UTF-8 file, not the one that is evaluated on; empty: none
   std::string join = "raw";  // as for perplexity: "raw", "wikitext2"
   int64_t sequences = 16;
-  int64_t length = 2048;  // tokens of a sequence; at most what the model allows
-  double memory_gib = 4;  // of what is kept for methods; fewer sequences are used beyond it
+  int64_t length = 2048;      // tokens of a sequence; at most what the model allows
+  double memory_gib = 4;      // of what is kept for methods; fewer sequences are used beyond it
+  bool layer_errors = false;  // measure what the output of every encoded linear loses on the set
 };
 
 // The fields, as visit_settings of eval/settings.hpp lists those of evaluations.
@@ -30,6 +31,7 @@ void visit_settings(CalibrationSettings& s, Visitor& v) {
   v.integer("sequences", s.sequences, 1, 4096);
   v.integer("length", s.length, 2, kLongestContext);
   v.number("memory_gib", s.memory_gib, 0, 65536);
+  v.boolean("layer_errors", s.layer_errors);
 }
 
 // Settings whose text was found.

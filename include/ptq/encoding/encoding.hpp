@@ -44,6 +44,18 @@ struct CodebookFormat {
   bool operator==(const CodebookFormat&) const = default;
 };
 
+// How the scales of grouped codes are stored; PTQ_SCALE_* in plugin.h.
+enum class ScaleType : int { f16 = 0, f32 = 1, e4m3 = 2, e8m0 = 3 };
+
+// Codes into a table of levels with a scale per group of columns; see ptq_codebook in plugin.h.
+struct GroupedFormat {
+  int bits = 4;
+  int64_t group_size = 0;  // 0: a whole row
+  ScaleType scale = ScaleType::f16;
+  float tensor_scale = 0;  // of the whole matrix; 0: none
+  bool operator==(const GroupedFormat&) const = default;
+};
+
 // How chunks of rows are factorised; see ptq_lowrank in plugin.h.
 struct LowRankFormat {
   static constexpr int kRaw = 255;  // in the place of a rank: the rows of the chunk as they are
@@ -90,12 +102,25 @@ class RowSink {
                         const int32_t* /*index*/, const float* /*value*/) {
     throw not_here("outlier");
   }
+  // affine_codes whose column j is column order[j] of the matrix.
+  virtual void ordered_codes(const AffineFormat&, const int32_t* /*order*/, int64_t /*rows*/,
+                             int64_t /*columns*/, const uint8_t* /*codes*/, const float* /*scale*/,
+                             const float* /*zero*/) {
+    throw not_here("ordered affine");
+  }
+  // Codes (one per byte) into levels [2^bits]; scale [rows, groups].
+  virtual void grouped_codes(const GroupedFormat&, int64_t /*rows*/, int64_t /*columns*/,
+                             const uint8_t* /*codes*/, const float* /*levels*/,
+                             const float* /*scale*/) {
+    throw not_here("grouped codebook");
+  }
   virtual bool filled() const = 0;
 
  private:
   static Error not_here(const char* kind) {
     return usage_error(std::string("the ") + kind + " encoding cannot be stored here", {},
-                       "it is for the KV cache; weights take affine, affine_codes and dense");
+                       "the cache takes affine, dense, codebook, lowrank and outliers; weights "
+                       "take affine, dense and codebook with a scale per group");
   }
 };
 

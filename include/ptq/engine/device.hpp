@@ -53,17 +53,18 @@ concept Device = requires(D d, typename D::Scalar* y, const typename D::Scalar* 
                           const std::vector<int64_t>& boundaries, const HeadShape& shape,
                           const Anatomy& anatomy, const Rope& rope, KvMethod* method, DType dtype,
                           const typename D::Table& table, const Wanted& wanted, Seen& seen,
-                          const LayerNoise& noise) {
+                          const LayerNoise& noise, const float* floats) {
   { d.name() } -> std::convertible_to<std::string>;
   { D::kCopiesCaches } -> std::convertible_to<bool>;  // is a Cache a value?
 
-  // Storage. `host`: where a weight method works; `encoded`: it has answered.
+  // Storage. `host`: where a weight method works; `changed`: it has
+  // answered.
   { d.array(n) } -> std::same_as<typename D::Array>;
   { d.table(tensor) } -> std::same_as<typename D::Table>;
   { d.weight(weight) } -> std::same_as<typename D::Linear>;
   { d.vector(tensor) } -> std::same_as<typename D::Vector>;
   { d.host(linear) } -> std::same_as<LinearWeight&>;
-  d.encoded(linear);
+  d.changed(linear);
   { d.cache_dtype() } -> std::same_as<DType>;  // of dense rows
   { d.cache(anatomy, method, dtype) } -> std::same_as<typename D::Cache>;
   d.use_rope(rope);  // once, before the first pass
@@ -74,6 +75,7 @@ concept Device = requires(D d, typename D::Scalar* y, const typename D::Scalar* 
   { d.begin(ids, ids, true) } -> std::same_as<typename D::Batch>;
   d.finish();
   { d.download(x, n) } -> std::same_as<const float*>;
+  d.upload(floats, n, y);  // numbers of the host
   d.poison(array);
   d.look(x, n, n, wanted, seen);  // fills in what is wanted of x [n, n], valid as download()
 

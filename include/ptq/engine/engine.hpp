@@ -14,6 +14,7 @@
 #include "ptq/engine/modes.hpp"
 #include "ptq/engine/noise.hpp"
 #include "ptq/engine/tap.hpp"
+#include "ptq/engine/weights/linear.hpp"
 #include "ptq/model/config.hpp"
 
 namespace ptq {
@@ -52,6 +53,28 @@ struct Request {
   LogitsFn logits;                  // not called when no row is wanted
 };
 
+// The blocks of the decoder and their weights. Numbers are in the host's memory. A block is run on
+// whole sequences from position 0 on, side by side, each alone, without a cache.
+class Blocks {
+ public:
+  virtual ~Blocks() = default;
+  virtual const Anatomy& anatomy() const = 0;
+  // x [ids, hidden]: what enters the first block.
+  virtual void embed(std::span<const int32_t> ids, float* x) = 0;
+  // From x to y [sum of lengths, hidden], which may be x; nullptr: only the tap looks. At most
+  // kRows rows.
+  virtual void run(int layer, std::span<const int64_t> lengths, const float* x, float* y,
+                   Tap* tap) = 0;
+  static constexpr int64_t kRows = 2048;
+
+  // A linear's weight where a method can work on it, to be followed by changed(). The head's is
+  // layer -1; a tied one has none.
+  virtual LinearWeight& weight(int layer, Role role) = 0;
+  virtual void changed(int layer, Role role) = 0;
+  // Divides the numbers of the norm that feeds a point of a layer.
+  virtual void divide_norm(int layer, Point point, std::span<const float> by) = 0;
+};
+
 class Engine {
  public:
   virtual ~Engine() = default;
@@ -59,10 +82,8 @@ class Engine {
   virtual std::string device() const = 0;  // "cpu (2 threads)"
   virtual WeightBytes weight_bytes() const = 0;
 
-  // Offers every linear layer to the method, in order, and runs from the encodings afterwards.
-  // `progress(done, total)` may be empty.
-  virtual void encode_weights(WeightMethod& method,
-                              const std::function<void(int, int)>& progress) = 0;
+  // The decoder, one block at a time, for whoever changes its weights.
+  virtual Blocks& blocks() = 0;
 
   // An empty sequence. method == nullptr is the full-precision cache: every row dense in 16 bits.
   // The method must outlive the sequence.

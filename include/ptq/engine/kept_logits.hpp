@@ -101,7 +101,7 @@ class KeptEngine : public Engine {
   const ModelConfig& config() const override { return config_; }
   std::string device() const override { return engine_().device(); }
   WeightBytes weight_bytes() const override { return engine_().weight_bytes(); }
-  void encode_weights(WeightMethod&, const std::function<void(int, int)>&) override {
+  Blocks& blocks() override {
     throw Error(ExitCode::internal, "the reference is in full precision");
   }
 

@@ -4,8 +4,11 @@
 
 #include <cstdint>
 #include <functional>
+#include <span>
 #include <string>
+#include <vector>
 
+#include "ptq/encoding/activation.hpp"
 #include "ptq/encoding/encoding.hpp"
 #include "ptq/engine/kv_policy.hpp"
 
@@ -50,13 +53,68 @@ class KvMethod {
                          const float* /*x*/, const float* /*fisher*/) {}
 };
 
-// A weight method as the engine sees it. Leaving `out` unfilled keeps the layer dense.
+// What entered a linear layer over a calibration set; what was not asked for is empty. Linears that
+// read the same numbers share it, which `id` tells.
+struct LinearInputs {
+  uint64_t id = 0;
+  int64_t rows = 0, width = 0;                            // tokens; columns
+  std::span<const float> mean_square, mean_abs, largest;  // [width], of x^2, |x|, |x|
+  std::span<const float> gram;                            // [width, width]: X^T X / rows
+  std::span<const float> sample;                          // [n, width]: rows at even distances
+  std::span<const float> cross;                           // (X_full - X)^T X / rows
+};
+
+// Through what the inputs of a layer come; each includes the ones before.
+enum class InputOrder : int {
+  full = 0,    // the full-precision model
+  blocks = 1,  // the encoded blocks before this one
+  groups = 2,  // and the encoded linears before these
+};
+
+// What a method wants to know of inputs.
+struct InputsWanted {
+  bool columns = false, gram = false, cross = false;
+  int64_t sample_rows = 0;
+  InputOrder order = InputOrder::full;
+  bool any() const { return columns || gram || cross || sample_rows > 0; }
+};
+
+// One linear layer as a method is shown it.
+struct LinearView {
+  int layer;  // -1: lm_head
+  std::string name, kind;
+  const float* w;  // [rows, columns] float32, contiguous
+  int64_t rows, columns;
+  const LinearInputs* inputs;  // nullptr: not asked for, or there are none
+};
+
+// Where the scale of a channel can move from what gives an input into what reads it; the numbers
+// are those of PTQ_SITE_* in plugin.h.
+enum class SitePlace : int { attention_in = 1, heads_out = 2, mlp_in = 3, mlp_inner = 4 };
+struct Site {
+  int layer;
+  SitePlace place;
+  std::vector<LinearView> linears;
+};
+
+// The weights side of one method, or of several together, as the engine sees it. Asked block by
+// block: scale() for each site, then activation() and encode() for each linear.
 class WeightMethod {
  public:
   virtual ~WeightMethod() = default;
-  // layer -1 is lm_head; w is [out, in] float32, contiguous.
-  virtual void encode(int layer, const std::string& name, const std::string& kind, const float* w,
-                      int64_t rows, int64_t columns, RowSink& out) = 0;
+  // Does encode() do anything?
+  virtual bool encodes() const { return true; }
+  virtual InputsWanted encode_wants() const { return {}; }
+  // Leaving `out` unfilled keeps the layer as it is.
+  virtual void encode(const LinearView& linear, RowSink& out) = 0;
+
+  virtual bool scales() const { return false; }
+  virtual InputsWanted scale_wants() const { return {}; }
+  // factor [width], filled with ones.
+  virtual void scale(const Site&, std::span<float> /*factor*/) {}
+
+  virtual InputsWanted activation_wants() const { return {}; }
+  virtual Activation activation(const LinearView&) { return {}; }
 };
 
 }  // namespace ptq

@@ -52,10 +52,10 @@ class OnlyLinears final : public WeightMethod {
   OnlyLinears(WeightMethod& method, int layer, std::string name)
       : method_(method), layer_(layer), name_(std::move(name)) {}
 
-  void encode(int layer, const std::string& name, const std::string& kind, const float* w,
-              int64_t rows, int64_t columns, RowSink& out) override {
-    if (layer != layer_ || (!name_.empty() && name != name_)) return;
-    method_.encode(layer, name, kind, w, rows, columns, out);
+  InputsWanted encode_wants() const override { return method_.encode_wants(); }
+  void encode(const LinearView& linear, RowSink& out) override {
+    if (linear.layer != layer_ || (!name_.empty() && linear.name != name_)) return;
+    method_.encode(linear, out);
     encoded_ = encoded_ || out.filled();
   }
   bool encoded() const { return encoded_; }  // was there anything?

@@ -1,6 +1,7 @@
 // One cell in its own process: opens the subject, evaluates it, writes the result.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
@@ -84,6 +85,16 @@ inline eval::Outcome evaluate(const CellJob& job, OpenSubject& opened, Record& r
       "not full precision: the method calls itself lossless, but what is stored of its weights "
       "or cache is not what the model made");
   return measure(true);
+}
+
+// How much of the evaluation's text the method has learnt from.
+inline void note_overlap(OpenSubject& opened, const std::string& file, Record& record) {
+  const double share = opened.calibration_overlap(file);
+  record.metrics["calibration"]["overlap"] = share;
+  if (share <= 0.01) return;
+  record.warnings.push_back(
+      "contamination: " + std::to_string(int(std::lround(100 * share))) +
+      " % of the runs of 13 tokens of the evaluation's text stand in the calibration too");
 }
 
 // What to mistrust of the result, as warnings and status of the record.
@@ -207,7 +218,10 @@ inline void run_cell(const CellJob& job,
   const double eval_seconds = evaluating.seconds();
 
   record.metrics = outcome.metrics;
-  if (!opened.calibration().is_null()) record.metrics["calibration"] = opened.calibration();
+  if (!opened.calibration().is_null()) {
+    record.metrics["calibration"] = opened.calibration();
+    if (!job.data_file.empty()) cell_detail::note_overlap(opened, job.data_file, record);
+  }
   MethodSet& methods = opened.methods();
   for (const std::string& change : methods.settle()) record.warnings.push_back(change);
   record.metrics["memory"] = {{"peak_resident_bytes", peak_resident_bytes()},

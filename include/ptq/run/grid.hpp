@@ -66,7 +66,9 @@ struct ExperimentGrid {
 // Does a method belong to what `methods = "*"` stands for? Baselines belong to every track.
 inline bool fits_track(const MethodInfo& method, const std::string& track) {
   if ((method.traits & PTQ_LOSSLESS) != 0) return true;
-  if (track == "A") return (method.capabilities & PTQ_CAN_WEIGHTS) != 0;
+  const uint64_t weights = method.capabilities & (PTQ_CAN_WEIGHTS | PTQ_CAN_ACTIVATIONS);
+  if (track == "A") return weights == PTQ_CAN_WEIGHTS;
+  if (track == "B") return (weights & PTQ_CAN_ACTIVATIONS) != 0;
   if (track == "C") return (method.capabilities & PTQ_CAN_KV) != 0;
   return false;
 }
@@ -136,19 +138,16 @@ inline std::string place_word(const std::string& name) {
   return path_word(name) + (ascii ? "" : "-" + sha256_hex(name).substr(0, 8));
 }
 
-// A composition is one method for the weights and one for the cache.
+// At most one method of a composition encodes the cache. Which part encodes the weights depends on
+// options: JoinedWeights of run/method_set.hpp finds out.
 inline void check_composition(const MethodVariant& variant,
                               const std::vector<const MethodInfo*>& infos) {
-  if (infos.size() < 2) return;
-  for (const auto& [bit, what] :
-       {std::pair{PTQ_CAN_WEIGHTS, "the weights"}, std::pair{PTQ_CAN_KV, "the cache"}}) {
-    const auto count = std::count_if(infos.begin(), infos.end(), [bit = bit](const auto* info) {
-      return (info->capabilities & bit) != 0;
-    });
-    if (count < 2) continue;
-    throw usage_error("the parts of `" + variant.label + "` both want to encode " + what,
+  const auto count = std::count_if(infos.begin(), infos.end(), [](const auto* info) {
+    return (info->capabilities & PTQ_CAN_KV) != 0;
+  });
+  if (count > 1)
+    throw usage_error("the parts of `" + variant.label + "` both want to encode the cache",
                       variant.where, "combine one weights method and one cache method");
-  }
 }
 
 }  // namespace grid_detail

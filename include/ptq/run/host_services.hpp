@@ -9,6 +9,7 @@
 #include <cstring>
 #include <functional>
 #include <limits>
+#include <memory>
 #include <mutex>
 #include <new>
 #include <string>
@@ -18,10 +19,12 @@
 #include "ptq/core/error.hpp"
 #include "ptq/core/own_json.hpp"
 #include "ptq/core/safe_text.hpp"
+#include "ptq/core/threads.hpp"
 #include "ptq/encoding/encoding.hpp"
 #include "ptq/engine/engine.hpp"
 #include "ptq/plugin.h"
 #include "ptq/run/cancel.hpp"
+#include "ptq/run/math_service.hpp"
 #include "ptq/run/surroundings.hpp"
 
 namespace ptq {
@@ -42,6 +45,8 @@ class HostSide {
 
   const Json& options() const { return options_; }
 
+  // For ptq.math/1's parallel; 0: one per core.
+  int threads = 0;
   // Gets what a method reports through ptq.progress/1: a fraction of the call that runs. Any
   // thread.
   std::function<void(double)> on_progress;
@@ -146,6 +151,7 @@ class HostSide {
       if (std::strcmp(id, PTQ_ENCODE_CODEBOOK_1) == 0) return &codebook_service();
       if (std::strcmp(id, PTQ_ENCODE_LOWRANK_1) == 0) return &lowrank_service();
       if (std::strcmp(id, PTQ_ENCODE_OUTLIERS_1) == 0) return &outliers_service();
+      if (std::strcmp(id, PTQ_MATH_1) == 0) return &math_service();
       return nullptr;
     };
     return call;
@@ -308,9 +314,12 @@ class HostSide {
     return values;
   }
   static AffineFormat format(const ptq_affine* how) {
-    if (!how || how->struct_size < sizeof(ptq_affine))
+    if (!how || !PTQ_HAS(how, group_size))
       throw usage_error("ptq_affine is missing or smaller than this host's");
     return {how->bits, Grid(how->grid), how->axis, how->group_size};
+  }
+  static const int32_t* order_of(const ptq_affine* how) {
+    return PTQ_HAS(how, order) ? how->order : nullptr;
   }
   // Runs a builder; a thrown Error becomes the sentence of a failed call. A refused answer stays
   // refused until another one is accepted, whatever the plugin makes of the status.
@@ -343,7 +352,11 @@ class HostSide {
         [](const ptq_call* call, const ptq_tensor* x, const ptq_affine* how, ptq_encoding* out) {
           return build(call, out, [&](RowSink& sink) {
             const Matrices m = matrices(call, x, {PTQ_FLOAT, 32, 1}, "x");
-            sink.affine(format(how), m.batch, m.rows, m.columns, finite(call, x, m));
+            const AffineFormat f = format(how);
+            if (order_of(how))
+              throw usage_error("an order of columns is for the method's own codes", {},
+                                "call affine_codes");
+            sink.affine(f, m.batch, m.rows, m.columns, finite(call, x, m));
           });
         },
         [](const ptq_call* call, const ptq_tensor* codes, const ptq_tensor* scale,
@@ -367,10 +380,15 @@ class HostSide {
             };
             check(scale, "scale");
             if (zero) check(zero, "zero");
-            sink.affine_codes(f, m.batch, m.rows, m.columns,
-                              static_cast<const uint8_t*>(codes->data),
-                              static_cast<const float*>(scale->data),
-                              zero ? static_cast<const float*>(zero->data) : nullptr);
+            const auto* c = static_cast<const uint8_t*>(codes->data);
+            const auto* s = static_cast<const float*>(scale->data);
+            const auto* z = zero ? static_cast<const float*>(zero->data) : nullptr;
+            if (const int32_t* order = order_of(how)) {
+              if (m.batch != 1) throw usage_error("an order of columns is for weights only");
+              sink.ordered_codes(f, order, m.rows, m.columns, c, s, z);
+            } else {
+              sink.affine_codes(f, m.batch, m.rows, m.columns, c, s, z);
+            }
           });
         },
         [](const ptq_call* call, const ptq_tensor* x, ptq_dtype dtype, ptq_encoding* out) {
@@ -394,8 +412,10 @@ class HostSide {
            const ptq_tensor* scale, const ptq_tensor* offset, const ptq_codebook* how,
            ptq_encoding* out) {
           return build(call, out, [&](RowSink& sink) {
-            if (!how || how->struct_size < sizeof(ptq_codebook))
+            if (!how || !PTQ_HAS(how, reserved))
               throw usage_error("ptq_codebook is missing or smaller than this host's");
+            if (how->scaling == PTQ_SCALE_PER_GROUP)
+              return grouped(call, codes, levels, scale, offset, how, sink);
             if (how->bits < 1 || how->bits > 8)
               throw usage_error("codebook encoding with bits = " + std::to_string(how->bits), {},
                                 "bits is 1, 2, 3, 4 or 8");
@@ -414,6 +434,24 @@ class HostSide {
           });
         }};
     return service;
+  }
+
+  static void grouped(const ptq_call* call, const ptq_tensor* codes, const ptq_tensor* levels,
+                      const ptq_tensor* scale, const ptq_tensor* offset, const ptq_codebook* how,
+                      RowSink& sink) {
+    if (!PTQ_HAS(how, tensor_scale))
+      throw usage_error("ptq_codebook is too small for PTQ_SCALE_PER_GROUP");
+    if (offset) throw usage_error("a codebook with a scale per group takes no offset");
+    if (how->bits < 1 || how->bits > 8)
+      throw usage_error("codebook encoding with bits = " + std::to_string(how->bits), {},
+                        "bits is 1, 2, 3, 4 or 8");
+    const Matrices m = matrices(call, codes, {PTQ_UINT, 8, 1}, "codes");
+    if (m.batch != 1) throw usage_error("a scale per group of columns is for weights only");
+    const int64_t group = how->group_size > 0 ? how->group_size : std::max<int64_t>(m.columns, 1);
+    sink.grouped_codes({how->bits, how->group_size, ScaleType(how->scale_type), how->tensor_scale},
+                       m.rows, m.columns, static_cast<const uint8_t*>(codes->data),
+                       numbers(call, levels, int64_t(1) << how->bits, "levels"),
+                       numbers(call, scale, m.rows * ((m.columns + group - 1) / group), "scale"));
   }
 
   static const ptq_lowrank_service& lowrank_service() {
@@ -448,9 +486,23 @@ class HostSide {
     return service;
   }
 
+  // ---- ptq.math/1 ----
+
+  static const ptq_math& math_service() {
+    static const ptq_math service = math_table(
+        [](const ptq_call* call, int64_t count, void (*task)(void*, int64_t), void* context) {
+          HostSide& host = of(call);
+          const InHostMode mode(host.surroundings_.mode());
+          if (!host.pool_) host.pool_ = std::make_unique<ThreadPool>(host.threads);
+          host.pool_->for_each(count, [&](int64_t i) { task(context, i); });
+        });
+    return service;
+  }
+
   std::string method_;
   Json options_;
   uint64_t seed_;
+  std::unique_ptr<ThreadPool> pool_;   // made when it is first needed
   const CudaPlace* device_ = nullptr;  // of the call that runs
   std::mutex mutex_;
   std::string sentence_;  // of the latest `fail` in this call

@@ -2,11 +2,14 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstdio>
+#include <deque>
 #include <functional>
 #include <initializer_list>
 #include <memory>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -64,13 +67,19 @@ class MethodInstance {
                                config);
     return kv_.get();
   }
-  // The weights half, or nullptr.
+  // What the method does about weights and what enters them, or nullptr.
   WeightMethod* weights() {
     const auto* table = capability<ptq_weights>(PTQ_WEIGHTS_1);
-    if (!table) return nullptr;
-    weights_ = std::make_unique<Weights>(*this, table);
+    const auto* transform = capability<ptq_transform>(PTQ_TRANSFORM_1);
+    const auto* activations = capability<ptq_activations>(PTQ_ACTIVATIONS_1);
+    if (!table && !transform && !activations) return nullptr;
+    weights_ = std::make_unique<Weights>(
+        *this, table, capability<ptq_weights_calibration>(PTQ_WEIGHTS_CALIBRATION_1), transform,
+        activations);
     return weights_.get();
   }
+  // Of ptq.math/1; 0: one per core.
+  void set_threads(int threads) { host_.threads = threads; }
 
  private:
   // `info` as this process has it: a description from elsewhere says which file to load.
@@ -107,10 +116,7 @@ class MethodInstance {
    public:
     Kv(MethodInstance& owner, const ptq_kv* table, const ptq_kv_calibration* calibration,
        const ModelConfig& c)
-        : owner_(owner),
-          table_(table),
-          calibration_(calibration),
-          dim_(c.head_dim) {
+        : owner_(owner), table_(table), calibration_(calibration), dim_(c.head_dim) {
       for (const LayerPlan& layer : anatomy_of(c).layers) heads_.push_back(layer.shape.kv_heads);
       require_host_device(table->devices);
       const ptq_kv_shape shape{sizeof shape, 0, c.num_hidden_layers, c.num_key_value_heads,
@@ -210,31 +216,135 @@ class MethodInstance {
     MethodInstance& owner_;
     const ptq_kv* table_;
     const ptq_kv_calibration* calibration_;  // nullptr: the method wants none
-    std::vector<int64_t> heads_;  // kv heads of each layer
+    std::vector<int64_t> heads_;             // kv heads of each layer
     int64_t dim_;
     KvPolicy policy_[2];
   };
 
   class Weights final : public WeightMethod {
    public:
-    Weights(MethodInstance& owner, const ptq_weights* table) : owner_(owner), table_(table) {
-      require_host_device(table->devices);
+    Weights(MethodInstance& owner, const ptq_weights* table,
+            const ptq_weights_calibration* calibration, const ptq_transform* transform,
+            const ptq_activations* activations)
+        : owner_(owner),
+          table_(table),
+          calibration_(calibration),
+          transform_(transform),
+          activations_(activations) {
+      if (table) require_host_device(table->devices);
     }
-    void encode(int layer, const std::string& name, const std::string& kind, const float* w,
-                int64_t rows, int64_t columns, RowSink& out) override {
-      const ptq_tensor view = matrix_view(w, {rows, columns});
-      const ptq_linear linear{sizeof linear, layer, name.c_str(), kind.c_str(), &view};
+    bool encodes() const override { return table_ != nullptr; }
+    InputsWanted encode_wants() const override {
+      return calibration_ ? wanted(calibration_->wanted) : InputsWanted{};
+    }
+    void encode(const LinearView& linear, RowSink& out) override {
+      if (!table_) return;
+      const Shown shown(linear, calibration_ != nullptr);
       owner_.host_.invoke(
           "encode",
           [&](const ptq_call* call) {
-            return table_->encode(owner_.method_, call, &linear, handle(out));
+            return table_->encode(owner_.method_, call, shown.linear(), handle(out));
           },
-          [&] { return name; });
+          [&] { return linear.name; });
+    }
+    bool scales() const override { return transform_ != nullptr; }
+    InputsWanted scale_wants() const override {
+      return transform_ ? wanted(transform_->wanted) : InputsWanted{};
+    }
+    void scale(const Site& site, std::span<float> factor) override {
+      if (!transform_) return;
+      std::deque<Shown> shown;
+      std::vector<const ptq_linear*> linears;
+      for (const LinearView& linear : site.linears)
+        linears.push_back(shown.emplace_back(linear, true).linear());
+      const ptq_site raw{sizeof raw, site.layer, int32_t(site.place), uint32_t(linears.size()),
+                         linears.data()};
+      owner_.host_.invoke(
+          "scale",
+          [&](const ptq_call* call) {
+            return transform_->scale(owner_.method_, call, &raw, factor.data());
+          },
+          [&] { return "what enters " + site.linears.front().name; });
+    }
+    InputsWanted activation_wants() const override {
+      return activations_ ? wanted(activations_->wanted) : InputsWanted{};
+    }
+    Activation activation(const LinearView& linear) override {
+      if (!activations_) return {};
+      const Shown shown(linear, activations_->wanted.what != 0);
+      ptq_activation how{sizeof how, PTQ_ACTIVATION_FULL, 0, 0};
+      owner_.host_.invoke(
+          "choose",
+          [&](const ptq_call* call) {
+            return activations_->choose(owner_.method_, call, shown.linear(), &how);
+          },
+          [&] { return linear.name; });
+      const bool fixed =
+          how.kind == PTQ_ACTIVATION_INT8_STATIC || how.kind == PTQ_ACTIVATION_FP8_STATIC;
+      if (how.kind < PTQ_ACTIVATION_FULL || how.kind > PTQ_ACTIVATION_FP8_STATIC ||
+          (fixed && !(how.scale > 0 && std::isfinite(how.scale))) ||
+          !(how.outlier_threshold >= 0 && std::isfinite(how.outlier_threshold)))
+        throw owner_.host_.plugin_error(
+            "choose",
+            "answers with kind " + std::to_string(how.kind) + ", scale " +
+                std::to_string(how.scale) + ", outlier_threshold " +
+                std::to_string(how.outlier_threshold),
+            "kind is PTQ_ACTIVATION_*, scale positive for the static kinds, the threshold 0 or "
+            "positive",
+            linear.name);
+      return {ActivationKind(how.kind), fixed ? how.scale : 0, how.outlier_threshold};
     }
 
    private:
+    static InputsWanted wanted(const ptq_inputs_wanted& w) {
+      return {(w.what & PTQ_INPUTS_COLUMNS) != 0, (w.what & PTQ_INPUTS_GRAM) != 0,
+              (w.what & PTQ_INPUTS_CROSS) != 0,
+              (w.what & PTQ_INPUTS_SAMPLE) != 0 ? std::max<int64_t>(w.sample_rows, 0) : 0,
+              InputOrder(std::clamp(w.order, 0, 2))};
+    }
+    // The C structs of one linear, which refer to each other.
+    class Shown {
+     public:
+      Shown(const LinearView& l, bool with_inputs)
+          : name_(l.name), kind_(l.kind), weight_(matrix_view(l.w, {l.rows, l.columns})) {
+        linear_ = {sizeof linear_, l.layer, name_.c_str(), kind_.c_str(), &weight_, nullptr};
+        if (!l.inputs || !with_inputs) return;
+        const LinearInputs& in = *l.inputs;
+        const int64_t n = in.width;
+        const auto view = [&](int at, std::span<const float> x,
+                              std::initializer_list<int64_t> shape) -> const ptq_tensor* {
+          if (x.empty()) return nullptr;
+          tensors_[at] = matrix_view(x.data(), shape);
+          return &tensors_[at];
+        };
+        inputs_ = {sizeof inputs_,
+                   0,
+                   in.id,
+                   in.rows,
+                   view(0, in.mean_square, {n}),
+                   view(1, in.mean_abs, {n}),
+                   view(2, in.largest, {n}),
+                   view(3, in.gram, {n, n}),
+                   view(4, in.sample, {int64_t(in.sample.size()) / std::max<int64_t>(n, 1), n}),
+                   view(5, in.cross, {n, n})};
+        linear_.inputs = &inputs_;
+      }
+      Shown(const Shown&) = delete;
+      Shown& operator=(const Shown&) = delete;
+      const ptq_linear* linear() const { return &linear_; }
+
+     private:
+      std::string name_, kind_;
+      ptq_tensor weight_, tensors_[6];
+      ptq_inputs inputs_{};
+      ptq_linear linear_{};
+    };
+
     MethodInstance& owner_;
-    const ptq_weights* table_;
+    const ptq_weights* table_;  // nullptr: it encodes none; and so below
+    const ptq_weights_calibration* calibration_;
+    const ptq_transform* transform_;
+    const ptq_activations* activations_;
   };
 
   static void require_host_device(uint32_t devices) {

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -14,10 +15,57 @@
 
 namespace ptq {
 
+// The weights sides of several methods as one: each job is done by the one part that offers it.
+class JoinedWeights final : public WeightMethod {
+ public:
+  // Errors: two parts that do the same.
+  void add(WeightMethod& part) {
+    take(encoder_, part, part.encodes(), "encode the weights");
+    take(scaler_, part, part.scales(), "move scales into the weights");
+    parts_.push_back(&part);
+  }
+  bool encodes() const override { return encoder_ != nullptr; }
+  InputsWanted encode_wants() const override {
+    return encoder_ ? encoder_->encode_wants() : InputsWanted{};
+  }
+  void encode(const LinearView& linear, RowSink& out) override {
+    if (encoder_) encoder_->encode(linear, out);
+  }
+  bool scales() const override { return scaler_ != nullptr; }
+  InputsWanted scale_wants() const override {
+    return scaler_ ? scaler_->scale_wants() : InputsWanted{};
+  }
+  void scale(const Site& site, std::span<float> factor) override {
+    if (scaler_) scaler_->scale(site, factor);
+  }
+  InputsWanted activation_wants() const override {
+    for (const WeightMethod* part : parts_)
+      if (part->activation_wants().any()) return part->activation_wants();
+    return {};
+  }
+  // Of the first part that rounds them.
+  Activation activation(const LinearView& linear) override {
+    for (WeightMethod* part : parts_)
+      if (const Activation a = part->activation(linear); a.kind != ActivationKind::full) return a;
+    return {};
+  }
+
+ private:
+  static void take(WeightMethod*& job, WeightMethod& part, bool offers, const char* what) {
+    if (!offers) return;
+    if (job) throw usage_error(std::string("two parts of the composition want to ") + what);
+    job = &part;
+  }
+
+  WeightMethod *encoder_ = nullptr, *scaler_ = nullptr;
+  std::vector<WeightMethod*> parts_;
+};
+
 struct MethodSet {
   std::vector<std::unique_ptr<MethodInstance>> instances;
-  KvMethod* kv = nullptr;           // nullptr: a full-precision cache
-  WeightMethod* weights = nullptr;  // nullptr: the weights stay as they are
+  std::unique_ptr<JoinedWeights> joined;  // where several parts have a weights side
+  KvMethod* kv = nullptr;                 // nullptr: a full-precision cache
+  WeightMethod* weights = nullptr;        // nullptr: the weights stay as they are
 
   // Largest sums of bytes that the plugins held at one time.
   uint64_t peak_scratch() const {
@@ -67,13 +115,27 @@ inline MethodSet make_methods(const std::vector<Record::Part>& parts,
     methods.instances.push_back(method_set_detail::make_instance(parts[i], files.at(i), seed));
     MethodInstance& instance = *methods.instances.back();
     if (KvMethod* kv = instance.kv(config)) methods.kv = kv;
-    if (WeightMethod* weights = instance.weights()) methods.weights = weights;
+    WeightMethod* weights = instance.weights();
+    if (!weights) continue;
+    if (methods.weights != nullptr && !methods.joined) {
+      methods.joined = std::make_unique<JoinedWeights>();
+      methods.joined->add(*methods.weights);
+    }
+    if (methods.joined) methods.joined->add(*weights);
+    methods.weights = methods.joined ? methods.joined.get() : weights;
   }
   return methods;
 }
 
 inline bool wants_calibration(const KvMethod* kv) {
   return kv != nullptr && (kv->wants().samples || kv->wants().fisher);
+}
+inline bool wants_calibration(const WeightMethod* weights) {
+  return weights != nullptr &&
+         (weights->scales() || weights->encode_wants().any() || weights->activation_wants().any());
+}
+inline bool wants_calibration(const MethodSet& methods) {
+  return wants_calibration(methods.kv) || wants_calibration(methods.weights);
 }
 
 // where: the place that would name the text; hint: what to write there.

@@ -8,13 +8,17 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "ptq/calibrate/kv_samples.hpp"
+#include "ptq/calibrate/overlap.hpp"
 #include "ptq/calibrate/sequences.hpp"
+#include "ptq/calibrate/weights.hpp"
 #include "ptq/core/clock.hpp"
+#include "ptq/core/hash.hpp"
 #include "ptq/core/own_json.hpp"
 #include "ptq/engine/engine.hpp"
 #include "ptq/engine/kept_logits.hpp"
@@ -39,30 +43,21 @@ struct SubjectReports {
 
 namespace subject_detail {
 
-// Hands the layers on to the method and notes what it did with them.
-class WeightsWitness : public WeightMethod {
- public:
-  explicit WeightsWitness(WeightMethod& method) : method_(method) {}
-  void encode(int layer, const std::string& name, const std::string& kind, const float* w,
-              int64_t rows, int64_t columns, RowSink& out) override {
-    method_.encode(layer, name, kind, w, rows, columns, out);
-    if (out.filled()) {
-      ++encoded_;
-    } else {
-      plain_.push_back(name);
-    }
+// What was done to the layers; nothing where no layer was touched.
+inline Json encoded_json(const calibrate::EncodedWeights& done) {
+  Json json = Json::object();
+  if (done.encoded > 0) {
+    json["layers_encoded"] = done.encoded;
+    json["layers_plain"] = done.plain;
   }
-  // Nothing where no layer was encoded.
-  Json json() const {
-    if (encoded_ == 0) return Json::object();
-    return {{"layers_encoded", encoded_}, {"layers_plain", plain_}};
+  if (!done.activations.empty()) json["activations"] = done.activations;
+  if (done.scaled_sites > 0) {
+    json["scaled_sites"] = done.scaled_sites;
+    put_number(json, "transform_change", done.transform_change, "nothing was measured");
   }
-
- private:
-  WeightMethod& method_;
-  int64_t encoded_ = 0;
-  std::vector<std::string> plain_;  // linear layers that stay as they are
-};
+  for (const auto& [name, error] : done.errors) json["layer_errors"][name] = error;
+  return json;
+}
 
 inline Json weight_bytes_json(const WeightBytes& bytes) {
   Json json = {{"bytes", bytes.total()},
@@ -84,6 +79,7 @@ class OpenSubject {
   OpenSubject(SubjectRequest request, SubjectReports reports)
       : request_(std::move(request)), reports_(std::move(reports)) {
     load();
+    if (wants_calibration(methods_)) read_calibration();
     if (wants_calibration(methods_.kv)) calibrate_cache();
     if (methods_.weights != nullptr) encode_weights();
   }
@@ -99,6 +95,10 @@ class OpenSubject {
   }
   // The model in full precision.
   Engine& reference() { return kept_reference_ ? *kept_reference_ : real_reference(); }
+  // Encodes the weights of another engine of the model with a method that stands for this one's.
+  void encode(Engine& engine, WeightMethod& method) const {
+    calibrate::encode_weights(engine, method, {sequences_, false});
+  }
   // One more engine of the model, in full precision.
   std::unique_ptr<Engine> another_engine() const {
     return make_engine(request_.device, request_.build, request_.model.folder.string(), options_);
@@ -114,6 +114,10 @@ class OpenSubject {
   double quantize_seconds() const { return quantize_seconds_; }
   int steps() const { return steps_; }                      // the long ones that there were
   const Json& calibration() const { return calibration_; }  // null: the methods wanted none
+  // Share of the 13-grams of a file that the calibration has too.
+  double calibration_overlap(const std::string& file) {
+    return calibrate::overlap(sequences_, tokenizer().encode(read_utf8_file(file)));
+  }
   const std::vector<std::string>& warnings() const { return warnings_; }
   // Bytes of the resident weights, and which layers the method encoded.
   Json weights() const {
@@ -143,6 +147,7 @@ class OpenSubject {
     methods_ = make_methods(request_.method.parts, request_.plugin_files, request_.seed,
                             engine_->config());
     for (const auto& instance : methods_.instances) {
+      instance->set_threads(request_.threads);
       instance->on_progress([this, name = instance->info().name](double fraction) {
         if (reports_.method) reports_.method(name, fraction);
       });
@@ -158,32 +163,46 @@ class OpenSubject {
     load_seconds_ = clock.seconds();
   }
 
-  // Shows the cache method what it wants to learn from.
-  void calibrate_cache() {
-    const Stopwatch clock;
+  // The sequences that all methods of the experiment learn from.
+  void read_calibration() {
     if (!request_.calibration) {
       throw calibration_is_missing(request_.method.label, request_.calibration_where,
                                    request_.calibration_hint);
     }
     const auto& [settings, file, sha256] = *request_.calibration;
-    const auto gradients = make_cpu_gradients(request_.model.folder.string(), options_);
-    const auto sequences = calibrate::read_sequences(
-        tokenizer(), file, settings, gradients->config().max_position_embeddings, request_.seed);
-    const calibrate::KvCalibration used = calibrate::calibrate_kv(
-        *gradients, *methods_.kv, sequences, uint64_t(settings.memory_gib * double(1 << 30)),
-        [&](double share) { report(share, "calibrating"); });
-    if (used.sequences < settings.sequences) {
-      warnings_.push_back("calibrated on " + std::to_string(used.sequences) + " of " +
-                          std::to_string(settings.sequences) +
-                          " sequences; calibration.memory_gib allows no more");
-    }
+    sequences_ = calibrate::read_sequences(
+        tokenizer(), file, settings, engine_->config().max_position_embeddings, request_.seed);
+    Sha256 tokens;
+    for (const auto& sequence : sequences_)
+      tokens.update({reinterpret_cast<const char*>(sequence.data()), 4 * sequence.size()});
     calibration_ = {{"text", settings.text},
                     {"text_sha256", sha256},
                     {"join", settings.join},
-                    {"sequences", used.sequences},
-                    {"length", used.length},
+                    {"sequences", sequences_.size()},
+                    {"length", sequences_.front().size()},
                     {"seed", request_.seed},
-                    {"sample_bytes", used.sample_bytes}};
+                    {"tokens_sha256", tokens.hex()}};
+  }
+  void say_used(int64_t used, const char* for_what) {
+    if (used >= int64_t(sequences_.size())) return;
+    warnings_.push_back(std::string(for_what) + " calibrated on " + std::to_string(used) + " of " +
+                        std::to_string(sequences_.size()) +
+                        " sequences; calibration.memory_gib allows no more");
+    calibration_["sequences"] = used;
+  }
+  uint64_t calibration_memory() const {
+    return uint64_t(request_.calibration->settings.memory_gib * double(1 << 30));
+  }
+
+  // Shows the cache method what it wants to learn from.
+  void calibrate_cache() {
+    const Stopwatch clock;
+    const auto gradients = make_cpu_gradients(request_.model.folder.string(), options_);
+    const calibrate::KvCalibration used =
+        calibrate::calibrate_kv(*gradients, *methods_.kv, sequences_, calibration_memory(),
+                                [&](double share) { report(share, "calibrating"); });
+    say_used(used.sequences, "cache");
+    calibration_["sample_bytes"] = used.sample_bytes;
     put_number(calibration_, "loss", used.loss, "the method wants no gradients");
     ++steps_;
     calibrate_seconds_ = clock.seconds();
@@ -191,11 +210,20 @@ class OpenSubject {
 
   void encode_weights() {
     const Stopwatch clock;
-    subject_detail::WeightsWitness witness(*methods_.weights);
-    engine_->encode_weights(witness, [&](int done, int total) {
-      report(steps_ + double(done) / std::max(total, 1), "encoding weights");
-    });
-    layers_ = witness.json();
+    calibrate::WeightsOptions options;
+    const bool errors = request_.calibration && request_.calibration->settings.layer_errors;
+    if (errors && sequences_.empty()) read_calibration();
+    if (errors || wants_calibration(methods_.weights)) {
+      const uint64_t each = sequences_.front().size() * 4 * uint64_t(engine_->config().hidden_size);
+      const size_t fit = size_t(std::max<uint64_t>(calibration_memory() / each, 1));
+      options.sequences = std::span(sequences_).first(std::min(fit, sequences_.size()));
+      options.layer_errors = errors;
+      say_used(int64_t(options.sequences.size()), "weights");
+    }
+    layers_ = subject_detail::encoded_json(
+        calibrate::encode_weights(*engine_, *methods_.weights, options, [&](int done, int total) {
+          report(steps_ + double(done) / std::max(total, 1), "encoding weights");
+        }));
     ++steps_;
     quantize_seconds_ = clock.seconds();
   }
@@ -210,6 +238,7 @@ class OpenSubject {
   std::unique_ptr<KeptEngine> kept_reference_;
   double load_seconds_ = 0, calibrate_seconds_ = 0, quantize_seconds_ = 0;
   int steps_ = 0;
+  std::vector<std::vector<int32_t>> sequences_;  // of the calibration
   Json calibration_, layers_ = Json::object();
   std::vector<std::string> warnings_;
 };

@@ -43,9 +43,9 @@ inline std::string try_here(const GridMethod& method, const ModelConfig& config,
       for (int64_t l = 0; l < config.num_hidden_layers; ++l)
         for (const KvSide side : {KvSide::keys, KvSide::values})
           CacheRules(side, int(l), config.head_dim, methods.kv);
-      answer["wants_calibration"] = wants_calibration(methods.kv);
       answer["evicts"] = methods.kv->policy(KvSide::keys).evicts;
     }
+    answer["wants_calibration"] = wants_calibration(methods);
   } catch (const Error& e) {
     answer = {{"code", int(e.code())},
               {"message", e.message()},

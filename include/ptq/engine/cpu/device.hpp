@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "ptq/core/threads.hpp"
+#include "ptq/encoding/activation.hpp"
 #include "ptq/engine/cpu/attention.hpp"
 #include "ptq/engine/cpu/blas_memory.hpp"
 #include "ptq/engine/cpu/kv_cache.hpp"
@@ -57,6 +58,22 @@ class FreshRows final : public RowSource {
   int64_t heads_, dim_;
 };
 
+// One token's inputs of a linear layer, as they enter the product.
+inline void round_activations(const Activation& how, const float* x, int64_t n, float* y) {
+  float step = how.scale;
+  if (step_per_token(how.kind)) {
+    float largest = 0;
+    for (int64_t i = 0; i < n; ++i) {
+      const float size = x[i] < 0 ? -x[i] : x[i];
+      const bool outlier = how.outlier_threshold > 0 && size >= how.outlier_threshold;
+      largest = !outlier && size > largest ? size : largest;
+    }
+    step = activation_step(how.kind, largest);
+  }
+  for (int64_t i = 0; i < n; ++i)
+    y[i] = rounded_activation(x[i], how.kind, step, how.outlier_threshold);
+}
+
 class Device {
  public:
   using Scalar = float;
@@ -95,7 +112,7 @@ class Device {
   }
   // Where a weight method works, and what is to be done afterwards: nothing, it is the same thing.
   LinearWeight& host(Linear& w) const { return w; }
-  void encoded(Linear&) const {}
+  void changed(Linear&) const {}
   Cache cache(const Anatomy& anatomy, KvMethod* method, DType dense) const {
     return KvCache(anatomy, method, dense, rotary_);
   }
@@ -121,6 +138,7 @@ class Device {
   }
   // n numbers where the host can read them; valid until the next operation.
   const float* download(const float* x, int64_t) const { return x; }
+  void upload(const float* from, int64_t n, float* to) const { std::copy_n(from, n, to); }
   // What is wanted of x [n, width]; valid until the next look.
   void look(const float* x, int64_t n, int64_t width, const Wanted& wanted, Seen& seen) {
     seen.values = {x, size_t(std::min(n, wanted.rows) * width)};
@@ -179,8 +197,20 @@ class Device {
            (pool_->size() == 1 ? " thread)" : " threads)");
   }
 
-  // y [n, out] = x [n, in] W^T + b; bias may be nullptr.
+  // y [n, out] = x [n, in] W^T + b; bias may be nullptr. x enters as the layer's activations say.
   void linear(const LinearWeight& w, const float* bias, const float* x, int64_t n, float* y) {
+    if (w.activation().kind != ActivationKind::full) {
+      rounded_.resize(size_t(n * w.in()));
+      rows(n, w.in(), [&](int64_t i) {
+        round_activations(w.activation(), x + i * w.in(), w.in(), rounded_.data() + i * w.in());
+      });
+      x = rounded_.data();
+    }
+    product(w, bias, x, n, y);
+  }
+
+  // The same with x as it is.
+  void product(const LinearWeight& w, const float* bias, const float* x, int64_t n, float* y) {
     const int64_t in = w.in(), out = w.out();
     // Slices small enough to balance the threads and to keep the decoded weights in the cache.
     const int64_t per_thread = (out + pool_->size() - 1) / pool_->size();
@@ -348,6 +378,7 @@ class Device {
   std::unique_ptr<ThreadPool> pool_;
   bool bf16_;
   std::shared_ptr<Rotary> rotary_;  // caches share it
+  std::vector<float> rounded_;      // inputs of a linear
   // Of the last look().
   std::vector<double> squares_, magnitudes_;
   std::vector<float> largest_, gram_;

@@ -18,6 +18,7 @@
 #include "ptq/engine/cuda/arena.hpp"
 #include "ptq/engine/cuda/device_state.hpp"
 #include "ptq/engine/cuda/gemm.hpp"
+#include "ptq/engine/cuda/kernels/activations.cuh"
 #include "ptq/engine/cuda/kernels/affine_decode.cuh"
 #include "ptq/engine/cuda/kernels/attention.cuh"
 #include "ptq/engine/cuda/kernels/column_sums.cuh"
@@ -110,16 +111,22 @@ class Device {
     return Vector(state_->tensors.upload(t.rows(), t.shape[0], dtype_of<T>));
   }
   LinearWeight& host(Linear& w) { return w.host(); }
-  // A method has been asked: packed codes replace the matrix.
-  void encoded(Linear& w) {
+  // What a method has left of the weight replaces the matrix: packed codes as they are, everything
+  // that the kernels cannot read decoded.
+  void changed(Linear& w) {
     LinearWeight& h = w.host();
-    if (!h.encoded()) return;
+    if (!h.encoded() && !h.scaled()) return;
     const StoredRows file = h.file();
     Memory<uint8_t> plain;
     DType as = DType::f32;
     if (const DenseRows* rows = h.dense_rows()) {
       as = kept(rows->dtype());
       plain = state_->tensors.copy(rows->data(), rows->dtype(), h.scalars(), as);
+    } else if (!h.packed() || !h.order().empty()) {
+      std::vector<float> decoded(size_t(h.scalars()));
+      h.decode(0, h.out(), decoded.data());
+      as = kept(DType::f32);
+      plain = state_->tensors.copy(decoded.data(), DType::f32, h.scalars(), as);
     }
     w.adopt(state_->arena, state_->queue, std::move(plain), as);
     state_->tensors.release(file.data, kept(file.dtype));
@@ -197,6 +204,20 @@ class Device {
     else
       ptq::to_float(dtype_of<T>, s.downloaded.data(), n, s.floats.data());
     return s.floats.data();
+  }
+
+  // n numbers of the host to the device. Waits for it.
+  void upload(const float* from, int64_t n, T* to) {
+    State& s = *state_;
+    flush();
+    if constexpr (std::is_same_v<T, float>) {
+      s.queue.copy(to, from, size_t(n) * 4, cudaMemcpyHostToDevice);
+    } else {
+      s.downloaded.resize(size_t(n) * sizeof(T));
+      ptq::from_float(dtype_of<T>, from, n, s.downloaded.data());
+      s.queue.copy(to, s.downloaded.data(), size_t(n) * sizeof(T), cudaMemcpyHostToDevice);
+    }
+    s.queue.synchronize();
   }
 
   // What is wanted of x [n, width]; valid until the next look. Waits for the device.
@@ -296,8 +317,16 @@ class Device {
     cuda::disturb(state_->queue, x, n, width, noise, layer, position);
   }
 
-  // y [n, out] = x [n, in] W^T + b; bias may be nullptr.
+  // y [n, out] = x [n, in] W^T + b; bias may be nullptr. x enters as the layer's activations say.
   void linear(const Linear& w, const T* bias, const T* x, int64_t n, T* y) {
+    if (w.activation().kind == ActivationKind::full) return product(w, bias, x, n, y);
+    T* rounded = state_->room_for_rounded(n * w.in());
+    cuda::round_activations(state_->queue, w.activation(), x, n, w.in(), rounded);
+    product(w, bias, rounded, n, y);
+  }
+
+  // The same with x as it is.
+  void product(const Linear& w, const T* bias, const T* x, int64_t n, T* y) {
     State& s = *state_;
     const int64_t in = w.in(), out = w.out();
     if (n <= kSmallRows && (!w.packed() || small_linear_reads(w.affine))) {

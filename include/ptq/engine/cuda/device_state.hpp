@@ -103,13 +103,16 @@ struct DeviceState {
 
   // One piece of memory for the plain rows of every product that wants some: each waits for the
   // one before it on the stream, and in a small piece they are still in the second-level cache.
-  T* room_for_slice(int64_t n) {
-    if (n > slice.size()) {
+  T* room_for_slice(int64_t n) { return room(slice, n); }
+  // The same for the rounded inputs of a product.
+  T* room_for_rounded(int64_t n) { return room(rounded, n); }
+  T* room(Memory<T>& memory, int64_t n) {
+    if (n > memory.size()) {
       drop_graphs();
-      slice = Memory<T>();
-      slice = Memory<T>(arena, Region::workspace, n);
+      memory = Memory<T>();
+      memory = Memory<T>(arena, Region::workspace, n);
     }
-    return slice.data();
+    return memory.data();
   }
 
   void drop_graphs() {
@@ -132,7 +135,7 @@ struct DeviceState {
   Memory<int32_t> not_finite;  // [layers * 2]
   std::optional<Rotary> rotary;
   Memory<float> cosine, sine;                 // [positions, head_dim / 2]
-  Memory<T> slice;                            // see room_for_slice
+  Memory<T> slice, rounded;                   // see room_for_slice, room_for_rounded
   bool plain = true;                          // the caches of this pass (SideView::plain)
   std::map<int64_t, cudaGraphExec_t> graphs;  // by key
   std::map<int64_t, size_t> seen;             // by key: bytes of tables of an eager pass

@@ -70,4 +70,21 @@ __device__ __forceinline__ float block_sum(float x) {
   return x;
 }
 
+// Largest of all threads of the block, in every thread; numbers are not negative.
+__device__ __forceinline__ float block_max(float x) {
+  __shared__ float partial[kWarpLanes];
+  const int warp = int(threadIdx.x) / kWarpLanes, lane = int(threadIdx.x) % kWarpLanes;
+  const int warps = int(blockDim.x) / kWarpLanes;
+  for (int round = 0; round < 2; ++round) {  // of a warp, then of the warps
+    for (int step = kWarpLanes / 2; step > 0; step /= 2)
+      x = fmaxf(x, __shfl_xor_sync(kFullMask, x, step));
+    if (round == 1) break;
+    if (lane == 0) partial[warp] = x;
+    __syncthreads();
+    x = lane < warps ? partial[lane] : 0.0f;
+  }
+  __syncthreads();  // the array may be used again
+  return x;
+}
+
 }  // namespace ptq::cuda

@@ -32,6 +32,7 @@ class Linear {
   int64_t in() const { return host_.in(); }
   int64_t scalars() const { return host_.scalars(); }
   bool encoded() const { return encoded_; }
+  const Activation& activation() const { return host_.activation(); }
   uint64_t bytes() const { return bytes_; }
 
   // Only one of the two is filled.
@@ -43,16 +44,16 @@ class Linear {
   LinearWeight& host() { return host_; }
 
   // Takes over what a method put into host(): the packed bytes go to the device and leave the host.
-  // plain: for a method that answered with plain numbers, their copy of element type `kept`.
+  // plain: where the device is to read plain numbers, their copy of element type `kept`.
   void adopt(Arena& arena, Queue& queue, Memory<uint8_t> plain, DType kept) {
-    encoded_ = true;
+    encoded_ = host_.encoded();
     bytes_ = host_.bytes();
-    if (const AffineRows* rows = host_.packed()) {
-      hold(arena, queue, *rows);
+    if (plain.data() == nullptr) {
+      hold(arena, queue, *host_.packed());
     } else {
       hold(std::move(plain), kept);
     }
-    host_.forget();
+    if (encoded_) host_.forget();
   }
 
   // Takes plain numbers on the device.

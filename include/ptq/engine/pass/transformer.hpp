@@ -1,6 +1,5 @@
 // The forward pass of the Llama, Qwen2, Qwen3, Mistral and Phi-3 architectures, to be read from top
-// to bottom:
-// pass(), attend(), head().
+// to bottom: pass(), layer(), attend(), head().
 //
 // Order of operations: Hugging Face transformers, modeling_llama / modeling_qwen2 / modeling_qwen3
 // / modeling_mistral / modeling_phi3. A Device supplies the operations and the storage; activations
@@ -9,6 +8,7 @@
 #pragma once
 
 #include <algorithm>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -20,14 +20,14 @@
 #include "ptq/engine/engine.hpp"
 #include "ptq/engine/pass/cache_rules.hpp"
 #include "ptq/engine/pass/schedule.hpp"
-#include "ptq/engine/weights/encode_weights.hpp"
 #include "ptq/engine/weights/loaded_model.hpp"
+#include "ptq/engine/weights/weight_bytes.hpp"
 #include "ptq/model/load_config.hpp"
 
 namespace ptq {
 
 template <Device D>
-class Transformer final : public Engine {
+class Transformer final : public Engine, private Blocks {
   using Array = typename D::Array;    // activations
   using Vector = typename D::Vector;  // norms and biases
   using Cache = typename D::Cache;
@@ -47,10 +47,7 @@ class Transformer final : public Engine {
   const ModelConfig& config() const override { return config_; }
   std::string device() const override { return device_.name(); }
   WeightBytes weight_bytes() const override { return ptq::weight_bytes(model_); }
-  void encode_weights(WeightMethod& method,
-                      const std::function<void(int, int)>& progress) override {
-    ptq::encode_weights(device_, model_, method, progress);
-  }
+  Blocks& blocks() override { return *this; }
 
   std::unique_ptr<Sequence> start(KvMethod* method) override {
     return std::make_unique<CachedSequence>(
@@ -120,74 +117,94 @@ class Transformer final : public Engine {
 
   // The forward pass over n rows, those of each part behind what its cache holds.
   void pass(const std::vector<Part>& parts, int64_t n, Regime regime, Tap* tap) {
-    const float eps = config_.rms_norm_eps;
     const int64_t h = model_.anatomy.hidden;
-    const Shape widest = model_.anatomy.widest();
     for (const Part& p : parts) p.sequence->cache.reserve(p.rows);
     const std::vector<int32_t> positions = positions_of(parts);
     const bool noisy = std::any_of(parts.begin(), parts.end(),
                                    [](const Part& p) { return p.sequence->noise.relative != 0; });
     const typename D::Batch batch = device_.begin(
         ids_of(parts), positions, is_steady(parts, regime) && !tap && !hooks_.poison && !noisy);
-    Array x = device_.array(n * h), y = device_.array(n * h),
-          q = device_.array(n * widest.q_width()), k = device_.array(n * widest.kv_width()),
-          v = device_.array(n * widest.kv_width()), o = device_.array(n * widest.q_width()),
-          gate = device_.array(n * widest.inner), up = device_.array(n * widest.inner);
-    const auto look = [&](int layer, Point point, const Array& a, int64_t width) {
-      if (tap) this->look(*tap, positions, layer, point, a, width);
-    };
-
-    device_.embed(embedding_, batch, x.data());
-    look(-1, Point::embedding, x, h);
+    Buffers a = buffers(n);
+    device_.embed(embedding_, batch, a.x.data());
+    look(tap, positions, -1, Point::embedding, a.x, h);
     for (int l = 0; l < int(model_.layers.size()); ++l) {
-      const typename Model::Layer& w = model_.layers[size_t(l)];
-      const Shape& s = w.plan.shape;
-
-      // Attention block.
-      device_.rms_norm(x.data(), w.input_norm.data(), eps, n, h, y.data());
-      look(l, Point::attention_in, y, h);
-      linear(w.at(Role::q), y, n, q);
-      linear(w.at(Role::k), y, n, k);
-      linear(w.at(Role::v), y, n, v);
-      look(l, Point::query, q, s.q_width());
-      look(l, Point::key, k, s.kv_width());
-      look(l, Point::value, v, s.kv_width());
-      if (w.plan.q_norm) {  // each head is a row
-        device_.rms_norm(q.data(), w.q_norm.data(), eps, n * s.heads, s.head_dim, q.data());
-        device_.rms_norm(k.data(), w.k_norm.data(), eps, n * s.kv_heads, s.head_dim, k.data());
-        look(l, Point::normed_query, q, s.q_width());
-        look(l, Point::normed_key, k, s.kv_width());
-      }
-      device_.rope(q.data(), batch, s.heads, s.head_dim);
-      // Caches of keys before rotation take them here, and rotate what is read from them.
-      if (regime != Regime::independent)
-        device_.append_unrotated(targets(parts, l), k.data(), s.kv_width());
-      device_.rope(k.data(), batch, s.kv_heads, s.head_dim);
-      look(l, Point::rotated_query, q, s.q_width());
-      look(l, Point::rotated_key, k, s.kv_width());
-      attend(parts, l, regime, q, k, v, o);
-      look(l, Point::heads_out, o, s.q_width());
-      linear(w.at(Role::o), o, n, y);
-      look(l, Point::attention_out, y, h);
-      device_.add(x.data(), y.data(), n, h);
-
-      // MLP block.
-      device_.rms_norm(x.data(), w.post_norm.data(), eps, n, h, y.data());
-      look(l, Point::mlp_in, y, h);
-      linear(w.at(Role::gate), y, n, gate);
-      linear(w.at(Role::up), y, n, up);
-      look(l, Point::gate, gate, s.inner);
-      look(l, Point::up, up, s.inner);
-      device_.swiglu(gate.data(), up.data(), n, s.inner);
-      look(l, Point::mlp_inner, gate, s.inner);
-      linear(w.at(Role::down), gate, n, y);
-      look(l, Point::mlp_out, y, h);
-      device_.add(x.data(), y.data(), n, h);
-      if (noisy) disturb(parts, l, x);
-      look(l, Point::layer_out, x, h);
+      layer(l, parts, batch, n, regime, a, positions, tap);
+      if (noisy) disturb(parts, l, a.x);
+      look(tap, positions, l, Point::layer_out, a.x, h);
     }
     for (const Part& p : parts) p.sequence->read.queries += double(p.rows);
-    head(parts, x, tap);
+    head(parts, a.x, tap);
+  }
+
+  // The activations of a pass. x: the residual stream; y: what enters and leaves a half of a layer.
+  struct Buffers {
+    Array x, y, q, k, v, o, gate, up;
+  };
+  Buffers buffers(int64_t n) {
+    const Shape widest = model_.anatomy.widest();
+    const int64_t h = model_.anatomy.hidden;
+    return {device_.array(n * h),
+            device_.array(n * h),
+            device_.array(n * widest.q_width()),
+            device_.array(n * widest.kv_width()),
+            device_.array(n * widest.kv_width()),
+            device_.array(n * widest.q_width()),
+            device_.array(n * widest.inner),
+            device_.array(n * widest.inner)};
+  }
+
+  // One decoder layer: from a.x to a.x.
+  void layer(int l, const std::vector<Part>& parts, const typename D::Batch& batch, int64_t n,
+             Regime regime, Buffers& a, std::span<const int32_t> positions, Tap* tap) {
+    const typename Model::Layer& w = model_.layers[size_t(l)];
+    const Shape& s = w.plan.shape;
+    const float eps = config_.rms_norm_eps;
+    const int64_t h = model_.anatomy.hidden;
+    auto& [x, y, q, k, v, o, gate, up] = a;
+    const auto look = [&](Point point, const Array& at, int64_t width) {
+      this->look(tap, positions, l, point, at, width);
+    };
+
+    // Attention block.
+    device_.rms_norm(x.data(), w.input_norm.data(), eps, n, h, y.data());
+    look(Point::attention_in, y, h);
+    linear(w.at(Role::q), y, n, q);
+    linear(w.at(Role::k), y, n, k);
+    linear(w.at(Role::v), y, n, v);
+    look(Point::query, q, s.q_width());
+    look(Point::key, k, s.kv_width());
+    look(Point::value, v, s.kv_width());
+    if (w.plan.q_norm) {  // each head is a row
+      device_.rms_norm(q.data(), w.q_norm.data(), eps, n * s.heads, s.head_dim, q.data());
+      device_.rms_norm(k.data(), w.k_norm.data(), eps, n * s.kv_heads, s.head_dim, k.data());
+      look(Point::normed_query, q, s.q_width());
+      look(Point::normed_key, k, s.kv_width());
+    }
+    device_.rope(q.data(), batch, s.heads, s.head_dim);
+    // Caches of keys before rotation take them here, and rotate what is read from them.
+    if (regime != Regime::independent)
+      device_.append_unrotated(targets(parts, l), k.data(), s.kv_width());
+    device_.rope(k.data(), batch, s.kv_heads, s.head_dim);
+    look(Point::rotated_query, q, s.q_width());
+    look(Point::rotated_key, k, s.kv_width());
+    attend(parts, l, regime, q, k, v, o);
+    look(Point::heads_out, o, s.q_width());
+    linear(w.at(Role::o), o, n, y);
+    look(Point::attention_out, y, h);
+    device_.add(x.data(), y.data(), n, h);
+
+    // MLP block.
+    device_.rms_norm(x.data(), w.post_norm.data(), eps, n, h, y.data());
+    look(Point::mlp_in, y, h);
+    linear(w.at(Role::gate), y, n, gate);
+    linear(w.at(Role::up), y, n, up);
+    look(Point::gate, gate, s.inner);
+    look(Point::up, up, s.inner);
+    device_.swiglu(gate.data(), up.data(), n, s.inner);
+    look(Point::mlp_inner, gate, s.inner);
+    linear(w.at(Role::down), gate, n, y);
+    look(Point::mlp_out, y, h);
+    device_.add(x.data(), y.data(), n, h);
   }
 
   // Noise on the output of a layer, of the sequences that have some.
@@ -274,8 +291,8 @@ class Transformer final : public Engine {
       device_.linear(model_.head, nullptr, normed.data(), count, logits.data());
       if (tap) {
         const auto of = std::span<const int32_t>(positions).subspan(at, size_t(count));
-        look(*tap, of, -1, Point::final_norm, normed, h);
-        look(*tap, of, -1, Point::logits, logits, vocab);
+        look(tap, of, -1, Point::final_norm, normed, h);
+        look(tap, of, -1, Point::logits, logits, vocab);
       }
       const float* values = device_.download(logits.data(), count * vocab);
       for (int64_t i = 0; i < count;) {  // one call for the neighbouring rows of a part
@@ -289,13 +306,70 @@ class Transformer final : public Engine {
   }
 
   // Shows the tap the first rows of x, those of the positions, as far as it wants to see them.
-  void look(Tap& tap, std::span<const int32_t> positions, int layer, Point point, const Array& x,
+  void look(Tap* tap, std::span<const int32_t> positions, int layer, Point point, const Array& x,
             int64_t width) {
-    const Wanted wanted = tap.wants(layer, point);
+    if (!tap) return;
+    const Wanted wanted = tap->wants(layer, point);
     if (!wanted.any()) return;
     Seen seen{layer, point, int64_t(positions.size()), width, positions, {}, {}, {}, {}, {}};
     device_.look(x.data(), seen.rows, width, wanted, seen);
-    tap.see(seen);
+    tap->see(seen);
+  }
+
+  // ---- one block at a time ----
+
+  const Anatomy& anatomy() const override { return model_.anatomy; }
+
+  void embed(std::span<const int32_t> ids, float* x) override {
+    const int64_t n = int64_t(ids.size()), h = model_.anatomy.hidden;
+    std::vector<int32_t> positions(ids.size());
+    const typename D::Batch batch =
+        device_.begin({ids.begin(), ids.end()}, std::move(positions), false);
+    Array rows = device_.array(n * h);
+    device_.embed(embedding_, batch, rows.data());
+    std::copy_n(device_.download(rows.data(), n * h), n * h, x);
+  }
+
+  void run(int l, std::span<const int64_t> lengths, const float* x, float* y, Tap* tap) override {
+    std::vector<Part> parts;
+    std::vector<int32_t> positions;
+    int64_t n = 0;
+    for (const int64_t length : lengths) {
+      parts.push_back({nullptr, nullptr, n, 0, length, 0});
+      for (int64_t i = 0; i < length; ++i) positions.push_back(int32_t(i));
+      n += length;
+    }
+    const int64_t h = model_.anatomy.hidden;
+    const typename D::Batch batch =
+        device_.begin(std::vector<int32_t>(size_t(n)), positions, false);
+    Buffers a = buffers(n);
+    device_.upload(x, n * h, a.x.data());
+    layer(l, parts, batch, n, Regime::independent, a, positions, tap);
+    if (y)
+      std::copy_n(device_.download(a.x.data(), n * h), n * h, y);
+    else
+      device_.finish();
+  }
+
+  typename D::Linear& linear_at(int l, Role role) {
+    return l < 0 ? model_.head : model_.layers[size_t(l)].at(role).weight;
+  }
+  LinearWeight& weight(int l, Role role) override { return device_.host(linear_at(l, role)); }
+  void changed(int l, Role role) override { device_.changed(linear_at(l, role)); }
+
+  void divide_norm(int l, Point point, std::span<const float> by) override {
+    typename Model::Layer& w = model_.layers[size_t(l)];
+    const bool first = point == Point::attention_in;
+    const std::string name = (first ? w.plan.input_norm : w.plan.post_norm).name + ".weight";
+    const int64_t n = model_.anatomy.hidden;
+    std::vector<float>& numbers = divided_norms_[name];
+    if (!numbers.empty()) throw Error(ExitCode::internal, "a norm is divided twice", name);
+    numbers.resize(size_t(n));
+    model_.source.get(name, {n}).rows().decode(0, n, numbers.data());
+    for (int64_t i = 0; i < n; ++i) numbers[size_t(i)] /= by[size_t(i)];
+    const TensorInfo tensor{
+        name, DType::f32, {n}, reinterpret_cast<const uint8_t*>(numbers.data()), uint64_t(4 * n)};
+    (first ? w.input_norm : w.post_norm) = device_.vector(tensor);
   }
 
   static std::vector<Target<typename D::Layer>> targets(const std::vector<Part>& parts, int l) {
@@ -309,6 +383,7 @@ class Transformer final : public Engine {
   ModelConfig config_;
   Model model_;
   typename D::Table embedding_;
+  std::map<std::string, std::vector<float>> divided_norms_;  // by their tensors' names
   TestHooks hooks_;
 };
 
