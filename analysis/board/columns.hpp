@@ -147,6 +147,8 @@ inline Table leaderboard(const Board& board) {
     });
   }
   add_figure(board, table, "Weight bits", {"weights", "encoded_bits"}, two_digits);
+  add_figure(board, table, "Layer error", {"weights", "layer_error_mean"},
+             [](double value) { return fmt::format("{:.4f}", value); });
   add_figure(board, table, "Weight MiB", {"weights", "bytes"},
              [](double value) { return fmt::format("{:.2f}", value / (1 << 20)); });
   if (any([](const Row& row) { return row.seconds() > 0; }))

@@ -55,7 +55,12 @@ inline Json encoded_json(const calibrate::EncodedWeights& done) {
     json["scaled_sites"] = done.scaled_sites;
     put_number(json, "transform_change", done.transform_change, "nothing was measured");
   }
-  for (const auto& [name, error] : done.errors) json["layer_errors"][name] = error;
+  double sum = 0;
+  for (const auto& [name, error] : done.errors) {
+    json["layer_errors"][name] = error;
+    sum += error;
+  }
+  if (!done.errors.empty()) json["layer_error_mean"] = sum / double(done.errors.size());
   return json;
 }
 
