@@ -162,14 +162,14 @@ TEST_CASE("linear: a token's result depends on neither its neighbours nor the th
                          product(k, s.weight, x.data() + i * in, 1, 1).begin()));
       const auto many = product(k, s.weight, x.data(), 20);
       CHECK(many == product(k, s.weight, x.data(), 20, 5));
-      if (!k.multiply) continue;  // the BLAS sees to itself
+      if (!k.panel) continue;  // the BLAS sees to itself
       const auto part = product(k, s.weight, x.data() + 3 * in, 9);
       CHECK(std::equal(part.begin(), part.end(), many.begin() + 3 * out));
     }
 }
 
 TEST_CASE("linear: kernels are chosen by name, and others refused", "[linear]") {
-  CHECK(cpu::kernels_named("plain").multiply == nullptr);
+  CHECK(cpu::kernels_named("plain").panel == nullptr);
   try {
     cpu::kernels_named("mmx");
     FAIL("no error");

@@ -265,7 +265,7 @@ class Device {
       cpu::attention(
           *pool_,
           {s.rows, s.position, shape.heads, shape.kv_heads, shape.head_dim, shape.window, bf16_},
-          q + s.row * width, s.keys, s.values, out + s.row * width);
+          q + s.row * width, s.keys, s.values, out + s.row * width, *kernels_);
       round(out + s.row * width, s.rows * width);
     }
   }

@@ -135,7 +135,7 @@ inline void many(const Call& c) {
       for (int64_t i = 0; i < c.n; i += kTokens)
         for (int64_t r = begin; r < end; r += wide)
           k.multiply(c.x + i * in + c0, std::min(kTokens, c.n - i), in,
-                     packed.data() + (r - begin) * depth, depth, std::min(wide, end - r),
+                     packed.data() + (r - begin) * depth, wide, depth, std::min(wide, end - r),
                      c.y + i * out + r, out, c0 > 0);
     }
     finish(c, begin, end);
@@ -164,7 +164,7 @@ inline void linear(ThreadPool& pool, const Kernels& kernels, const LinearWeight&
   const Call call{pool, kernels, w, bias, x, n, y, bf16};
   if (n < kMany)
     few(call);
-  else if (kernels.multiply)
+  else if (kernels.panel)
     many(call);
   else
     many_by_blas(call);

@@ -201,57 +201,68 @@ inline void panel(const WeightRows& w, int64_t r0, int64_t end, int64_t c0, int6
   with_reader(w, Panel{w, r0, end, c0, c1, out});
 }
 
-// y [R, 16 V] (+)= x [R, depth] times a panel; of the last register the lanes `last`. Every number
-// is one chain of sums along the depth, however the work is cut.
+// y [R, 16 V] (+)= x [R, depth] b [depth, 16 V]; of the last register the lanes `last`. Every
+// number is one chain of sums along the depth, however the work is cut.
 template <int R, int V>
-PTQ_TARGET inline void block(const float* x, int64_t ldx, const float* panel, int64_t depth,
-                             __mmask16 last, float* y, int64_t ldy, bool add) {
+PTQ_TARGET inline void block(const float* x, int64_t ldx, const float* b, int64_t ldb,
+                             int64_t depth, __mmask16 last, float* y, int64_t ldy, bool add) {
   Reg acc[R][V];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
-#pragma GCC unroll 3
+#pragma GCC unroll 4
     for (int v = 0; v < V; ++v)
       acc[r][v] =
           add ? _mm512_maskz_loadu_ps(v == V - 1 ? last : 0xFFFF, y + r * ldy + 16 * v) : zero();
   for (int64_t p = 0; p < depth; ++p) {
-    Reg b[V];
-#pragma GCC unroll 3
-    for (int v = 0; v < V; ++v) b[v] = load(panel + p * kPanel + 16 * v);
+    Reg row[V];
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) {
+      row[v] = load(b + p * ldb + 16 * v);
+      asm("" : "+v"(row[v]));  // one load for R uses: gcc would fold it into each of them
+    }
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
       const Reg a = _mm512_set1_ps(x[r * ldx + p]);
-#pragma GCC unroll 3
-      for (int v = 0; v < V; ++v) acc[r][v] = fma(a, b[v], acc[r][v]);
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) acc[r][v] = fma(a, row[v], acc[r][v]);
     }
   }
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
-#pragma GCC unroll 3
+#pragma GCC unroll 4
     for (int v = 0; v < V; ++v)
       _mm512_mask_storeu_ps(y + r * ldy + 16 * v, v == V - 1 ? last : 0xFFFF, acc[r][v]);
 }
 
+// All rows of x, as many at once as leave registers for b.
 template <int V>
-inline void blocks(const float* x, int64_t n, int64_t ldx, const float* panel, int64_t depth,
-                   __mmask16 last, float* y, int64_t ldy, bool add) {
+inline void blocks(const float* x, int64_t n, int64_t ldx, const float* b, int64_t ldb,
+                   int64_t depth, __mmask16 last, float* y, int64_t ldy, bool add) {
   int64_t i = 0;
   const auto rows = [&](auto count) {
     constexpr int R = decltype(count)::value;
     for (; i + R <= n; i += R)
-      block<R, V>(x + i * ldx, ldx, panel, depth, last, y + i * ldy, ldy, add);
+      block<R, V>(x + i * ldx, ldx, b, ldb, depth, last, y + i * ldy, ldy, add);
   };
-  rows(std::integral_constant<int, 8>{});
+  rows(std::integral_constant < int, V == 4 ? 6 : 8 > {});
   rows(std::integral_constant<int, 4>{});
   rows(std::integral_constant<int, 1>{});
 }
 
-// y [n, columns] (+)= x [n, depth] times a panel of `columns` <= kPanel rows.
-inline void multiply(const float* x, int64_t n, int64_t ldx, const float* panel, int64_t depth,
-                     int64_t columns, float* y, int64_t ldy, bool add) {
+// y [n, columns] (+)= x [n, depth] b [depth, columns]; with columns % 16 != 0 b has readable
+// numbers up to the next multiple.
+inline void multiply(const float* x, int64_t n, int64_t ldx, const float* b, int64_t ldb,
+                     int64_t depth, int64_t columns, float* y, int64_t ldy, bool add) {
+  int64_t c = 0;
+  for (; columns - c > 48; c += 64) {
+    const __mmask16 last = columns - c >= 64 ? 0xFFFF : __mmask16((1 << (columns - c - 48)) - 1);
+    blocks<4>(x, n, ldx, b + c, ldb, depth, last, y + c, ldy, add);
+  }
+  if (c >= columns) return;
   const __mmask16 last = __mmask16(0xFFFF >> ((16 - columns % 16) % 16));
-  if (columns > 32) return blocks<3>(x, n, ldx, panel, depth, last, y, ldy, add);
-  if (columns > 16) return blocks<2>(x, n, ldx, panel, depth, last, y, ldy, add);
-  blocks<1>(x, n, ldx, panel, depth, last, y, ldy, add);
+  if (columns - c > 32) return blocks<3>(x, n, ldx, b + c, ldb, depth, last, y + c, ldy, add);
+  if (columns - c > 16) return blocks<2>(x, n, ldx, b + c, ldb, depth, last, y + c, ldy, add);
+  blocks<1>(x, n, ldx, b + c, ldb, depth, last, y + c, ldy, add);
 }
 
 // ---- integers ----------------------------------------------------------------------------------

@@ -21,6 +21,11 @@ inline void dots(const WeightRows& w, int64_t begin, int64_t end, const float* x
   }
 }
 
+inline void multiply(const float* x, int64_t n, int64_t ldx, const float* b, int64_t ldb,
+                     int64_t depth, int64_t columns, float* y, int64_t ldy, bool add) {
+  small_gemm(x, ldx, b, ldb, y, ldy, n, columns, depth, add);
+}
+
 inline void int8(const uint8_t* codes, int64_t columns, int64_t count, const int8_t* x, int64_t n,
                  int64_t stride, int32_t* y) {
   for (int64_t r = 0; r < count; ++r)

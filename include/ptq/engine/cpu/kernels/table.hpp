@@ -20,13 +20,15 @@ struct Kernels {
   void (*dots)(const WeightRows& w, int64_t begin, int64_t end, const float* x, int64_t n, float* y,
                int64_t ldy);
 
-  // The product of many tokens, in panels of rows of w; nullptr where the BLAS does it.
-  // Columns [c0, c1) of rows r0 .. min(r0 + panel_rows, end) - 1 to out [c1 - c0, panel_rows]; c0
-  // is a multiple of 64.
+  // y [n, columns] (+)= x [n, depth] b [depth, columns], row-major with distances ldx, ldb and ldy
+  // of rows; b has readable numbers up to columns rounded up to sixteens, the plain kernel wants
+  // them whole.
+  void (*multiply)(const float* x, int64_t n, int64_t ldx, const float* b, int64_t ldb,
+                   int64_t depth, int64_t columns, float* y, int64_t ldy, bool add);
+  // Linear layers of many tokens: columns [c0, c1) of rows r0 .. min(r0 + panel_rows, end) - 1 of
+  // w, turned around for multiply, to out [c1 - c0, panel_rows]; c0 is a multiple of 64. nullptr
+  // where the BLAS multiplies better.
   void (*panel)(const WeightRows& w, int64_t r0, int64_t end, int64_t c0, int64_t c1, float* out);
-  // y [n, columns] (+)= x [n, depth] times a panel of `columns` <= panel_rows rows.
-  void (*multiply)(const float* x, int64_t n, int64_t ldx, const float* panel, int64_t depth,
-                   int64_t columns, float* y, int64_t ldy, bool add);
   int64_t panel_rows;
 
   // y[t * kInt8Rows + r] = the exact sum of codes of row r, 0 .. 255, times token t of x [n,
@@ -39,16 +41,16 @@ struct Kernels {
 // Those that this machine can run, the plain ones first, the fastest last.
 inline const std::vector<Kernels>& runnable_kernels() {
   static const std::vector<Kernels> list = [] {
-    std::vector<Kernels> found = {{"plain", plain::dots, nullptr, nullptr, 0, plain::int8}};
+    std::vector<Kernels> found = {{"plain", plain::dots, plain::multiply, nullptr, 0, plain::int8}};
 #ifdef __x86_64__
     const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
                     __builtin_cpu_supports("f16c");
-    if (v3) found.push_back({"avx2", avx2::dots, nullptr, nullptr, 0, avx2::int8});
+    if (v3) found.push_back({"avx2", avx2::dots, plain::multiply, nullptr, 0, avx2::int8});
     if (v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
         __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni"))
       found.push_back(
-          {"avx512", avx512::dots, avx512::panel, avx512::multiply, avx512::kPanel, avx512::int8});
+          {"avx512", avx512::dots, avx512::multiply, avx512::panel, avx512::kPanel, avx512::int8});
 #endif
     return found;
   }();
