@@ -10,13 +10,37 @@
 
 #include "host/machine.hpp"
 #include "ptq/core/threads.hpp"
+#include "ptq/engine/cpu/simd.hpp"
 #include "ptq/run/engine_loader.hpp"
 
 namespace ptq::bench {
 namespace {
 
+// Multiply-adds in registers, as wide as this program is compiled for.
+double fma_rate(Sheet& sheet, ThreadPool& pool) {
+  using cpu::VecF;
+  constexpr int kChains = 12;  // hide the latency
+  constexpr int64_t kTimes = 4'000'000;
+  std::vector<float> results(size_t(pool.size()));
+  const Timing t = measure([&] {
+    pool.for_each(pool.size(), [&](int64_t i) {
+      VecF sum[kChains], a = VecF{} + (1 - 1e-6f * float(i + 1)), b = VecF{} + 1e-6f;
+      for (VecF& s : sum) s = VecF{} + float(i);
+      for (int64_t k = 0; k < kTimes; ++k) {
+#pragma GCC unroll 12
+        for (int c = 0; c < kChains; ++c) sum[c] = sum[c] * a + b;
+      }
+      for (const VecF& s : sum) results[size_t(i)] += s[0];
+    });
+  });
+  const double rate = 2.0 * kChains * cpu::kLanes * double(kTimes) * pool.size() / t.median;
+  sheet.row(fmt::format("float32 multiply-adds, {} at a time", cpu::kLanes), rate / 1e9, "GFLOP/s",
+            {}, t);
+  return rate;
+}
+
 // sgemm, each thread its own slice of the columns: the way the engine calls it.
-double blas_rate(Sheet& sheet, ThreadPool& pool) {
+void blas_rate(Sheet& sheet, ThreadPool& pool) {
   openblas_set_num_threads(1);
   const int m = 1024, k = 1024, slice = 512, n = slice * pool.size();
   std::vector<float> a(size_t(m) * k), b(size_t(n) * k), c(size_t(m) * n);
@@ -31,7 +55,6 @@ double blas_rate(Sheet& sheet, ThreadPool& pool) {
   });
   const double rate = 2.0 * m * k * n / t.median;
   sheet.row(fmt::format("BLAS sgemm {} x {} x {}", m, n, k), rate / 1e9, "GFLOP/s", {}, t);
-  return rate;
 }
 
 // Reading memory far larger than the caches.
@@ -58,8 +81,9 @@ double read_bandwidth(Sheet& sheet, ThreadPool& pool) {
 Limits measure_limits(Sheet& sheet, const std::string& device, Compute compute, int threads) {
   if (device == "cpu") {
     ThreadPool pool(threads);
-    const double flops = blas_rate(sheet, pool);
-    return {flops, read_bandwidth(sheet, pool)};
+    blas_rate(sheet, pool);
+    const double flops = fma_rate(sheet, pool);
+    return {flops, read_bandwidth(sheet, pool), "of the multiply-add rate"};
   }
   const CudaLimits limits =
       CudaEngine::get(code_build()).limits(std::atoi(device.c_str() + std::string("cuda:").size()));
@@ -68,7 +92,7 @@ Limits measure_limits(Sheet& sheet, const std::string& device, Compute compute, 
   sheet.row(fmt::format("cuBLASLt {} 8192 x 8192 x 8192", bf16 ? "bf16" : "fp32"), flops / 1e9,
             "GFLOP/s", {}, {});
   sheet.row("device memory copy, read and written", limits.copy_bytes / 1e9, "GB/s", {}, {});
-  return {flops, limits.copy_bytes};
+  return {flops, limits.copy_bytes, "of the matrix rate"};
 }
 
 }  // namespace ptq::bench

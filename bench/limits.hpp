@@ -9,8 +9,9 @@
 namespace ptq::bench {
 
 struct Limits {
-  double flops = 0;  // floating-point operations per second of a large matrix product
+  double flops = 0;  // per second: float32 multiply-adds on a CPU, a large matrix product on a GPU
   double bytes = 0;  // bytes per second to and from memory
+  const char* flops_of = "";  // "of the ..."
 };
 
 // device: from resolve_device.

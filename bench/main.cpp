@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "bench/limits.hpp"
+#include "bench/linear.hpp"
 #include "bench/sheet.hpp"
 #include "bench/speed.hpp"
 #include "host/machine.hpp"
@@ -33,6 +34,7 @@ constexpr int64_t kLongContext = 32768, kLongSteps = 64;
 struct Settings {
   std::string model, device, compute, json, kernels;
   int threads = 0;
+  bool linear = false;
   int64_t long_context = -1;
   SpeedSettings speed;
 };
@@ -80,6 +82,11 @@ int run(Settings s) {
     throw usage_error("--long-only wants the number of tokens: --long-context");
   const Compute compute = compute_from_word(s.compute, "--compute");
   Sheet sheet(s.json);
+  if (s.linear) {
+    if (cuda) throw usage_error("--linear measures the kernels of the CPU", "--device " + device);
+    measure_linear(sheet, measure_limits(sheet, device, compute, s.threads), s.threads);
+    return 0;
+  }
   const ModelSource source{s.model, compute, random_weights_seed(s.model, false, 0)};
   const EngineOptions options = engine_options(source, s.threads);
   const std::string name = std::filesystem::path(s.model).filename().string();
@@ -134,6 +141,8 @@ int main(int argc, char** argv) {
       "tokens of the long cache; 0 = leave out, -1 = 32768 on a GPU")(
       "long-only", po::bool_switch(&s.speed.long_only),
       "measure only the long cache, with 16 bit and with kivi 2-bit")(
+      "linear", po::bool_switch(&s.linear),
+      "instead of all that: a linear layer on the CPU, from every form of stored weights")(
       "json", po::value(&s.json), "write the lines to this file, too")(
       "kernels", po::value(&s.kernels)->implicit_value(""),
       "[NAME,...] instead of all that: every CUDA kernel alone at the shapes of the three 7B "

@@ -106,7 +106,7 @@ class Speed {
     });
     const double flops = pass_flops(engine_.config(), double(s_.context), double(logits));
     sheet_.row(what, double(s_.context) / t.median, "tokens/s",
-               Ratio{flops / t.median / limits_.flops, "of the matrix rate", true, target}, t);
+               Ratio{flops / t.median / limits_.flops, limits_.flops_of, true, target}, t);
     return t.median;
   }
 

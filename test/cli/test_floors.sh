@@ -16,6 +16,8 @@ encoding              : core
 model                 : core encoding
 data                  : core model
 results               : core
+# Descriptions of tasks and the rows of their data.
+tasks                 : core model
 stats                 : core
 
 # The engine: its root is the interface, all that others see of it.
@@ -24,13 +26,14 @@ engine                : core encoding model
 engine/device.hpp     : core model engine/weights
 engine/weights        : core encoding model engine
 engine/pass           : core encoding model engine engine/weights
-engine/cpu            : core encoding model engine engine/weights engine/pass
+engine/cpu            : core encoding model engine engine/weights engine/pass engine/cpu/kernels
+engine/cpu/kernels    : core encoding model engine/cpu
 engine/cuda           : core encoding model engine engine/weights engine/pass engine/cuda/kernels
 engine/cuda/kernels   : core encoding engine engine/cuda
 engine/cuda/bench     : core encoding engine engine/cuda engine/cuda/kernels
 
-eval                  : core model data engine stats
-calibrate             : core model data engine
+eval                  : core model data engine stats tasks
+calibrate             : core model data engine engine/weights
 run                   : interface core encoding model data engine stats eval calibrate results
 # Tries a method by the rules of the cache before anything runs.
 run/trial.hpp         : core encoding model engine engine/pass
@@ -43,6 +46,7 @@ host/engine_cuda      : core engine engine/cuda engine/cuda/kernels engine/cuda/
 host/commands         : core encoding model data engine eval results run host
 host/check            : interface core run host host/commands
 bench                 : core encoding model engine engine/cpu engine/cuda engine/cuda/bench run host
+bench                 : calibrate
 
 # The report reads records, from files; it sees no engine.
 analysis              : core results analysis/read analysis/write analysis/board analysis/compare
@@ -64,11 +68,13 @@ analysis/export       : analysis/decide analysis/page
 # The files of an earlier study, and its pages as it printed them.
 analysis/study        : core results analysis/read analysis/write
 
-# Methods see the interface and nothing else.
+# Methods see the interface and nothing else; those that choose their own codes share the host's
+# arithmetic, which is written once.
 plugin.h              :
 plugin.hpp            : interface
 plugin_math.hpp       : interface
-plugins               : interface
+plugin_weights.hpp    : interface encoding
+plugins               : interface core encoding
 plugins/example_c     : interface
 test/plugins          : interface
 TABLE

@@ -25,6 +25,7 @@
 #include "ptq/calibrate/block_inputs.hpp"
 #include "ptq/core/error.hpp"
 #include "ptq/engine/engine.hpp"
+#include "ptq/engine/weights/linear.hpp"
 
 namespace ptq::calibrate {
 

@@ -45,6 +45,9 @@ PTQ_HD inline float rounded_activation(float x, ActivationKind kind, float step,
   return int8 ? int8_code(x, step) * step : round_e4m3(x / step) * step;
 }
 
+PTQ_HD constexpr bool is_int8(const Activation& a) {
+  return a.kind == ActivationKind::int8_token || a.kind == ActivationKind::int8_static;
+}
 PTQ_HD constexpr bool step_per_token(ActivationKind kind) {
   return kind == ActivationKind::int8_token || kind == ActivationKind::fp8_token;
 }

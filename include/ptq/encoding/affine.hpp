@@ -147,6 +147,8 @@ inline uint64_t affine_bytes(const AffineFormat& f, int64_t columns, int64_t row
 //   axis 0: scales [row groups, columns]; every append begins a new row group
 class AffineRows {
  public:
+  static constexpr size_t kSlack = 4;  // whole words are read
+
   AffineRows() = default;
   AffineRows(const AffineFormat& format, int64_t columns) : format_(format), columns_(columns) {
     const int64_t g = format.group_size;
@@ -159,6 +161,11 @@ class AffineRows {
   const AffineFormat& format() const { return format_; }
   int64_t rows() const { return rows_; }
   int64_t columns() const { return columns_; }
+  // Axis 1: columns that share a scale, and how many such groups a row has.
+  int64_t group() const { return group_; }
+  int64_t groups() const { return groups_; }
+  // The packed codes of a row; up to kSlack bytes behind the last one may be read.
+  const uint8_t* row_codes(int64_t row) const { return codes_.data() + row * row_bytes_; }
 
   // Rounds x [n, columns] to nearest on the format's grid and appends it.
   void append(const float* x, int64_t n) {
@@ -257,6 +264,21 @@ class AffineRows {
     with_bits(format_.bits, [&](auto bits) { decode_bits<bits()>(begin, end, out, stride); });
   }
 
+  // Scale and offset (what is added to code * scale) of groups [first, first + n); on axis 1 those
+  // of row r begin at r * groups().
+  void read_params(int64_t first, int64_t n, float* scale, float* offset) const {
+    to_float(DType::f16, scales_.data() + first, n, scale);
+    if (format_.grid == Grid::min) {
+      to_float(DType::f16, zeros_f16_.data() + first, n, offset);
+      return;
+    }
+    if (grid_has_zero(format_.grid))
+      with_bits(format_.bits, [&](auto bits) { read_zeros<bits()>(first, n, offset); });
+    else
+      std::fill(offset, offset + n, float(1 << (format_.bits - 1)));
+    for (int64_t i = 0; i < n; ++i) offset[i] = affine_offset({scale[i], offset[i]}, format_.grid);
+  }
+
   // Bytes of codes, scales and zero points.
   uint64_t bytes() const { return affine_bytes(format_, columns_, rows_, int64_t(scales_.size())); }
   // What the containers hold in all.
@@ -287,8 +309,6 @@ class AffineRows {
   }
 
  private:
-  static constexpr size_t kSlack = 4;  // decode_row reads whole words
-
   // Rows per group on axis 0; group_size 0 makes one group of each append.
   int64_t row_group(int64_t n) const { return group_ == 0 ? std::max<int64_t>(n, 1) : group_; }
 
@@ -321,7 +341,7 @@ class AffineRows {
         zeros_f16_.push_back(float_to_f16(p[i].zero));
       } else if (grid_has_zero(format_.grid)) {
         const int64_t bit = n_zeros_++ * format_.bits;
-        zeros_int_.resize(size_t(packed_bytes(n_zeros_, format_.bits)) + 1);
+        zeros_int_.resize(size_t(packed_bytes(n_zeros_, format_.bits)) + kSlack);
         const unsigned v = unsigned(p[i].zero) << (bit & 7);
         zeros_int_[bit >> 3] |= uint8_t(v);
         if (v > 0xFF) zeros_int_[(bit >> 3) + 1] |= uint8_t(v >> 8);
@@ -375,23 +395,19 @@ class AffineRows {
       r = last;
     }
   }
-  // Scale and offset (what is added to code * scale) of groups [first, first + n).
-  void read_params(int64_t first, int64_t n, float* scale, float* offset) const {
-    to_float(DType::f16, scales_.data() + first, n, scale);
-    if (format_.grid == Grid::min) {
-      to_float(DType::f16, zeros_f16_.data() + first, n, offset);
-      return;
+
+  // Packed zero points of groups [first, first + n).
+  template <int Bits>
+  void read_zeros(int64_t first, int64_t n, float* zero) const {
+    int64_t i = 0;
+    for (; i < n && (first + i) * Bits % 8 != 0; ++i) {  // up to a whole byte
+      const int64_t bit = (first + i) * Bits;
+      const unsigned v = zeros_int_[bit >> 3] | unsigned(zeros_int_[(bit >> 3) + 1]) << 8;
+      zero[i] = float((v >> (bit & 7)) & ((1u << Bits) - 1));
     }
-    const unsigned mask = (1u << format_.bits) - 1;
-    for (int64_t i = 0; i < n; ++i) {
-      float zero = float(1 << (format_.bits - 1));
-      if (grid_has_zero(format_.grid)) {
-        const int64_t bit = (first + i) * format_.bits;
-        const unsigned v = zeros_int_[bit >> 3] | unsigned(zeros_int_[(bit >> 3) + 1]) << 8;
-        zero = float((v >> (bit & 7)) & mask);
-      }
-      offset[i] = affine_offset({scale[i], zero}, format_.grid);
-    }
+    const float one = 1, none = 0;
+    decode_row<Bits, false>(zeros_int_.data() + (first + i) * Bits / 8, n - i, &one, &none,
+                            zero + i);
   }
 
   AffineFormat format_;

@@ -14,11 +14,11 @@
 #include "ptq/engine/modes.hpp"
 #include "ptq/engine/noise.hpp"
 #include "ptq/engine/tap.hpp"
-#include "ptq/engine/weights/linear.hpp"
 #include "ptq/model/config.hpp"
 
 namespace ptq {
 
+class LinearWeight;
 class RandomWeights;
 
 struct EngineOptions {

@@ -29,9 +29,8 @@ namespace ptq {
 namespace cell_detail {
 
 inline eval::Settings settings_of(const CellJob& job) {
-  return eval::with_data_file(
-      settings_from_json(job.record.evaluation.kind, job.record.evaluation.settings),
-      job.data_file);
+  return eval::with_files(
+      settings_from_json(job.record.evaluation.kind, job.record.evaluation.settings), job.files);
 }
 
 // What is kept of a run with noise.

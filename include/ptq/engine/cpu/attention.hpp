@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "ptq/core/threads.hpp"
+#include "ptq/engine/cpu/kernels/table.hpp"
 #include "ptq/engine/cpu/kv_cache.hpp"
 #include "ptq/engine/cpu/simd.hpp"
 
@@ -96,9 +97,14 @@ inline constexpr float kLowest = -std::numeric_limits<float>::infinity();
 // One call of attention(), and the steps that a task takes for its rows.
 class Attention {
  public:
-  Attention(const AttentionShape& shape, const float* q, const AttentionSide& keys,
-            const AttentionSide& values, float* out)
-      : shape_(shape), q_(q), keys_(keys), values_(values), out_(out) {}
+  Attention(const Kernels& kernels, const AttentionShape& shape, const float* q,
+            const AttentionSide& keys, const AttentionSide& values, float* out)
+      : multiply_(kernels.multiply),
+        shape_(shape),
+        q_(q),
+        keys_(keys),
+        values_(values),
+        out_(out) {}
 
   int64_t per_block() const { return std::max<int64_t>(1, 128 / group_); }
   int64_t blocks() const { return (shape_.queries + per_block() - 1) / per_block(); }
@@ -181,7 +187,7 @@ class Attention {
         small_gemm_nt(b.qs, width_, b.tile, width_, to, kTile, b.rows, kTile, width_);
       } else {
         transpose(b.tile, width_, shape_.head_dim, b.tile_t);
-        small_gemm(b.qs, width_, b.tile_t, kTile, to, kTile, b.rows, kTile, shape_.head_dim, false);
+        multiply_(b.qs, b.rows, width_, b.tile_t, kTile, shape_.head_dim, kTile, to, kTile, false);
       }
     };
     const Need needed = need(keys_, begin, end, low, high);
@@ -244,12 +250,13 @@ class Attention {
         }
       }
       read_tile(values_, false, b.head, begin, end, low, high, b.tile, width_);
-      small_gemm(b.s2, kTile, b.tile, width_, state.o, width_, b.rows, width_, kTile, true);
+      multiply_(b.s2, b.rows, kTile, b.tile, width_, kTile, width_, state.o, width_, true);
     }
     read_tile(values_, needed.encoded, b.head, begin, end, low, high, b.tile, width_);
-    small_gemm(b.s, kTile, b.tile, width_, state.o, width_, b.rows, width_, kTile, true);
+    multiply_(b.s, b.rows, kTile, b.tile, width_, kTile, width_, state.o, width_, true);
   }
 
+  decltype(Kernels::multiply) multiply_;
   const AttentionShape& shape_;
   const float* q_;
   const AttentionSide &keys_, &values_;
@@ -263,9 +270,10 @@ class Attention {
 
 // q [queries, heads * head_dim] -> out of the same shape: softmax(q k^T / sqrt(head_dim)) v.
 inline void attention(ThreadPool& pool, const AttentionShape& shape, const float* q,
-                      const AttentionSide& keys, const AttentionSide& values, float* out) {
+                      const AttentionSide& keys, const AttentionSide& values, float* out,
+                      const Kernels& kernels = chosen_kernels()) {
   using namespace attention_detail;
-  const Attention work(shape, q, keys, values, out);
+  const Attention work(kernels, shape, q, keys, values, out);
   const int64_t blocks = work.blocks(), per_block = work.per_block(),
                 scratch_size = work.scratch_size(), state_size = work.state_size();
   const int64_t start = work.first_key(0) / kTile * kTile, stop = shape.first + shape.queries;

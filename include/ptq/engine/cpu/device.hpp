@@ -3,8 +3,8 @@
 // All activations are float32, row-major [tokens, width]. In the compute mode bf16 every function
 // leaves numbers that are exact in bfloat16, rounded where the reference implementation (Hugging
 // Face transformers, modeling_llama and its siblings, attention "sdpa") rounds when it runs in it.
-// Matrix products go to the BLAS, one single-threaded call per slice of output columns (one pool of
-// threads, see core/threads.hpp); weights stay in their stored form and are decoded slice by slice.
+// Weights stay in their stored form: engine/cpu/linear.hpp. There is one pool of threads, see
+// core/threads.hpp.
 #pragma once
 
 #include <cblas.h>
@@ -13,6 +13,7 @@
 #include <cmath>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -22,26 +23,14 @@
 #include "ptq/engine/cpu/attention.hpp"
 #include "ptq/engine/cpu/blas_memory.hpp"
 #include "ptq/engine/cpu/kv_cache.hpp"
+#include "ptq/engine/cpu/linear.hpp"
+#include "ptq/engine/cpu/linear_int8.hpp"
 #include "ptq/engine/cpu/simd.hpp"
 #include "ptq/engine/device.hpp"
 #include "ptq/engine/pass/rotary.hpp"
 #include "ptq/engine/weights/linear.hpp"
 
 namespace ptq::cpu {
-
-// Dot product of n numbers.
-inline float dot(const float* a, const float* b, int64_t n) {
-  VecF acc[4] = {};
-  int64_t i = 0;
-  for (; i + 4 * kLanes <= n; i += 4 * kLanes)
-    for (int v = 0; v < 4; ++v) acc[v] += load(a + i + v * kLanes) * load(b + i + v * kLanes);
-  for (; i + kLanes <= n; i += kLanes) acc[0] += load(a + i) * load(b + i);
-  const VecF sum = (acc[0] + acc[1]) + (acc[2] + acc[3]);
-  float total = 0;
-  for (int v = 0; v < kLanes; ++v) total += sum[v];
-  for (; i < n; ++i) total += a[i] * b[i];
-  return total;
-}
 
 // Keys or values of a pass without a cache, float32 [rows, kv_heads * head_dim].
 class FreshRows final : public RowSource {
@@ -91,8 +80,11 @@ class Device {
     std::vector<int32_t> ids, positions;
   };
 
-  explicit Device(int threads, Compute compute = Compute::fp32)
-      : pool_(std::make_unique<ThreadPool>(threads)), bf16_(compute == Compute::bf16) {
+  explicit Device(int threads, Compute compute = Compute::fp32,
+                  const Kernels& kernels = chosen_kernels())
+      : pool_(std::make_unique<ThreadPool>(threads)),
+        kernels_(&kernels),
+        bf16_(compute == Compute::bf16) {
     openblas_set_num_threads(1);
     require_blas_memory(pool_->size());
   }
@@ -199,48 +191,21 @@ class Device {
 
   // y [n, out] = x [n, in] W^T + b; bias may be nullptr. x enters as the layer's activations say.
   void linear(const LinearWeight& w, const float* bias, const float* x, int64_t n, float* y) {
-    if (w.activation().kind != ActivationKind::full) {
-      rounded_.resize(size_t(n * w.in()));
-      rows(n, w.in(), [&](int64_t i) {
-        round_activations(w.activation(), x + i * w.in(), w.in(), rounded_.data() + i * w.in());
-      });
-      x = rounded_.data();
+    const Activation& how = w.activation();
+    if (how.kind == ActivationKind::full)
+      return cpu::linear(*pool_, *kernels_, w, bias, x, n, y, bf16_);
+    if (is_int8(how) && how.outlier_threshold == 0 && w.packed() && w.order().empty() &&
+        multiplies_integers(*w.packed())) {
+      const bool fixed = how.kind == ActivationKind::int8_static;
+      linear_int8(*pool_, *kernels_, *w.packed(), bias, x, n,
+                  fixed ? std::optional(how.scale) : std::nullopt, y);
+      return round(y, n * w.out());
     }
-    product(w, bias, x, n, y);
-  }
-
-  // The same with x as it is.
-  void product(const LinearWeight& w, const float* bias, const float* x, int64_t n, float* y) {
-    const int64_t in = w.in(), out = w.out();
-    // Slices small enough to balance the threads and to keep the decoded weights in the cache.
-    const int64_t per_thread = (out + pool_->size() - 1) / pool_->size();
-    const int64_t slice = std::clamp<int64_t>((per_thread + 15) / 16 * 16, 16, n < 8 ? 64 : 256);
-    const auto work = [&](int64_t task) {
-      const int64_t r0 = task * slice, r1 = std::min(r0 + slice, out);
-      thread_local std::vector<float> decoded;
-      const bool round_weights =
-          bf16_ && !w.encoded() && !w.packed_file() && w.file().dtype != DType::bf16;
-      const float* rows = round_weights ? nullptr : w.in_place(r0);
-      if (!rows) {
-        decoded.resize(size_t((r1 - r0) * in));
-        w.decode(r0, r1, decoded.data());
-        if (round_weights) round(decoded.data(), (r1 - r0) * in);
-        rows = decoded.data();
-      }
-      if (n < 8) {
-        for (int64_t i = 0; i < n; ++i)
-          for (int64_t r = r0; r < r1; ++r)
-            y[i * out + r] = dot(x + i * in, rows + (r - r0) * in, in);
-      } else {
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, int(n), int(r1 - r0), int(in), 1.0f, x,
-                    int(in), rows, int(in), 0.0f, y + r0, int(out));
-      }
-      if (bias)
-        for (int64_t i = 0; i < n; ++i)
-          for (int64_t r = r0; r < r1; ++r) y[i * out + r] += bias[r];
-      for (int64_t i = 0; i < n; ++i) round(y + i * out + r0, r1 - r0);
-    };
-    run((out + slice - 1) / slice, n * in * out, work);
+    rounded_.resize(size_t(n * w.in()));
+    rows(n, w.in(), [&](int64_t i) {
+      round_activations(how, x + i * w.in(), w.in(), rounded_.data() + i * w.in());
+    });
+    cpu::linear(*pool_, *kernels_, w, bias, rounded_.data(), n, y, bf16_);
   }
 
   // x [rows, width] = the rows of the embedding that the ids name.
@@ -334,14 +299,12 @@ class Device {
       cpu::attention(
           *pool_,
           {s.rows, s.position, shape.heads, shape.kv_heads, shape.head_dim, shape.window, bf16_},
-          q + s.row * width, s.keys, s.values, out + s.row * width);
+          q + s.row * width, s.keys, s.values, out + s.row * width, *kernels_);
       round(out + s.row * width, s.rows * width);
     }
   }
 
  private:
-  static float round_bf16(float x) { return bf16_to_float(float_to_bf16(x)); }
-
   // Per column of x [n, width]: sum of squares, sum of magnitudes, largest magnitude.
   void column_sums(const float* x, int64_t n, int64_t width) {
     squares_.assign(size_t(width), 0);
@@ -376,6 +339,7 @@ class Device {
   }
 
   std::unique_ptr<ThreadPool> pool_;
+  const Kernels* kernels_;
   bool bf16_;
   std::shared_ptr<Rotary> rotary_;  // caches share it
   std::vector<float> rounded_;      // inputs of a linear

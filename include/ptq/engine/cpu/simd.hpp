@@ -50,6 +50,20 @@ inline float total(const float* p, int64_t n) {
   return lanes[0];
 }
 
+// Dot product of n numbers.
+inline float dot(const float* a, const float* b, int64_t n) {
+  VecF acc[4] = {};
+  int64_t i = 0;
+  for (; i + 4 * kLanes <= n; i += 4 * kLanes)
+    for (int v = 0; v < 4; ++v) acc[v] += load(a + i + v * kLanes) * load(b + i + v * kLanes);
+  for (; i + kLanes <= n; i += kLanes) acc[0] += load(a + i) * load(b + i);
+  const VecF sum = (acc[0] + acc[1]) + (acc[2] + acc[3]);
+  float total = 0;
+  for (int v = 0; v < kLanes; ++v) total += sum[v];
+  for (; i < n; ++i) total += a[i] * b[i];
+  return total;
+}
+
 // Lanes with bit W clear take from x, the others from y: their own number and their partner's.
 template <int W, int... L>
 inline VecF fold(VecF x, VecF y, std::integer_sequence<int, L...>) {

@@ -1,0 +1,216 @@
+// Kernels for AVX2 with FMA and F16C: dot products with stored rows, and products of integers. The
+// matrix product of many tokens is the BLAS's.
+#pragma once
+
+#ifdef __x86_64__
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#include "ptq/engine/cpu/kernels/int8.hpp"
+#include "ptq/engine/cpu/kernels/weight_rows.hpp"
+
+#define PTQ_TARGET __attribute__((target("avx2,fma,f16c")))
+#define PTQ_INLINE PTQ_TARGET __attribute__((always_inline)) inline
+
+namespace ptq::cpu::avx2 {
+
+struct Reg {
+  __m256 low, high;
+};
+struct Ints {
+  __m256i low, high;
+};
+
+PTQ_INLINE Reg zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
+PTQ_INLINE Reg load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+PTQ_INLINE Reg add(Reg a, Reg b) {
+  return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)};
+}
+PTQ_INLINE Reg fma(Reg a, Reg b, Reg c) {
+  return {_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};
+}
+// Halves added to halves.
+PTQ_INLINE float sum(Reg v) {
+  const __m256 h = _mm256_add_ps(v.low, v.high);
+  __m128 q = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
+  q = _mm_add_ps(q, _mm_movehl_ps(q, q));
+  return _mm_cvtss_f32(_mm_add_ss(q, _mm_movehdup_ps(q)));
+}
+
+PTQ_INLINE __m128i sixteen(const uint8_t* p) {
+  return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+}
+PTQ_INLINE void prefetch(const uint8_t* p) { _mm_prefetch(p, _MM_HINT_T0); }
+template <DType kType>
+PTQ_INLINE __m256 eight(const uint8_t* p) {
+  if constexpr (kType == DType::f32) return _mm256_loadu_ps(reinterpret_cast<const float*>(p));
+  if constexpr (kType == DType::f16) return _mm256_cvtph_ps(sixteen(p));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(sixteen(p)), 16));
+}
+template <DType kType>
+PTQ_INLINE Reg dense(const uint8_t* p) {
+  return {eight<kType>(p), eight<kType>(p + 8 * dtype_bytes(kType))};
+}
+PTQ_INLINE float f16(const uint8_t* p) {
+  uint16_t h;
+  std::memcpy(&h, p, 2);
+  return _cvtsh_ss(h);
+}
+
+PTQ_INLINE Ints bytes16(const uint8_t* p) {
+  const __m128i b = sixteen(p);
+  return {_mm256_cvtepu8_epi32(b), _mm256_cvtepu8_epi32(_mm_unpackhi_epi64(b, b))};
+}
+PTQ_INLINE __m256i word(const uint8_t* p) {
+  int32_t w;
+  std::memcpy(&w, p, 4);
+  return _mm256_set1_epi32(w);
+}
+template <int Bits>
+PTQ_INLINE Ints codes(const uint8_t* p) {
+  if constexpr (Bits == 8) {
+    return bytes16(p);
+  } else {
+    constexpr int b = Bits;
+    const __m256i shift = _mm256_setr_epi32(0, b, 2 * b, 3 * b, 4 * b, 5 * b, 6 * b, 7 * b);
+    return {_mm256_srlv_epi32(word(p), shift), _mm256_srlv_epi32(word(p + Bits), shift)};
+  }
+}
+// 16 bytes: the low nibbles are the numbers 0..15, the high ones 16..31.
+PTQ_INLINE void nibbles(const uint8_t* p, Ints* q) {
+  q[0] = bytes16(p);
+  q[1] = {_mm256_srli_epi32(q[0].low, 4), _mm256_srli_epi32(q[0].high, 4)};
+}
+PTQ_INLINE Ints signed_bytes(const uint8_t* p) {
+  const __m128i b = sixteen(p);
+  return {_mm256_cvtepi8_epi32(b), _mm256_cvtepi8_epi32(_mm_unpackhi_epi64(b, b))};
+}
+// Bit i of two bytes becomes bit 4 of lane i.
+PTQ_INLINE __m256i join(__m256i nibble, uint8_t byte) {
+  const __m256i left = _mm256_setr_epi32(4, 3, 2, 1, 0, 0, 0, 0),
+                right = _mm256_setr_epi32(0, 0, 0, 0, 0, 1, 2, 3);
+  const __m256i bit = _mm256_srlv_epi32(_mm256_sllv_epi32(_mm256_set1_epi32(byte), left), right);
+  return _mm256_or_si256(_mm256_and_si256(nibble, _mm256_set1_epi32(15)),
+                         _mm256_and_si256(bit, _mm256_set1_epi32(16)));
+}
+PTQ_INLINE Ints with_fifth(Ints q, const uint8_t* p) {
+  return {join(q.low, p[0]), join(q.high, p[1])};
+}
+
+template <int Bits>
+struct Levels {
+  __m256 scale, offset;
+  PTQ_INLINE void set(float s, float o) {
+    scale = _mm256_set1_ps(s);
+    offset = _mm256_set1_ps(o);
+  }
+  PTQ_INLINE __m256 part(__m256i code) const {
+    if constexpr (Bits < 8) code = _mm256_and_si256(code, _mm256_set1_epi32((1 << Bits) - 1));
+    return _mm256_fmadd_ps(_mm256_cvtepi32_ps(code), scale, offset);
+  }
+  PTQ_INLINE Reg at(Ints code) const { return {part(code.low), part(code.high)}; }
+};
+
+#include "ptq/engine/cpu/kernels/rows.inl"
+
+// ---- integers ----------------------------------------------------------------------------------
+
+// Bytes are widened to 16 bits, whose products are added in pairs to 32 bits: nothing saturates.
+
+inline constexpr int64_t kWide = 16;  // rows of a panel
+
+// Rows [part, part + kWide) of codes to a panel [stride / 2, kWide] of two 16-bit numbers each,
+// zeros behind.
+inline void int8_panel(const uint8_t* codes, int64_t columns, int64_t count, int64_t stride,
+                       int64_t part, int32_t* out) {
+  std::fill(out, out + stride / 2 * kWide, 0);
+  for (int64_t i = 0; i < std::min(kWide, count - part); ++i) {
+    const uint8_t* row = codes + (part + i) * columns;
+    for (int64_t c = 0; c + 1 < columns; c += 2)
+      out[c / 2 * kWide + i] = int32_t(row[c]) | int32_t(row[c + 1]) << 16;
+    if (columns % 2 != 0) out[columns / 2 * kWide + i] = row[columns - 1];
+  }
+}
+
+// n bytes, a multiple of 16, as 16-bit numbers.
+PTQ_TARGET inline void widen(const int8_t* x, int64_t n, int16_t* out) {
+  for (int64_t i = 0; i < n; i += 16)
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i),
+                        _mm256_cvtepi8_epi16(sixteen(reinterpret_cast<const uint8_t*>(x + i))));
+}
+
+// y[r * kInt8Rows ...] of R tokens and kWide rows.
+template <int R>
+PTQ_TARGET inline void int8_block(const int16_t* x, int64_t stride, const int32_t* panel,
+                                  int32_t* y) {
+  __m256i acc[R][2];
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r) acc[r][0] = acc[r][1] = _mm256_setzero_si256();
+  for (int64_t p = 0; p < stride; p += 2) {
+    const auto* b = reinterpret_cast<const __m256i*>(panel + p / 2 * kWide);
+    const __m256i low = _mm256_loadu_si256(b), high = _mm256_loadu_si256(b + 1);
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) {
+      int32_t two;
+      std::memcpy(&two, x + r * stride + p, 4);
+      const __m256i a = _mm256_set1_epi32(two);
+      acc[r][0] = _mm256_add_epi32(acc[r][0], _mm256_madd_epi16(low, a));
+      acc[r][1] = _mm256_add_epi32(acc[r][1], _mm256_madd_epi16(high, a));
+    }
+  }
+#pragma GCC unroll 4
+  for (int r = 0; r < R; ++r)
+    for (int v = 0; v < 2; ++v)
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(y + r * kInt8Rows + 8 * v), acc[r][v]);
+}
+
+// y[t * kInt8Rows] of one row.
+PTQ_TARGET inline void int8_row(const uint8_t* codes, int64_t columns, const int16_t* x, int64_t n,
+                                int64_t stride, int32_t* y) {
+  const int64_t whole = columns / 16 * 16;
+  for (int64_t t = 0; t < n; ++t, x += stride) {
+    __m256i acc = _mm256_setzero_si256();
+    for (int64_t c = 0; c < whole; c += 16)
+      acc = _mm256_add_epi32(
+          acc, _mm256_madd_epi16(_mm256_cvtepu8_epi16(sixteen(codes + c)),
+                                 _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x + c))));
+    int32_t lanes[8];
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(lanes), acc);
+    int32_t total = 0;
+    for (const int32_t lane : lanes) total += lane;
+    for (int64_t c = whole; c < columns; ++c) total += int32_t(codes[c]) * x[c];
+    y[t * kInt8Rows] = total;
+  }
+}
+
+inline void int8(const uint8_t* codes, int64_t columns, int64_t count, const int8_t* x, int64_t n,
+                 int64_t stride, int32_t* y) {
+  thread_local std::vector<int16_t> wide;
+  thread_local std::vector<int32_t> panel;
+  wide.resize(size_t(n * stride));
+  widen(x, n * stride, wide.data());
+  if (n < 8) {
+    for (int64_t r = 0; r < count; ++r)
+      int8_row(codes + r * columns, columns, wide.data(), n, stride, y + r);
+    return;
+  }
+  panel.resize(size_t(kWide * stride / 2));
+  for (int64_t part = 0; part < count; part += kWide) {
+    int8_panel(codes, columns, count, stride, part, panel.data());
+    int64_t i = 0;
+    for (; i + 4 <= n; i += 4)
+      int8_block<4>(wide.data() + i * stride, stride, panel.data(), y + i * kInt8Rows + part);
+    for (; i < n; ++i)
+      int8_block<1>(wide.data() + i * stride, stride, panel.data(), y + i * kInt8Rows + part);
+  }
+}
+
+}  // namespace ptq::cpu::avx2
+
+#undef PTQ_INLINE
+#undef PTQ_TARGET
+#endif

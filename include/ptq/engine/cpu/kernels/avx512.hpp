@@ -1,0 +1,352 @@
+// Kernels for AVX-512 (F, BW, DQ, VL, VBMI): dot products with stored rows, and the matrix product
+// of many tokens.
+#pragma once
+
+#ifdef __x86_64__
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+#include <vector>
+
+#include "ptq/engine/cpu/kernels/int8.hpp"
+#include "ptq/engine/cpu/kernels/weight_rows.hpp"
+
+#define PTQ_TARGET                                                          \
+  __attribute__((                                                           \
+      target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi," \
+             "avx512vnni")))
+#define PTQ_INLINE PTQ_TARGET __attribute__((always_inline)) inline
+
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored \
+    "-Wmaybe-uninitialized"  // gcc 12 in its own intrinsics: GCC bug 105593
+
+namespace ptq::cpu::avx512 {
+
+using Reg = __m512;
+using Ints = __m512i;
+
+PTQ_INLINE Reg zero() { return _mm512_setzero_ps(); }
+PTQ_INLINE Reg load(const float* p) { return _mm512_loadu_ps(p); }
+PTQ_INLINE Reg add(Reg a, Reg b) { return _mm512_add_ps(a, b); }
+PTQ_INLINE Reg fma(Reg a, Reg b, Reg c) { return _mm512_fmadd_ps(a, b, c); }
+// Halves added to halves.
+PTQ_INLINE float sum(Reg v) {
+  const __m256 h = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+  __m128 q = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
+  q = _mm_add_ps(q, _mm_movehl_ps(q, q));
+  return _mm_cvtss_f32(_mm_add_ss(q, _mm_movehdup_ps(q)));
+}
+
+PTQ_INLINE void prefetch(const uint8_t* p) { _mm_prefetch(p, _MM_HINT_T0); }
+template <DType kType>
+PTQ_INLINE Reg dense(const uint8_t* p) {
+  if constexpr (kType == DType::f32) {
+    return _mm512_loadu_ps(p);
+  } else {
+    const __m256i h = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    if constexpr (kType == DType::f16) return _mm512_cvtph_ps(h);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16));
+  }
+}
+PTQ_INLINE float f16(const uint8_t* p) {
+  uint16_t h;
+  std::memcpy(&h, p, 2);
+  return _cvtsh_ss(h);
+}
+
+PTQ_INLINE Ints bytes16(const uint8_t* p) {
+  return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+// In a lane the bits above the code are those of its neighbours. 8 bytes are read.
+template <int Bits>
+PTQ_INLINE Ints codes(const uint8_t* p) {
+  if constexpr (Bits == 8) {
+    return bytes16(p);
+  } else {
+    constexpr int64_t b = Bits;
+    const Ints from = _mm512_setr_epi64(
+        0 | b << 32, 2 * b | 3 * b << 32, 4 * b | 5 * b << 32, 6 * b | 7 * b << 32,
+        8 * b | 9 * b << 32, 10 * b | 11 * b << 32, 12 * b | 13 * b << 32, 14 * b | 15 * b << 32);
+    int64_t w;
+    std::memcpy(&w, p, 8);
+    return _mm512_multishift_epi64_epi8(from, _mm512_set1_epi64(w));
+  }
+}
+// 16 bytes: the low nibbles are the numbers 0..15, the high ones 16..31.
+PTQ_INLINE void nibbles(const uint8_t* p, Ints* q) {
+  q[0] = bytes16(p);
+  q[1] = _mm512_srli_epi32(q[0], 4);
+}
+PTQ_INLINE Ints signed_bytes(const uint8_t* p) {
+  return _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+// Bit i of two bytes becomes bit 4 of lane i.
+PTQ_INLINE Ints with_fifth(Ints q, const uint8_t* p) {
+  uint16_t bits;
+  std::memcpy(&bits, p, 2);
+  const Ints low = _mm512_and_si512(q, _mm512_set1_epi32(15));
+  return _mm512_mask_or_epi32(low, __mmask16(bits), low, _mm512_set1_epi32(16));
+}
+
+// Up to 4 bits: a table of all levels, which the low four bits of a lane select from.
+template <int Bits>
+struct Levels {
+  Reg table;
+  PTQ_INLINE void set(float scale, float offset) {
+    constexpr int m = (1 << Bits) - 1;
+    const Reg code = _mm512_setr_ps(0 & m, 1 & m, 2 & m, 3 & m, 4 & m, 5 & m, 6 & m, 7 & m, 8 & m,
+                                    9 & m, 10 & m, 11 & m, 12 & m, 13 & m, 14 & m, 15 & m);
+    table = fma(code, _mm512_set1_ps(scale), _mm512_set1_ps(offset));
+  }
+  PTQ_INLINE Reg at(Ints code) const { return _mm512_permutexvar_ps(code, table); }
+};
+template <>
+struct Levels<5> {
+  Reg low, high;
+  PTQ_INLINE void set(float scale, float offset) {
+    const Reg code = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const Reg s = _mm512_set1_ps(scale), o = _mm512_set1_ps(offset);
+    low = fma(code, s, o);
+    high = fma(_mm512_add_ps(code, _mm512_set1_ps(16)), s, o);
+  }
+  PTQ_INLINE Reg at(Ints code) const { return _mm512_permutex2var_ps(low, code, high); }
+};
+template <>
+struct Levels<8> {
+  Reg scale, offset;
+  PTQ_INLINE void set(float s, float o) {
+    scale = _mm512_set1_ps(s);
+    offset = _mm512_set1_ps(o);
+  }
+  PTQ_INLINE Reg at(Ints code) const { return fma(_mm512_cvtepi32_ps(code), scale, offset); }
+};
+
+#include "ptq/engine/cpu/kernels/rows.inl"
+
+// ---- many tokens -------------------------------------------------------------------------------
+
+// 16 x 16 numbers turned around.
+PTQ_INLINE void transpose(Reg (&v)[16]) {
+  Reg a[16], b[16];
+  for (int i = 0; i < 16; i += 2) {
+    a[i] = _mm512_unpacklo_ps(v[i], v[i + 1]);
+    a[i + 1] = _mm512_unpackhi_ps(v[i], v[i + 1]);
+  }
+  for (int i = 0; i < 16; i += 4)
+    for (int h = 0; h < 2; ++h) {
+      const __m512d p = _mm512_castps_pd(a[i + h]), q = _mm512_castps_pd(a[i + 2 + h]);
+      b[i + 2 * h] = _mm512_castpd_ps(_mm512_unpacklo_pd(p, q));
+      b[i + 2 * h + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(p, q));
+    }
+  for (int i = 0; i < 4; ++i) {
+    const Reg p = _mm512_shuffle_f32x4(b[i], b[i + 4], 0x88),
+              q = _mm512_shuffle_f32x4(b[i + 8], b[i + 12], 0x88),
+              r = _mm512_shuffle_f32x4(b[i], b[i + 4], 0xDD),
+              s = _mm512_shuffle_f32x4(b[i + 8], b[i + 12], 0xDD);
+    v[i] = _mm512_shuffle_f32x4(p, q, 0x88);
+    v[i + 8] = _mm512_shuffle_f32x4(p, q, 0xDD);
+    v[i + 4] = _mm512_shuffle_f32x4(r, s, 0x88);
+    v[i + 12] = _mm512_shuffle_f32x4(r, s, 0xDD);
+  }
+}
+
+inline constexpr int64_t kPanel = kInt8Rows;  // rows of w in a panel
+
+// Columns [begin, ...) of 16 rows, turned around: `count` of them to out [count, kPanel].
+template <class Row>
+PTQ_INLINE void turn(const Rows<Row, 16>& rows, int64_t begin, int64_t count, float* out) {
+  Reg v[Row::kRun][16];
+  for (int i = 0; i < 16; ++i) {
+    Reg got[Row::kRun];
+    if (begin + 16 <= rows.columns)
+      rows.row[i].run(begin, got);
+    else
+      got[0] = rows.row[i].tail(begin, rows.columns);
+    for (int k = 0; k < Row::kRun; ++k) v[k][i] = got[k];
+  }
+  for (int k = 0; k < Row::kRun; ++k) {
+    transpose(v[k]);
+    for (int64_t c = 0; c < 16 && 16 * k + c < count; ++c)
+      _mm512_storeu_ps(out + (16 * k + c) * kPanel, v[k][c]);
+  }
+}
+
+// Columns [c0, c1) of the rows r0 .. min(r0 + kPanel, end) - 1 to out [c1 - c0, kPanel]; c0 is a
+// multiple of 64.
+struct Panel {
+  const WeightRows& w;
+  int64_t r0, end, c0, c1;
+  float* out;
+  template <class Row>
+  PTQ_TARGET void run() const {
+    Rows<Row, 16> rows(w);
+    for (int64_t part = 0; part < kPanel && r0 + part < end; part += 16) {
+      rows.move(w, r0 + part, end - 1);
+      for (int64_t c = c0; c < c1;) {
+        const int64_t u = c / rows.unit, stop = std::min((u + 1) * rows.unit, c1);
+        for (Row& row : rows.row) row.enter(u);
+        for (; c < stop; c += 16 * Row::kRun)
+          turn<Row>(rows, c, stop - c, out + (c - c0) * kPanel + part);
+        c = stop;
+      }
+    }
+  }
+};
+inline void panel(const WeightRows& w, int64_t r0, int64_t end, int64_t c0, int64_t c1,
+                  float* out) {
+  with_reader(w, Panel{w, r0, end, c0, c1, out});
+}
+
+// y [R, 16 V] (+)= x [R, depth] b [depth, 16 V]; of the last register the lanes `last`. Every
+// number is one chain of sums along the depth, however the work is cut.
+template <int R, int V>
+PTQ_TARGET inline void block(const float* x, int64_t ldx, const float* b, int64_t ldb,
+                             int64_t depth, __mmask16 last, float* y, int64_t ldy, bool add) {
+  Reg acc[R][V];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v)
+      acc[r][v] =
+          add ? _mm512_maskz_loadu_ps(v == V - 1 ? last : 0xFFFF, y + r * ldy + 16 * v) : zero();
+  for (int64_t p = 0; p < depth; ++p) {
+    Reg row[V];
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) {
+      row[v] = load(b + p * ldb + 16 * v);
+      asm("" : "+v"(row[v]));  // one load for R uses: gcc would fold it into each of them
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const Reg a = _mm512_set1_ps(x[r * ldx + p]);
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) acc[r][v] = fma(a, row[v], acc[r][v]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v)
+      _mm512_mask_storeu_ps(y + r * ldy + 16 * v, v == V - 1 ? last : 0xFFFF, acc[r][v]);
+}
+
+// All rows of x, as many at once as leave registers for b.
+template <int V>
+inline void blocks(const float* x, int64_t n, int64_t ldx, const float* b, int64_t ldb,
+                   int64_t depth, __mmask16 last, float* y, int64_t ldy, bool add) {
+  int64_t i = 0;
+  const auto rows = [&](auto count) {
+    constexpr int R = decltype(count)::value;
+    for (; i + R <= n; i += R)
+      block<R, V>(x + i * ldx, ldx, b, ldb, depth, last, y + i * ldy, ldy, add);
+  };
+  rows(std::integral_constant < int, V == 4 ? 6 : 8 > {});
+  rows(std::integral_constant<int, 4>{});
+  rows(std::integral_constant<int, 1>{});
+}
+
+// y [n, columns] (+)= x [n, depth] b [depth, columns]; with columns % 16 != 0 b has readable
+// numbers up to the next multiple.
+inline void multiply(const float* x, int64_t n, int64_t ldx, const float* b, int64_t ldb,
+                     int64_t depth, int64_t columns, float* y, int64_t ldy, bool add) {
+  int64_t c = 0;
+  for (; columns - c > 48; c += 64) {
+    const __mmask16 last = columns - c >= 64 ? 0xFFFF : __mmask16((1 << (columns - c - 48)) - 1);
+    blocks<4>(x, n, ldx, b + c, ldb, depth, last, y + c, ldy, add);
+  }
+  if (c >= columns) return;
+  const __mmask16 last = __mmask16(0xFFFF >> ((16 - columns % 16) % 16));
+  if (columns - c > 32) return blocks<3>(x, n, ldx, b + c, ldb, depth, last, y + c, ldy, add);
+  if (columns - c > 16) return blocks<2>(x, n, ldx, b + c, ldb, depth, last, y + c, ldy, add);
+  blocks<1>(x, n, ldx, b + c, ldb, depth, last, y + c, ldy, add);
+}
+
+// ---- integers ----------------------------------------------------------------------------------
+
+// y[t * ldy + r] of one row of codes: 64 products at a time.
+PTQ_TARGET inline void int8_row(const uint8_t* codes, int64_t columns, const int8_t* x, int64_t n,
+                                int64_t stride, int32_t* y, int64_t ldy) {
+  const int64_t whole = columns / 64 * 64;
+  const __mmask64 rest = (uint64_t{1} << (columns - whole)) - 1;
+  for (int64_t t = 0; t < n; ++t, x += stride) {
+    Ints acc[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
+    for (int64_t c = 0; c < whole; c += 64)
+      acc[c / 64 % 2] = _mm512_dpbusd_epi32(acc[c / 64 % 2], _mm512_loadu_si512(codes + c),
+                                            _mm512_loadu_si512(x + c));
+    acc[0] = _mm512_dpbusd_epi32(acc[0], _mm512_maskz_loadu_epi8(rest, codes + whole),
+                                 _mm512_loadu_si512(x + whole));
+    y[t * ldy] = _mm512_reduce_add_epi32(_mm512_add_epi32(acc[0], acc[1]));
+  }
+}
+
+// Rows of codes to a panel [stride / 4, kPanel, 4], zeros behind `columns` and behind `count` rows.
+PTQ_TARGET inline void int8_panel(const uint8_t* codes, int64_t columns, int64_t count,
+                                  int64_t stride, uint8_t* out) {
+  for (int64_t part = 0; part < kPanel; part += 16)
+    for (int64_t c = 0; c < stride; c += 64) {
+      const int64_t left = std::min<int64_t>(64, columns - c);
+      const __mmask64 mask = left == 64 ? ~uint64_t{0} : (uint64_t{1} << left) - 1;
+      Reg v[16];
+      for (int i = 0; i < 16; ++i)
+        v[i] = part + i < count ? _mm512_castsi512_ps(_mm512_maskz_loadu_epi8(
+                                      mask, codes + (part + i) * columns + c))
+                                : zero();
+      transpose(v);
+      for (int k = 0; k < 16; ++k) _mm512_storeu_ps(out + ((c / 4 + k) * kPanel + part) * 4, v[k]);
+    }
+}
+
+// y [R, kPanel] of R tokens and a panel.
+template <int R>
+PTQ_TARGET inline void int8_block(const int8_t* x, int64_t stride, const uint8_t* panel,
+                                  int32_t* y) {
+  Ints acc[R][3];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 3
+    for (int v = 0; v < 3; ++v) acc[r][v] = _mm512_setzero_si512();
+  for (int64_t p = 0; p < stride; p += 4) {
+    Ints b[3];
+#pragma GCC unroll 3
+    for (int v = 0; v < 3; ++v) b[v] = _mm512_loadu_si512(panel + p * kPanel + 64 * v);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      int32_t four;
+      std::memcpy(&four, x + r * stride + p, 4);
+      const Ints a = _mm512_set1_epi32(four);
+#pragma GCC unroll 3
+      for (int v = 0; v < 3; ++v) acc[r][v] = _mm512_dpbusd_epi32(acc[r][v], b[v], a);
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 3
+    for (int v = 0; v < 3; ++v) _mm512_storeu_si512(y + r * kPanel + 16 * v, acc[r][v]);
+}
+
+inline void int8(const uint8_t* codes, int64_t columns, int64_t count, const int8_t* x, int64_t n,
+                 int64_t stride, int32_t* y) {
+  if (n < 8) {
+    for (int64_t r = 0; r < count; ++r)
+      int8_row(codes + r * columns, columns, x, n, stride, y + r, kPanel);
+    return;
+  }
+  thread_local std::vector<uint8_t> panel;
+  panel.resize(size_t(kPanel * stride));
+  int8_panel(codes, columns, count, stride, panel.data());
+  int64_t i = 0;
+  for (; i + 8 <= n; i += 8) int8_block<8>(x + i * stride, stride, panel.data(), y + i * kPanel);
+  for (; i < n; ++i) int8_block<1>(x + i * stride, stride, panel.data(), y + i * kPanel);
+}
+
+}  // namespace ptq::cpu::avx512
+
+#pragma GCC diagnostic pop
+
+#undef PTQ_INLINE
+#undef PTQ_TARGET
+#endif

@@ -1,0 +1,76 @@
+// Which kernels run: one table of functions for each set of instructions, chosen when the program
+// starts. PTQ_KERNELS=plain, avx2 or avx512 in the environment asks for less than the machine has.
+#pragma once
+
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+#include "ptq/core/error.hpp"
+#include "ptq/engine/cpu/kernels/avx2.hpp"
+#include "ptq/engine/cpu/kernels/avx512.hpp"
+#include "ptq/engine/cpu/kernels/plain.hpp"
+#include "ptq/engine/cpu/kernels/weight_rows.hpp"
+
+namespace ptq::cpu {
+
+struct Kernels {
+  const char* name;
+  // y[t * ldy + r - begin] = row r of w, begin <= r < end, times token t of x [n, columns].
+  void (*dots)(const WeightRows& w, int64_t begin, int64_t end, const float* x, int64_t n, float* y,
+               int64_t ldy);
+
+  // y [n, columns] (+)= x [n, depth] b [depth, columns], row-major with distances ldx, ldb and ldy
+  // of rows; b has readable numbers up to columns rounded up to sixteens, the plain kernel wants
+  // them whole.
+  void (*multiply)(const float* x, int64_t n, int64_t ldx, const float* b, int64_t ldb,
+                   int64_t depth, int64_t columns, float* y, int64_t ldy, bool add);
+  // Linear layers of many tokens: columns [c0, c1) of rows r0 .. min(r0 + panel_rows, end) - 1 of
+  // w, turned around for multiply, to out [c1 - c0, panel_rows]; c0 is a multiple of 64. nullptr
+  // where the BLAS multiplies better.
+  void (*panel)(const WeightRows& w, int64_t r0, int64_t end, int64_t c0, int64_t c1, float* out);
+  int64_t panel_rows;
+
+  // y[t * kInt8Rows + r] = the exact sum of codes of row r, 0 .. 255, times token t of x [n,
+  // stride]; rows of codes [count, columns], count <= kInt8Rows; stride is columns rounded up to
+  // kInt8Step, with zeros behind columns.
+  void (*int8)(const uint8_t* codes, int64_t columns, int64_t count, const int8_t* x, int64_t n,
+               int64_t stride, int32_t* y);
+};
+
+// Those that this machine can run, the plain ones first, the fastest last.
+inline const std::vector<Kernels>& runnable_kernels() {
+  static const std::vector<Kernels> list = [] {
+    std::vector<Kernels> found = {{"plain", plain::dots, plain::multiply, nullptr, 0, plain::int8}};
+#ifdef __x86_64__
+    const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                    __builtin_cpu_supports("f16c");
+    if (v3) found.push_back({"avx2", avx2::dots, plain::multiply, nullptr, 0, avx2::int8});
+    if (v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni"))
+      found.push_back(
+          {"avx512", avx512::dots, avx512::multiply, avx512::panel, avx512::kPanel, avx512::int8});
+#endif
+    return found;
+  }();
+  return list;
+}
+
+// Errors: this machine runs none of that name.
+inline const Kernels& kernels_named(const std::string& name) {
+  std::string names;
+  for (const Kernels& k : runnable_kernels()) {
+    if (k.name == name) return k;
+    names += (names.empty() ? "" : ", ") + std::string(k.name);
+  }
+  throw usage_error("no kernels `" + name + "` on this machine", "PTQ_KERNELS",
+                    "there are: " + names);
+}
+
+inline const Kernels& chosen_kernels() {
+  const char* wish = std::getenv("PTQ_KERNELS");
+  return wish && *wish ? kernels_named(wish) : runnable_kernels().back();
+}
+
+}  // namespace ptq::cpu

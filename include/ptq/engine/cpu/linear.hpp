@@ -1,0 +1,174 @@
+// Linear layers on the CPU: y = x W^T + b, from the weight as it is stored.
+//
+// Few tokens (decoding): the kernels of kernels/table.hpp read the stored rows, so that memory
+// moves only the packed bytes. Many tokens: panels of W, decoded once per call to the second-level
+// cache, are multiplied with all of x, by our own product where there is one for the machine, else
+// by the BLAS. Weights that no kernel reads are decoded to float32 slice by slice first.
+#pragma once
+
+#include <cblas.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "ptq/core/threads.hpp"
+#include "ptq/engine/cpu/kernels/table.hpp"
+#include "ptq/engine/weights/linear.hpp"
+
+namespace ptq::cpu {
+
+inline float round_bf16(float x) { return bf16_to_float(float_to_bf16(x)); }
+
+namespace linear_detail {
+
+// From so many tokens on, the product of many is faster than dot products.
+inline constexpr int64_t kMany = 8;
+// Multiplications below which one thread does it: waking the others would cost more.
+inline constexpr int64_t kSmall = 200'000;
+
+// One call. bf16: y, and weights that a file has in another format, are rounded to bfloat16.
+struct Call {
+  ThreadPool& pool;
+  const Kernels& kernels;
+  const LinearWeight& w;
+  const float* bias;  // [out] or nullptr
+  const float* x;     // [n, in]
+  int64_t n;
+  float* y;  // [n, out]
+  bool bf16;
+
+  int64_t in() const { return w.in(); }
+  int64_t out() const { return w.out(); }
+  bool rounds_weights() const {
+    return bf16 && !w.encoded() && !w.packed_file() && w.file().dtype != DType::bf16;
+  }
+  template <class Fn>
+  void for_each(int64_t tasks, const Fn& fn) const {
+    if (n * in() * out() < kSmall) {
+      for (int64_t t = 0; t < tasks; ++t) fn(t);
+    } else {
+      pool.for_each(tasks, fn);
+    }
+  }
+};
+
+// The rows as a kernel can read them; Form::other where the weight has to be decoded.
+inline WeightRows stored_rows(const Call& c) {
+  if (c.rounds_weights()) return {};
+  if (c.w.packed() && !c.w.order().empty()) return {};
+  if (const AffineRows* affine = c.w.packed()) return WeightRows(*affine);
+  if (const DenseRows* dense = c.w.dense_rows()) return WeightRows(*dense);
+  if (c.w.encoded() || c.w.scaled()) return {};
+  if (const PackedMatrix* packed = c.w.packed_file())
+    return packed->order.empty() ? WeightRows(packed->rows) : WeightRows();
+  return WeightRows(c.w.file());
+}
+
+// Rows [begin, end) of W as float32, in a buffer of the thread or in the file.
+inline const float* decoded(const Call& c, int64_t begin, int64_t end) {
+  if (!c.rounds_weights())
+    if (const float* rows = c.w.in_place(begin)) return rows;
+  thread_local std::vector<float> buffer;
+  buffer.resize(size_t((end - begin) * c.in()));
+  c.w.decode(begin, end, buffer.data());
+  if (c.rounds_weights())
+    for (float& v : buffer) v = round_bf16(v);
+  return buffer.data();
+}
+
+// Bias and rounding of columns [begin, end) of y.
+inline void finish(const Call& c, int64_t begin, int64_t end) {
+  for (int64_t i = 0; i < c.n; ++i) {
+    float* row = c.y + i * c.out();
+    if (c.bias)
+      for (int64_t r = begin; r < end; ++r) row[r] += c.bias[r];
+    if (c.bf16)
+      for (int64_t r = begin; r < end; ++r) row[r] = round_bf16(row[r]);
+  }
+}
+
+inline void few(const Call& c) {
+  constexpr int64_t kRows = 32;  // of a task
+  const WeightRows rows = stored_rows(c);
+  c.for_each((c.out() + kRows - 1) / kRows, [&](int64_t task) {
+    const int64_t r0 = task * kRows, r1 = std::min(r0 + kRows, c.out());
+    if (rows.form() == Form::other)
+      c.kernels.dots(WeightRows(decoded(c, r0, r1), c.in()), 0, r1 - r0, c.x, c.n, c.y + r0,
+                     c.out());
+    else
+      c.kernels.dots(rows, r0, r1, c.x, c.n, c.y + r0, c.out());
+    finish(c, r0, r1);
+  });
+}
+
+// Panels of a task, 1 .. 4: the tasks of all threads shall end together, and a task reads x once
+// for all its panels.
+inline int64_t panels_of_task(int64_t panels, int64_t threads) {
+  int64_t best = 1, least = INT64_MAX;
+  for (int64_t p = 4; p >= 1; --p) {
+    const int64_t tasks = (panels + p - 1) / p,
+                  longest = (tasks + threads - 1) / threads * p;  // panels of the last thread
+    if (longest < least) least = longest, best = p;
+  }
+  return best;
+}
+
+// The product by panels. Depth is cut, so that the panels of a task stay in the second-level cache.
+inline void many(const Call& c) {
+  constexpr int64_t kDepth = 512, kTokens = 8;
+  const Kernels& k = c.kernels;
+  const WeightRows rows = stored_rows(c);
+  const int64_t wide = k.panel_rows, in = c.in(), out = c.out();
+  const int64_t per_task = panels_of_task((out + wide - 1) / wide, c.pool.size()),
+                step = per_task * wide;
+  c.for_each((out + step - 1) / step, [&](int64_t task) {
+    const int64_t begin = task * step, end = std::min(begin + step, out);
+    const bool other = rows.form() == Form::other;
+    const WeightRows w = other ? WeightRows(decoded(c, begin, end), in) : rows;
+    const int64_t first = other ? begin : 0;  // row of W that is row 0 of w
+    thread_local std::vector<float> packed;
+    packed.resize(size_t(step * std::min(kDepth, in)));
+    for (int64_t c0 = 0; c0 < in; c0 += kDepth) {
+      const int64_t depth = std::min(kDepth, in - c0);
+      for (int64_t r = begin; r < end; r += wide)
+        k.panel(w, r - first, end - first, c0, c0 + depth, packed.data() + (r - begin) * depth);
+      for (int64_t i = 0; i < c.n; i += kTokens)
+        for (int64_t r = begin; r < end; r += wide)
+          k.multiply(c.x + i * in + c0, std::min(kTokens, c.n - i), in,
+                     packed.data() + (r - begin) * depth, wide, depth, std::min(wide, end - r),
+                     c.y + i * out + r, out, c0 > 0);
+    }
+    finish(c, begin, end);
+  });
+}
+
+// The product by the BLAS, one call of one thread per slice of rows. The slices do not depend on
+// the number of threads, as the order of sums inside the BLAS may depend on them.
+inline void many_by_blas(const Call& c) {
+  constexpr int64_t slice = 96;  // small enough to balance threads and to stay in the caches
+  const int64_t in = c.in(), out = c.out();
+  c.for_each((out + slice - 1) / slice, [&](int64_t task) {
+    const int64_t r0 = task * slice, r1 = std::min(r0 + slice, out);
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, int(c.n), int(r1 - r0), int(in), 1.0f, c.x,
+                int(in), decoded(c, r0, r1), int(in), 0.0f, c.y + r0, int(out));
+    finish(c, r0, r1);
+  });
+}
+
+}  // namespace linear_detail
+
+// y [n, out] = x [n, in] W^T + b; bias may be nullptr. bf16: see Call.
+inline void linear(ThreadPool& pool, const Kernels& kernels, const LinearWeight& w,
+                   const float* bias, const float* x, int64_t n, float* y, bool bf16) {
+  using namespace linear_detail;
+  const Call call{pool, kernels, w, bias, x, n, y, bf16};
+  if (n < kMany)
+    few(call);
+  else if (kernels.panel)
+    many(call);
+  else
+    many_by_blas(call);
+}
+
+}  // namespace ptq::cpu

@@ -1,0 +1,182 @@
+// Linear layers: every kernel that the machine can run, with every form in which weights are
+// stored.
+#include <algorithm>
+#include <catch2/catch.hpp>
+#include <cmath>
+#include <cstring>
+#include <map>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "ptq/engine/cpu/linear.hpp"
+
+using namespace ptq;
+
+namespace ptq::test {
+namespace {
+
+std::vector<float> numbers(int64_t n, uint32_t seed) {
+  std::mt19937 random(seed);
+  std::vector<float> x(static_cast<size_t>(n));
+  for (float& v : x) v = float(random() >> 8) / float(1 << 23) - 1;
+  return x;
+}
+
+// A weight and the bytes that it is a view of.
+struct Stored {
+  std::string what;
+  std::vector<uint8_t> bytes;
+  LinearWeight weight;
+};
+
+TensorInfo tensor(int64_t out, int64_t in, DType dtype, const uint8_t* data) {
+  TensorInfo info;
+  info.dtype = dtype;
+  info.shape = {out, in};
+  info.data = data;
+  return info;
+}
+
+// Every form of the same numbers, blocks of random bytes besides.
+std::vector<Stored> every_form(int64_t out, int64_t in) {
+  std::vector<Stored> all;
+  const auto w = numbers(out * in, 1);
+  for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
+    Stored s{std::string(dtype_name(dtype)), std::vector<uint8_t>(1 + w.size() * 4), {}};
+    from_float(dtype, w.data(), int64_t(w.size()), s.bytes.data() + 1);  // at an odd address
+    s.weight = LinearWeight("w", tensor(out, in, dtype, s.bytes.data() + 1));
+    all.push_back(std::move(s));
+  }
+  const auto encode = [&](const AffineFormat& f, const std::string& what) {
+    Stored s{what, {}, LinearWeight("w", tensor(out, in, DType::f32, nullptr))};
+    s.weight.affine(f, 1, out, in, w.data());
+    all.push_back(std::move(s));
+  };
+  for (const int bits : {1, 2, 3, 4, 8})
+    for (const int64_t group : {0, 16, 24, 32, 64, 128})
+      for (const Grid grid : {Grid::asym_gptq, Grid::min})
+        encode({bits, grid, 1, group}, std::to_string(bits) + " bits, group " +
+                                           std::to_string(group) + ", grid " +
+                                           std::to_string(int(grid)));
+  encode({4, Grid::sym_narrow, 1, 128}, "4 bits, symmetric");
+  encode({4, Grid::min, 0, 8}, "4 bits along the rows");
+  {
+    Stored s{
+        "float16 made by a method", {}, LinearWeight("w", tensor(out, in, DType::f32, nullptr))};
+    s.weight.dense(DType::f16, 1, out, in, w.data());
+    all.push_back(std::move(s));
+  }
+  if (in % 32 != 0) return all;
+  using namespace blocks_detail;
+  for (const BlockFormat* format : {&kFormat<Q4_0>, &kFormat<Q4_1>, &kFormat<Q5_0>, &kFormat<Q5_1>,
+                                    &kFormat<Q8_0>, &kFormat<Iq4Nl>})
+    for (const int64_t paired : {int64_t{0}, out % 10 == 0 ? int64_t{10} : int64_t{0}}) {
+      const int64_t count = out * in / 32;
+      Stored s{std::string(format->name) + (paired ? ", paired" : ""),
+               std::vector<uint8_t>(size_t(count * format->bytes)),
+               {}};
+      std::mt19937 random(3);
+      for (uint8_t& b : s.bytes) b = uint8_t(random());
+      for (int64_t i = 0; i < count; ++i)
+        for (int64_t at = 0; at < 4; at += 2) {  // scale and, where there is one, minimum
+          if (at == 2 && std::string(format->name).back() != '1') continue;
+          const uint16_t h = float_to_f16(0.01f * float(1 + random() % 16));
+          std::memcpy(s.bytes.data() + i * format->bytes + at, &h, 2);
+        }
+      TensorInfo info = tensor(out, in, DType::f32, s.bytes.data());
+      info.blocks = format;
+      info.paired = paired;
+      s.weight = LinearWeight("w", info);
+      all.push_back(std::move(s));
+    }
+  return all;
+}
+
+std::vector<float> product(const cpu::Kernels& kernels, const LinearWeight& w, const float* x,
+                           int64_t n, int threads = 2, const float* bias = nullptr) {
+  static std::map<int, ThreadPool> pools;
+  std::vector<float> y(size_t(n * w.out()));
+  cpu::linear(pools.try_emplace(threads, threads).first->second, kernels, w, bias, x, n, y.data(),
+              false);
+  return y;
+}
+
+// Largest error in units of the sum of magnitudes of a dot product and its bias.
+double worst_error(const LinearWeight& w, const std::vector<float>& x, int64_t n,
+                   const std::vector<float>& bias, const std::vector<float>& y) {
+  const int64_t in = w.in(), out = w.out();
+  std::vector<float> decoded(size_t(in * out));
+  w.decode(0, out, decoded.data());
+  double worst = 0;
+  for (int64_t i = 0; i < n; ++i)
+    for (int64_t r = 0; r < out; ++r) {
+      double sum = bias[size_t(r)], magnitude = std::abs(sum);
+      for (int64_t c = 0; c < in; ++c) {
+        const double term = double(x[size_t(i * in + c)]) * double(decoded[size_t(r * in + c)]);
+        sum += term;
+        magnitude += std::abs(term);
+      }
+      const double error = std::abs(double(y[size_t(i * out + r)]) - sum) / magnitude;
+      if (!(error <= worst)) worst = error;  // a NaN becomes the result
+    }
+  return worst;
+}
+
+TEST_CASE("linear: every kernel multiplies by the weights as they decode", "[linear]") {
+  for (const int64_t in : {75, 9, 32, 608})
+    for (const int64_t out : {70, 1})
+      for (const Stored& s : every_form(out, in))
+        for (const int64_t n : {1, 7, 13}) {
+          const auto x = numbers(n * in, 2), bias = numbers(s.weight.out(), 4);
+          for (const cpu::Kernels& k : cpu::runnable_kernels()) {
+            INFO(k.name << ", " << s.what << ", in " << in << ", n " << n);
+            const auto y = product(k, s.weight, x.data(), n, 2, bias.data());
+            REQUIRE(!(worst_error(s.weight, x, n, bias, y) > 2e-6));
+          }
+        }
+}
+
+TEST_CASE("linear: dot products of few tokens are the same on every instruction set", "[linear]") {
+  const auto& list = cpu::runnable_kernels();
+  for (const int64_t in : {75, 576})
+    for (const Stored& s : every_form(40, in)) {
+      const auto x = numbers(7 * in, 2);
+      for (size_t i = 2; i < list.size(); ++i) {  // the plain ones add without fma
+        INFO(list[i].name << ", " << s.what << ", in " << in);
+        CHECK(product(list[i], s.weight, x.data(), 7) == product(list[1], s.weight, x.data(), 7));
+      }
+    }
+}
+
+TEST_CASE("linear: a token's result depends on neither its neighbours nor the threads",
+          "[linear]") {
+  const int64_t in = 608, out = 110;
+  for (const cpu::Kernels& k : cpu::runnable_kernels())
+    for (const Stored& s : every_form(out, in)) {
+      INFO(k.name << ", " << s.what);
+      const auto x = numbers(20 * in, 2);
+      const auto few = product(k, s.weight, x.data(), 7);
+      for (int64_t i = 0; i < 7; ++i)
+        CHECK(std::equal(few.begin() + i * out, few.begin() + (i + 1) * out,
+                         product(k, s.weight, x.data() + i * in, 1, 1).begin()));
+      const auto many = product(k, s.weight, x.data(), 20);
+      CHECK(many == product(k, s.weight, x.data(), 20, 5));
+      if (!k.panel) continue;  // the BLAS sees to itself
+      const auto part = product(k, s.weight, x.data() + 3 * in, 9);
+      CHECK(std::equal(part.begin(), part.end(), many.begin() + 3 * out));
+    }
+}
+
+TEST_CASE("linear: kernels are chosen by name, and others refused", "[linear]") {
+  CHECK(cpu::kernels_named("plain").panel == nullptr);
+  try {
+    cpu::kernels_named("mmx");
+    FAIL("no error");
+  } catch (const Error& e) {
+    CHECK(std::string(e.what()).find("plain") != std::string::npos);
+  }
+}
+
+}  // namespace
+}  // namespace ptq::test
