@@ -12,6 +12,7 @@
 #include <limits>
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "ptq/core/error.hpp"
@@ -87,6 +88,8 @@ class BlockInputs final : public Tap {
 
   // Linear layers that share an input share its sums (LinearPlan::input).
   const PointSums& at(Point point) const { return sums_.at(point); }
+  // The same, which leaves: XtX of a 7B model's widest input is 0.8 GiB.
+  PointSums take(Point point) { return std::move(sums_.at(point)); }
 
  private:
   template <class S, class V>
@@ -122,13 +125,15 @@ class BlockInputs final : public Tap {
   std::map<Point, PointSums> sums_;
 };
 
-// The same as a method is given it: means instead of sums. Divided: what a transform has divided
-// the columns by.
+// The same as a method is given it: means instead of sums.
 class MeanInputs {
  public:
   // where: names the place. Errors: numbers that are not finite.
-  MeanInputs(const PointSums& sums, uint64_t id, const std::string& where)
-      : gram_(sums.gram), cross_(sums.cross), sample_(sums.sample), largest_(sums.largest) {
+  MeanInputs(PointSums sums, uint64_t id, const std::string& where)
+      : gram_(std::move(sums.gram)),
+        cross_(std::move(sums.cross)),
+        sample_(std::move(sums.sample)),
+        largest_(std::move(sums.largest)) {
     const double rows = double(sums.rows);
     for (int64_t i = 0; i < sums.width; ++i) {
       square_.push_back(float(sums.squares[size_t(i)] / rows));

@@ -192,9 +192,9 @@ class Encoder {
     if (!full && l + 1 < int(anatomy_.layers.size())) pass(l, nullptr, true);
   }
 
-  void add_means(std::map<Point, MeanInputs>& means, int l, Point point, const BlockInputs& from) {
+  void add_means(std::map<Point, MeanInputs>& means, int l, Point point, BlockInputs& from) {
     means.insert_or_assign(point,
-                           MeanInputs(from.at(point), ++last_id_, anatomy_.point_name(l, point)));
+                           MeanInputs(from.take(point), ++last_id_, anatomy_.point_name(l, point)));
   }
   std::vector<float> first_chunk() const {
     if (!method_.scales()) return {};

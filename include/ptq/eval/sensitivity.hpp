@@ -54,13 +54,21 @@ class OnlyLinears final : public WeightMethod {
 
   InputsWanted encode_wants() const override { return method_.encode_wants(); }
   void encode(const LinearView& linear, RowSink& out) override {
-    if (linear.layer != layer_ || (!name_.empty() && linear.name != name_)) return;
+    if (!chosen(linear)) return;
     method_.encode(linear, out);
     encoded_ = encoded_ || out.filled();
+  }
+  InputsWanted activation_wants() const override { return method_.activation_wants(); }
+  Activation activation(const LinearView& linear) override {
+    return chosen(linear) ? method_.activation(linear) : Activation{};
   }
   bool encoded() const { return encoded_; }  // was there anything?
 
  private:
+  bool chosen(const LinearView& linear) const {
+    return linear.layer == layer_ && (name_.empty() || linear.name == name_);
+  }
+
   WeightMethod& method_;
   int layer_;
   std::string name_;
