@@ -1,7 +1,8 @@
 // Number formats of stored tensors and the exact conversions between them.
 //
 // Source of the conversion rules and of the bit patterns in the tests: IEEE 754-2008 (binary16,
-// round to nearest even) and the bfloat16 definition "upper half of a binary32".
+// round to nearest even), the bfloat16 definition "upper half of a binary32", and the OCP 8-bit
+// Floating Point Specification 1.0 (E4M3).
 #pragma once
 
 #include <cstdint>
@@ -16,7 +17,7 @@
 
 namespace ptq {
 
-enum class DType : uint8_t { f32, f16, bf16, i32, i64, i8, u8 };
+enum class DType : uint8_t { f32, f16, bf16, i32, i64, i8, u8, f8_e4m3 };
 
 constexpr int dtype_bytes(DType t) {
   switch (t) {
@@ -26,7 +27,8 @@ constexpr int dtype_bytes(DType t) {
     case DType::f16:
     case DType::bf16: return 2;
     case DType::i8:
-    case DType::u8: return 1;
+    case DType::u8:
+    case DType::f8_e4m3: return 1;
   }
   return 0;
 }
@@ -40,6 +42,7 @@ constexpr std::string_view dtype_name(DType t) {
     case DType::i64: return "i64";
     case DType::i8: return "i8";
     case DType::u8: return "u8";
+    case DType::f8_e4m3: return "f8_e4m3";
   }
   return "?";
 }
@@ -87,6 +90,15 @@ PTQ_HD inline uint16_t float_to_f16(float x) {
     return uint16_t(sign | (float_bits(bits_float(a) + 0.5f) - 0x3F000000u));
   }
   return uint16_t(sign | ((a + 0xFFFu + ((a >> 13) & 1u) - 0x38000000u) >> 13));
+}
+
+// E4M3 -> float, exact: sign, 4 bits of exponent (bias 7), 3 of mantissa; no infinity, all ones is
+// NaN, the largest number 448.
+PTQ_HD inline float e4m3_to_float(uint8_t code) {
+  const uint32_t sign = uint32_t(code & 0x80u) << 24, magnitude = code & 0x7Fu;
+  if (magnitude == 0x7Fu) return bits_float(sign | 0x7FC00000u);
+  if (magnitude < 8) return bits_float(sign | float_bits(float(magnitude) * 0.001953125f));
+  return bits_float(sign | ((magnitude << 20) + (120u << 23)));
 }
 
 // The value that remains when x is stored as binary16.

@@ -34,8 +34,8 @@ class LinearWeight final : public RowSink {
   // Of a checkpoint that another program packed.
   LinearWeight(std::string name, PackedMatrix packed)
       : name_(std::move(name)),
-        out_(packed.rows.rows()),
-        in_(packed.rows.columns()),
+        out_(packed.rows()),
+        in_(packed.columns()),
         packed_file_(std::make_shared<const PackedMatrix>(std::move(packed))),
         answer_(name_, "layer", 1, in_) {
     answer_.expect(out_);
