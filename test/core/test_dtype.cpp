@@ -77,19 +77,6 @@ TEST_CASE("dtype: rounding to bfloat16, listed bit patterns") {
   CHECK(std::isnan(bf16_to_float(round(0xFFFFFFFF))));
 }
 
-TEST_CASE("dtype: E4M3, listed bit patterns") {
-  CHECK(e4m3_to_float(0x00) == 0);
-  CHECK(std::signbit(e4m3_to_float(0x80)));
-  CHECK(e4m3_to_float(0x01) == 0.001953125f);  // 2^-9, the smallest
-  CHECK(e4m3_to_float(0x07) == 0.013671875f);
-  CHECK(e4m3_to_float(0x08) == 0.015625f);  // 2^-6, the smallest with an exponent
-  CHECK(e4m3_to_float(0x38) == 1);
-  CHECK(e4m3_to_float(0xBC) == -1.5f);
-  CHECK(e4m3_to_float(0x7E) == 448);
-  CHECK(std::isnan(e4m3_to_float(0x7F)));
-  CHECK(std::isnan(e4m3_to_float(0xFF)));
-}
-
 TEST_CASE("dtype: sizes and names") {
   CHECK(dtype_bytes(DType::f32) == 4);
   CHECK(dtype_bytes(DType::bf16) == 2);

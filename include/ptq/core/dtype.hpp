@@ -1,8 +1,7 @@
 // Number formats of stored tensors and the exact conversions between them.
 //
 // Source of the conversion rules and of the bit patterns in the tests: IEEE 754-2008 (binary16,
-// round to nearest even), the bfloat16 definition "upper half of a binary32", and the OCP 8-bit
-// Floating Point Specification 1.0 (E4M3).
+// round to nearest even) and the bfloat16 definition "upper half of a binary32".
 #pragma once
 
 #include <cstdint>
@@ -90,15 +89,6 @@ PTQ_HD inline uint16_t float_to_f16(float x) {
     return uint16_t(sign | (float_bits(bits_float(a) + 0.5f) - 0x3F000000u));
   }
   return uint16_t(sign | ((a + 0xFFFu + ((a >> 13) & 1u) - 0x38000000u) >> 13));
-}
-
-// E4M3 -> float, exact: sign, 4 bits of exponent (bias 7), 3 of mantissa; no infinity, all ones is
-// NaN, the largest number 448.
-PTQ_HD inline float e4m3_to_float(uint8_t code) {
-  const uint32_t sign = uint32_t(code & 0x80u) << 24, magnitude = code & 0x7Fu;
-  if (magnitude == 0x7Fu) return bits_float(sign | 0x7FC00000u);
-  if (magnitude < 8) return bits_float(sign | float_bits(float(magnitude) * 0.001953125f));
-  return bits_float(sign | ((magnitude << 20) + (120u << 23)));
 }
 
 // The value that remains when x is stored as binary16.

@@ -12,15 +12,17 @@
 
 #include "ptq/core/dtype.hpp"
 #include "ptq/core/error.hpp"
+#include "ptq/core/small_float.hpp"
 #include "ptq/model/tensor.hpp"
 
 namespace ptq {
 
-// The numbers of all 256 codes.
+// The numbers of all 256 codes; 0x7F and 0xFF are NaN.
 inline const std::array<float, 256>& e4m3_numbers() {
   static const std::array<float, 256> table = [] {
     std::array<float, 256> t{};
-    for (size_t code = 0; code < t.size(); ++code) t[code] = e4m3_to_float(uint8_t(code));
+    for (size_t code = 0; code < t.size(); ++code)
+      t[code] = (code & 0x7F) == 0x7F ? std::nanf("") : e4m3_to_float(uint8_t(code));
     return t;
   }();
   return table;

@@ -73,7 +73,7 @@ class LinearWeight final : public RowSink {
   }
 
   // The encoding that a method filled in, or nullptr.
-  const AffineRows* packed() const { return affine_ ? &affine_->rows : nullptr; }
+  const AffineRows* packed() const { return affine_ ? &affine_->affine : nullptr; }
   const DenseRows* dense_rows() const { return dense_ ? &*dense_ : nullptr; }
   const GroupedCodes* grouped() const { return grouped_ ? &*grouped_ : nullptr; }
   // Column j of packed() is column order()[j] of the layer; empty: the same.
