@@ -28,7 +28,9 @@ namespace {
 
 const fs::path kFixtures = fs::path(PTQ_SOURCE_DIR) / "test/fixtures/packed";
 const std::vector<std::string> kLayouts = {
-    "ct-group-sym", "ct-group-asym", "ct-channel-8bit", "gptq", "gptq-act-order", "gptq-v2", "awq"};
+    "ct-group-sym", "ct-group-asym", "ct-channel-8bit", "ct-fp8-channel", "ct-fp8-tensor",
+    "ct-fp8-block", "gptq",          "gptq-act-order",  "gptq-v2",        "gptq-8bit",
+    "awq"};
 const std::string kQuery = "model.layers.0.self_attn.q_proj";
 
 // A copy of a fixture in which tensors were changed and a piece of config.json was replaced.
@@ -111,10 +113,12 @@ TEST_CASE("packed: every layout runs with the logits of its unpacked weights") {
     to_float(DType::f32, want.find("logits")->data, int64_t(expected.size()), expected.data());
     CHECK(test::difference(logits, expected) < 2e-5);
 
-    // In memory: codes, one float16 scale and at most one packed zero point a group.
+    // In memory: codes, one float16 scale and at most one packed zero point a group; of FP8 codes
+    // and a float32 scale for each row at most.
     const int64_t linear = linear_parameter_count(engine->config()),
                   plain = 2 * (parameter_count(engine->config()) - linear);
-    const int64_t bits = layout == "ct-channel-8bit" ? 8 : 4;
+    const bool eight = Contains("8bit").match(layout) || Contains("fp8").match(layout);
+    const int64_t bits = eight ? 8 : 4;
     int64_t order = 0;  // of the columns
     if (layout == "gptq-act-order")
       for (const LayerPlan& layer : anatomy_of(engine->config()).layers)
@@ -122,7 +126,7 @@ TEST_CASE("packed: every layout runs with the logits of its unpacked weights") {
     const uint64_t bytes = engine->weight_bytes().dense;
     CHECK(engine->weight_bytes().encoded == 0);
     CHECK(bytes > uint64_t(plain + linear * bits / 8));
-    CHECK(bytes <= uint64_t(plain + linear * bits / 8 + linear / 32 * 5 / 2 + order));
+    CHECK(bytes <= uint64_t(plain + linear * bits / 8 + linear / 32 * 3 + order));
   }
 }
 
@@ -146,8 +150,17 @@ TEST_CASE("packed: what is not read is refused by name") {
   CHECK_THAT(refusal(R"({"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"})"),
              Contains("marlin") && Contains("gptq_v2"));
   CHECK_THAT(refusal(R"({"quant_method": "awq", "bits": 4, "version": "gemv"})"), Contains("gemv"));
-  CHECK_THAT(refusal(R"({"quant_method": "compressed-tensors", "format": "float-quantized"})"),
-             Contains("pack-quantized"));
+  CHECK_THAT(refusal(R"({"quant_method": "compressed-tensors", "format": "nvfp4-pack-quantized"})"),
+             Contains("float-quantized"));
+  const auto float8 = [](const std::string& weights) {
+    return refusal(R"({"quant_method": "compressed-tensors", "format": "float-quantized",
+        "config_groups": {"a": {"weights": {"num_bits": 8, )" +
+                   weights + "}}}}");
+  };
+  CHECK_THAT(float8(R"("type": "int", "strategy": "channel")"), Contains("FP8"));
+  CHECK_THAT(float8(R"("type": "float", "strategy": "token")"), Contains("channel, group, block"));
+  CHECK_THAT(float8(R"("type": "float", "strategy": "block", "block_structure": [128])"),
+             Contains("two numbers"));
   CHECK_THAT(refusal(R"({"quant_method": "compressed-tensors", "format": "pack-quantized",
       "config_groups": {"a": {"weights": {"num_bits": 4, "type": "int", "strategy": "group"},
                               "input_activations": {"num_bits": 8}}}})"),
@@ -165,12 +178,21 @@ TEST_CASE("packed: what is not read is refused by name") {
              Contains("32 columns") && Contains(kQuery));
   CHECK_THAT(error_of(Copy("gptq", {}, "\"group_size\": 32", "\"group_size\": 64")),
              Contains("scales") && Contains("expected"));
-  // Label v1, stored 15: 16 is no zero point of four bits.
-  CHECK_THAT(error_of(Copy("gptq",
+  CHECK_THAT(error_of(Copy("ct-fp8-block", {}, "     48,\n", "     32,\n")),
+             Contains("weight_scale") && Contains("expected numbers [3, 2]"));
+  CHECK_THAT(error_of(Copy("ct-fp8-channel",
                            [](Copy::Tensors& t) {
-                             each_word(t[kQuery + ".qzeros"], [](uint32_t w) { return w | 15; });
+                             std::fill_n(t[kQuery + ".weight_scale"].begin(), 4, uint8_t(0xFF));
                            })),
-             Contains("zero point") && Contains(kQuery));
+             Contains("not finite") && Contains(kQuery));
+}
+
+TEST_CASE(
+    "packed: activations that a checkpoint wants quantized stay as they are, with a warning") {
+  WeightFiles files(kFixtures / "ct-fp8-channel");
+  files.check_tensors(load_config(kFixtures / "ct-fp8-channel"));
+  REQUIRE(files.warnings().size() == 1);
+  CHECK_THAT(files.warnings()[0], Contains("activations keep their precision"));
 }
 
 TEST_CASE("packed: the doctor finds what the label hides") {
@@ -202,6 +224,22 @@ TEST_CASE("packed: the doctor finds what the label hides") {
     });
     CHECK(problems(plain.folder) == 1);
     CHECK_THAT(problem_of(plain.folder, kQuery), Contains("numbers of a word in their order"));
+  }
+  SECTION("nibbles of a byte that are swapped, which no layout has") {
+    const Copy swapped("gptq", [](Copy::Tensors& t) {
+      each_word(t[kQuery + ".qweight"],
+                [](uint32_t w) { return (w & 0x0F0F0F0Fu) << 4 | (w >> 4 & 0x0F0F0F0Fu); });
+    });
+    CHECK(problems(swapped.folder) == 1);
+    CHECK_THAT(problem_of(swapped.folder, kQuery), Contains("not the base's matrix"));
+  }
+  SECTION("FP8: a layer of another model, a number that is none") {
+    const Copy other("ct-fp8-channel", [&](Copy::Tensors& t) {
+      std::swap(t[kQuery + ".weight"], t["model.layers.1.self_attn.q_proj.weight"]);
+      t["model.layers.0.self_attn.k_proj.weight"][7] = 0x7F;
+    });
+    CHECK(problems(other.folder) == 3);
+    CHECK_THAT(problem_of(other.folder, kQuery), Contains("not the base's matrix"));
   }
   SECTION("a layer of another model") {
     const Copy other("ct-group-sym", [&](Copy::Tensors& t) {

@@ -16,7 +16,7 @@
 
 namespace ptq {
 
-enum class DType : uint8_t { f32, f16, bf16, i32, i64, i8, u8 };
+enum class DType : uint8_t { f32, f16, bf16, i32, i64, i8, u8, f8_e4m3 };
 
 constexpr int dtype_bytes(DType t) {
   switch (t) {
@@ -26,7 +26,8 @@ constexpr int dtype_bytes(DType t) {
     case DType::f16:
     case DType::bf16: return 2;
     case DType::i8:
-    case DType::u8: return 1;
+    case DType::u8:
+    case DType::f8_e4m3: return 1;
   }
   return 0;
 }
@@ -40,6 +41,7 @@ constexpr std::string_view dtype_name(DType t) {
     case DType::i64: return "i64";
     case DType::i8: return "i8";
     case DType::u8: return "u8";
+    case DType::f8_e4m3: return "f8_e4m3";
   }
   return "?";
 }

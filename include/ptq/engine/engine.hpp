@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -73,6 +74,8 @@ class Blocks {
   virtual void changed(int layer, Role role) = 0;
   // Divides the numbers of the norm that feeds a point of a layer.
   virtual void divide_norm(int layer, Point point, std::span<const float> by) = 0;
+  // The norms that were divided, NAME.weight, and their numbers.
+  virtual const std::map<std::string, std::vector<float>>& divided_norms() const = 0;
 };
 
 class Engine {

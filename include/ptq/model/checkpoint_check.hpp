@@ -116,7 +116,7 @@ inline CheckedTensor check_packed(const PackedWeights& label, const WeightFiles&
       in_order = packed->order.empty();
     } catch (const Error& refused) {
       if (reading.name.empty()) result.problem = refused.message();
-      continue;  // a zero point outside its range: not stored like this
+      continue;  // not stored like this
     }
     if (reading.name.empty()) {
       result.error = best = error;
@@ -129,7 +129,7 @@ inline CheckedTensor check_packed(const PackedWeights& label, const WeightFiles&
     }
   }
   if (std::isinf(best)) return result;
-  if (best > kUnrelated) {
+  if (!(best <= kUnrelated)) {  // a number of the checkpoint may be NaN
     result.problem = "not the base's matrix, however it is read";
   } else if (!result.better.empty()) {
     result.problem = "not stored as the label says: " + result.better;
@@ -157,7 +157,7 @@ inline std::vector<CheckedTensor> check_checkpoint(const std::filesystem::path& 
   for (const ExpectedTensor& tensor : anatomy_of(config).tensors()) {
     const TensorInfo& original = base.get(tensor.name, tensor.shape);
     const std::string module = tensor.name.substr(0, tensor.name.rfind('.'));
-    if (files.contains(module + config.packed->codes())) {
+    if (files.is_packed(*config.packed, module)) {
       result.push_back(check_packed(*config.packed, files, module, original));
       continue;
     }

@@ -37,7 +37,7 @@ struct StoredType {
 };
 constexpr StoredType kStoredTypes[] = {
     {"F32", DType::f32}, {"F16", DType::f16}, {"BF16", DType::bf16}, {"I32", DType::i32},
-    {"I64", DType::i64}, {"I8", DType::i8},   {"U8", DType::u8}};
+    {"I64", DType::i64}, {"I8", DType::i8},   {"U8", DType::u8},     {"F8_E4M3", DType::f8_e4m3}};
 
 inline DType read_dtype(const JsonValue& value) {
   const std::string_view name = value.as_string();
@@ -45,12 +45,12 @@ inline DType read_dtype(const JsonValue& value) {
     if (name == type.name) return type.dtype;
   }
   static const std::set<std::string_view> other = {
-      "BOOL", "F8_E5M2", "F8_E4M3", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "I16",    "U16",
-      "U32",  "C64",     "F64",     "U64",     "F4",          "F6_E2M3",     "F6_E3M2"};
+      "BOOL", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "I16",     "U16",
+      "U32",  "C64",     "F64",     "U64",         "F4",          "F6_E2M3", "F6_E3M2"};
   throw value.error(other.count(name) > 0 ? "the number format " + shown(name) +
                                                 " is part of safetensors but not supported here"
                                           : "unknown number format " + shown(name),
-                    "supported: F32, F16, BF16, I32, I64, I8, U8");
+                    "supported: F32, F16, BF16, I32, I64, I8, U8, F8_E4M3");
 }
 
 inline const char* stored_name(DType dtype) {

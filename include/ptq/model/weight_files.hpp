@@ -156,10 +156,15 @@ class WeightFiles {
     return tensor;
   }
 
-  // The matrix of a linear layer that another program packed; nothing where it is stored plainly.
+  // Did another program pack the linear layer `module`?
+  bool is_packed(const PackedWeights& how, const std::string& module) const {
+    const auto found = by_name_.find(module + how.codes());
+    return found != by_name_.end() && found->second.tensor->dtype == how.code_type();
+  }
+  // Its matrix; nothing where it is stored plainly.
   std::optional<PackedMatrix> packed(const PackedWeights& how, const std::string& module,
                                      int64_t rows, int64_t columns) const {
-    if (!contains(module + how.codes())) return {};
+    if (!is_packed(how, module)) return {};
     return unpack_weight(how, module, rows, columns, [&](const char* part) {
       const auto found = by_name_.find(module + part);
       return found == by_name_.end() ? nullptr : found->second.tensor;
@@ -172,12 +177,18 @@ class WeightFiles {
     std::set<std::string> expected;
     for (const ExpectedTensor& tensor : anatomy_of(config).tensors()) {
       const std::string module = tensor.name.substr(0, tensor.name.rfind('.'));
-      if (config.packed && contains(module + config.packed->codes())) {
+      if (config.packed && is_packed(*config.packed, module)) {
+        expected.insert(module + config.packed->codes());
         for (const char* part : kPackedParts) expected.insert(module + part);
         continue;  // their shapes are checked when they are unpacked
       }
       get(tensor.name, tensor.shape);
       expected.insert(tensor.name);
+    }
+    if (config.packed && config.packed->activations) {
+      warnings_.push_back(
+          "the checkpoint wants its activations quantized, too; here only its weights are, and "
+          "activations keep their precision");
     }
     for (const auto& [name, located] : by_name_) {
       if (expected.count(name) > 0 || name.ends_with(".rotary_emb.inv_freq")) continue;

@@ -95,9 +95,9 @@ class Device {
     Linear linear(std::move(w));
     const LinearWeight& h = linear.host();
     const PackedMatrix* packed = h.packed_file();
-    if (packed && packed->order.empty()) {
-      linear.hold(state_->arena, state_->queue, packed->rows);
-    } else if (packed) {  // the kernels know no other order of columns
+    if (packed && packed->plainly_affine()) {
+      linear.hold(state_->arena, state_->queue, packed->affine);
+    } else if (packed) {  // the kernels know no other order of columns and no FP8
       std::vector<float> plain(size_t(h.scalars()));
       packed->decode(0, h.out(), plain.data());
       const DType as = kept(DType::f32);

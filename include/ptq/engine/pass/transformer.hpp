@@ -372,6 +372,10 @@ class Transformer final : public Engine, private Blocks {
     (first ? w.input_norm : w.post_norm) = device_.vector(tensor);
   }
 
+  const std::map<std::string, std::vector<float>>& divided_norms() const override {
+    return divided_norms_;
+  }
+
   static std::vector<Target<typename D::Layer>> targets(const std::vector<Part>& parts, int l) {
     std::vector<Target<typename D::Layer>> result;
     for (const Part& p : parts)

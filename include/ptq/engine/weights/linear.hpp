@@ -34,8 +34,8 @@ class LinearWeight final : public RowSink {
   // Of a checkpoint that another program packed.
   LinearWeight(std::string name, PackedMatrix packed)
       : name_(std::move(name)),
-        out_(packed.rows.rows()),
-        in_(packed.rows.columns()),
+        out_(packed.rows()),
+        in_(packed.columns()),
         packed_file_(std::make_shared<const PackedMatrix>(std::move(packed))),
         answer_(name_, "layer", 1, in_) {
     answer_.expect(out_);
@@ -73,7 +73,7 @@ class LinearWeight final : public RowSink {
   }
 
   // The encoding that a method filled in, or nullptr.
-  const AffineRows* packed() const { return affine_ ? &affine_->rows : nullptr; }
+  const AffineRows* packed() const { return affine_ ? &affine_->affine : nullptr; }
   const DenseRows* dense_rows() const { return dense_ ? &*dense_ : nullptr; }
   const GroupedCodes* grouped() const { return grouped_ ? &*grouped_ : nullptr; }
   // Column j of packed() is column order()[j] of the layer; empty: the same.
