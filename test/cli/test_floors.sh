@@ -44,6 +44,8 @@ host/main.cpp         : interface core engine engine/cpu run host/commands
 host/engine_cpu.cpp   : core engine engine/cpu engine/pass
 host/engine_cuda      : core engine engine/cuda engine/cuda/kernels engine/cuda/bench
 host/commands         : core encoding model data engine eval results run host
+# Writes weights in the forms of others.
+host/commands/quantize.cpp : core model engine engine/weights run host
 host/check            : interface core run host host/commands
 bench                 : core encoding model engine engine/cpu engine/cuda engine/cuda/bench run host
 bench                 : calibrate
