@@ -39,7 +39,7 @@ class Awq {
                                   "AWQ (arXiv 2306.00978)"};
 
   explicit Awq(Options& o) {
-    o.integer("bits", bits_, "bits per weight").among({2, 3, 4, 8});
+    o.integer("bits", bits_, "bits per weight").between(2, 8);
     o.integer("group_size", group_size_, "weights along `in` that share a scale; 0 = a whole row")
         .between(0, 65536);
     o.word("grid", grid_, "asym_awq, asym_gptq or sym_full",

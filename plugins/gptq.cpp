@@ -39,7 +39,7 @@ class Gptq {
                                   "GPTQ (arXiv 2210.17323)"};
 
   explicit Gptq(Options& o) {
-    o.integer("bits", bits_, "bits per weight").among({2, 3, 4, 8});
+    o.integer("bits", bits_, "bits per weight").between(2, 8);
     o.integer("group_size", group_size_, "weights along `in` that share a scale; 0 = a whole row")
         .between(0, 65536);
     o.word("grid", grid_, "asym_gptq or sym_gptq",

@@ -28,7 +28,7 @@ class Hqq {
                                   "HQQ (mobiusml.github.io/hqq_blog, 2023)"};
 
   explicit Hqq(Options& o) {
-    o.integer("bits", bits_, "bits per weight").among({2, 3, 4, 8});
+    o.integer("bits", bits_, "bits per weight").between(2, 8);
     o.integer("group_size", group_size_, "weights along `in` that share a scale; 0 = a whole row")
         .between(0, 65536);
     o.integer("steps", steps_, "of the search for zero points; 0 = none").between(0, 1000);

@@ -24,7 +24,7 @@ class Rtn {
   static constexpr About about = {"rtn", "1.0.0", "weights: round to nearest, no calibration", ""};
 
   explicit Rtn(Options& o) {
-    o.integer("bits", bits_, "bits per weight").among({2, 3, 4, 8});
+    o.integer("bits", bits_, "bits per weight").between(2, 8);
     o.integer("group_size", group_size_, "weights along `in` that share a scale; 0 = a whole row")
         .between(0, 65536);
     o.word("grid", grid_, "asym_gptq, asym_awq, sym_gptq, sym_full or sym_narrow",

@@ -37,8 +37,8 @@ std::string problem_of(const ptq_affine* given, const Encoding& place, ptq_affin
   const ptq_affine* how = given;
   if (!how || !PTQ_HAS(how, group_size)) return "ptq_affine.struct_size is too small";
   const int b = how->bits;
-  if (b != 1 && b != 2 && b != 3 && b != 4 && b != 8) {
-    return fmt::format("bits = {}, but only 1, 2, 3, 4 and 8 exist", b);
+  if (b < 1 || b > 8 || (place.cache && b > 4 && b < 8)) {
+    return fmt::format("bits = {}, but only 1, 2, 3, 4 and 8 exist, and 5 to 7 for weights", b);
   }
   if (how->grid < PTQ_GRID_MIN || how->grid > PTQ_GRID_ASYM_AWQ) {
     return fmt::format("grid = {}, but only 1 to 6 exist", how->grid);

@@ -202,7 +202,8 @@ typedef struct ptq_encoding ptq_encoding;
    group_size 0 = one group per row or column. A last group may be shorter. */
 typedef struct ptq_affine {
   uint32_t struct_size;
-  int32_t bits; /* 1, 2, 3, 4 or 8; the sym_narrow and sym_full grids need at least 2 */
+  int32_t bits; /* 1, 2, 3, 4 or 8, of weights also 5, 6, 7 (since 1.2); the sym_narrow and sym_full
+                   grids need at least 2 */
   int32_t grid; /* PTQ_GRID_* */
   int32_t axis;
   int64_t group_size;

@@ -67,7 +67,7 @@ TEST_CASE("affine: codes are packed little end first") {
 
 TEST_CASE("affine: unpack undoes pack for every width and length") {
   std::mt19937 random(3);
-  for (const int bits : {1, 2, 3, 4, 8})
+  for (const int bits : {1, 2, 3, 4, 5, 6, 7, 8})
     for (int64_t n = 1; n <= 70; ++n) {
       std::vector<uint8_t> codes(static_cast<size_t>(n)), packed(size_t(packed_bytes(n, bits)) + 4);
       for (auto& c : codes) c = uint8_t(random() & ((1u << bits) - 1));
@@ -94,7 +94,7 @@ TEST_CASE("affine: every grid stays within half a step of a float64 reference") 
   const auto x = random_numbers(size_t(rows * columns), 7);
   for (const Grid grid : {Grid::min, Grid::sym_narrow, Grid::sym_full, Grid::sym_gptq,
                           Grid::asym_gptq, Grid::asym_awq})
-    for (const int bits : {1, 2, 3, 4, 8})
+    for (const int bits : {1, 2, 3, 4, 5, 6, 7, 8})
       for (const int64_t group : {int64_t(0), int64_t(32), int64_t(7)}) {
         if (bits == 1 && (grid == Grid::sym_narrow || grid == Grid::sym_full)) continue;
         const auto y = round_trip({bits, grid, 1, group}, x, rows);

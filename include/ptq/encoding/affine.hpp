@@ -27,9 +27,9 @@ inline int64_t packed_bytes(int64_t n, int bits) { return (n * bits + 7) / 8; }
 // Codes (one per byte) -> dst[0 .. packed_bytes), which must be zero.
 template <int Bits>
 inline void pack_row(const uint8_t* codes, int64_t n, uint8_t* dst) {
-  if constexpr (Bits == 3) {
+  if constexpr (8 % Bits != 0) {
     for (int64_t i = 0; i < n; ++i) {
-      const int64_t bit = 3 * i;
+      const int64_t bit = Bits * i;
       const unsigned v = unsigned(codes[i]) << (bit & 7);
       dst[bit >> 3] |= uint8_t(v);
       if (v > 0xFF) dst[(bit >> 3) + 1] |= uint8_t(v >> 8);
@@ -65,35 +65,45 @@ inline void decode_row(const uint8_t* src, int64_t n, const float* scale, const 
     for (int64_t i = 0; i < n; ++i) out[i] = number(src[i], i);
     return;
   }
-  constexpr int per = Bits == 3 ? 8 : 32 / Bits, bytes = Bits == 3 ? 3 : 4;
-  constexpr int lanes = per < 16 ? per : 16;
-  constexpr uint32_t mask = (1u << Bits) - 1;
-  using Words = typename VectorOf<uint32_t, lanes>::type;
-  using Codes = typename VectorOf<int32_t, lanes>::type;
-  using Floats = typename VectorOf<float, lanes>::type;
-  Words shift;
-  for (int j = 0; j < lanes; ++j) shift[j] = uint32_t(Bits * j);
-  Floats s = Floats{} + scale[0], o = Floats{} + offset[0];
-  const int64_t full = n / per;
-  for (int64_t i = 0; i < full; ++i) {
-    uint32_t w;
-    std::memcpy(&w, src + i * bytes, 4);
-    for (int part = 0; part < per / lanes; ++part) {
-      const int64_t column = i * per + part * lanes;
-      if constexpr (kPerColumn) {
-        std::memcpy(&s, scale + column, sizeof s);
-        std::memcpy(&o, offset + column, sizeof o);
-      }
-      const Words codes = ((Words{} + (w >> (Bits * lanes * part))) >> shift) & mask;
-      const Floats x = __builtin_convertvector((Codes)codes, Floats) * s + o;
-      std::memcpy(out + column, &x, sizeof x);
+  if constexpr (Bits > 4 && Bits < 8) {  // eight codes in `Bits` bytes
+    for (int64_t i = 0; i < n; i += 8) {
+      const int64_t count = n - i < 8 ? n - i : 8;
+      uint64_t w = 0;
+      std::memcpy(&w, src + i / 8 * Bits, size_t((count * Bits + 7) / 8));
+      for (int64_t j = 0; j < count; ++j)
+        out[i + j] = number(int(w >> (Bits * j) & ((1u << Bits) - 1)), i + j);
     }
-  }
-  if (full * per < n) {
-    uint32_t w;
-    std::memcpy(&w, src + full * bytes, 4);
-    for (int64_t i = full * per; i < n; ++i)
-      out[i] = number(int((w >> (Bits * (i - full * per))) & mask), i);
+  } else {
+    constexpr int per = Bits == 3 ? 8 : 32 / Bits, bytes = Bits == 3 ? 3 : 4;
+    constexpr int lanes = per < 16 ? per : 16;
+    constexpr uint32_t mask = (1u << Bits) - 1;
+    using Words = typename VectorOf<uint32_t, lanes>::type;
+    using Codes = typename VectorOf<int32_t, lanes>::type;
+    using Floats = typename VectorOf<float, lanes>::type;
+    Words shift;
+    for (int j = 0; j < lanes; ++j) shift[j] = uint32_t(Bits * j);
+    Floats s = Floats{} + scale[0], o = Floats{} + offset[0];
+    const int64_t full = n / per;
+    for (int64_t i = 0; i < full; ++i) {
+      uint32_t w;
+      std::memcpy(&w, src + i * bytes, 4);
+      for (int part = 0; part < per / lanes; ++part) {
+        const int64_t column = i * per + part * lanes;
+        if constexpr (kPerColumn) {
+          std::memcpy(&s, scale + column, sizeof s);
+          std::memcpy(&o, offset + column, sizeof o);
+        }
+        const Words codes = ((Words{} + (w >> (Bits * lanes * part))) >> shift) & mask;
+        const Floats x = __builtin_convertvector((Codes)codes, Floats) * s + o;
+        std::memcpy(out + column, &x, sizeof x);
+      }
+    }
+    if (full * per < n) {
+      uint32_t w;
+      std::memcpy(&w, src + full * bytes, 4);
+      for (int64_t i = full * per; i < n; ++i)
+        out[i] = number(int((w >> (Bits * (i - full * per))) & mask), i);
+    }
   }
 }
 
@@ -105,6 +115,9 @@ inline void with_bits(int bits, const Fn& fn) {
     case 2: return fn(std::integral_constant<int, 2>{});
     case 3: return fn(std::integral_constant<int, 3>{});
     case 4: return fn(std::integral_constant<int, 4>{});
+    case 5: return fn(std::integral_constant<int, 5>{});
+    case 6: return fn(std::integral_constant<int, 6>{});
+    case 7: return fn(std::integral_constant<int, 7>{});
     default: return fn(std::integral_constant<int, 8>{});
   }
 }
@@ -114,12 +127,14 @@ inline void pack_row(const uint8_t* codes, int64_t n, int bits, uint8_t* dst) {
 
 // ---- storage -----------------------------------------------------------------------------------
 
-// Throws when a format cannot be stored; `where` names the layer or side.
-inline void check_format(const AffineFormat& f, const std::string& where) {
-  const bool bits_ok = f.bits == 1 || f.bits == 2 || f.bits == 3 || f.bits == 4 || f.bits == 8;
+// Throws when a format cannot be stored; `where` names the layer or side. weights: else the cache,
+// whose kernels read no codes of 5 to 7 bits.
+inline void check_format(const AffineFormat& f, const std::string& where, bool weights = false) {
+  const bool bits_ok =
+      (f.bits >= 1 && f.bits <= 4) || f.bits == 8 || (weights && f.bits >= 5 && f.bits <= 7);
   if (!bits_ok)
     throw usage_error("affine encoding with bits = " + std::to_string(f.bits), where,
-                      "bits is 1, 2, 3, 4 or 8");
+                      weights ? "bits is 1 to 8" : "bits is 1, 2, 3, 4 or 8");
   if (f.axis != 0 && f.axis != 1)
     throw usage_error("affine encoding with axis = " + std::to_string(f.axis), where,
                       "axis is 0 (groups along rows) or 1 (groups along columns)");

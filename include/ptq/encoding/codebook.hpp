@@ -79,7 +79,9 @@ inline void unpack_levels(const uint8_t* __restrict src, int64_t n, const float*
 
 inline void unpack_levels(const uint8_t* src, int64_t n, int bits, const float* levels,
                           float* out) {
-  with_bits(bits, [&](auto b) { unpack_levels<b()>(src, n, levels, out); });
+  with_bits(bits, [&](auto b) {
+    if constexpr (b() <= 4 || b() == 8) unpack_levels<b()>(src, n, levels, out);
+  });
 }
 
 // ---- storage -----------------------------------------------------------------------------------

@@ -238,9 +238,9 @@ inline std::vector<int32_t> group_order(const TensorInfo& index, int64_t columns
 
 // A matrix of a checkpoint as it is held, W [rows, columns].
 struct PackedMatrix {
-  AffineRows affine;           // empty where `fp8` is there
-  std::vector<int32_t> order;  // column j of affine is column order[j] of W; empty: the same
-  std::optional<Fp8Matrix> fp8;
+  AffineRows affine;                // empty where `fp8` is there
+  std::vector<int32_t> order = {};  // column j of affine is column order[j] of W; empty: the same
+  std::optional<Fp8Matrix> fp8 = {};
 
   int64_t rows() const { return fp8 ? fp8->rows() : affine.rows(); }
   int64_t columns() const { return fp8 ? fp8->columns() : affine.columns(); }

@@ -1,12 +1,14 @@
 // One cell in its own process: opens the subject, evaluates it, writes the result.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "ptq/core/atomic_file.hpp"
 #include "ptq/core/clock.hpp"
@@ -86,9 +88,11 @@ inline eval::Outcome evaluate(const CellJob& job, OpenSubject& opened, Record& r
   return measure(true);
 }
 
-// How much of the evaluation's text the method has learnt from.
-inline void note_overlap(OpenSubject& opened, const std::string& file, Record& record) {
-  const double share = opened.calibration_overlap(file);
+// How much of the evaluation's text the method has learnt from: of its files the most.
+inline void note_overlap(OpenSubject& opened, const std::vector<std::string>& files,
+                         Record& record) {
+  double share = 0;
+  for (const std::string& file : files) share = std::max(share, opened.calibration_overlap(file));
   record.metrics["calibration"]["overlap"] = share;
   if (share <= 0.01) return;
   record.warnings.push_back(
@@ -219,7 +223,7 @@ inline void run_cell(const CellJob& job,
   record.metrics = outcome.metrics;
   if (!opened.calibration().is_null()) {
     record.metrics["calibration"] = opened.calibration();
-    if (!job.data_file.empty()) cell_detail::note_overlap(opened, job.data_file, record);
+    if (!job.files.empty()) cell_detail::note_overlap(opened, job.files, record);
   }
   MethodSet& methods = opened.methods();
   for (const std::string& change : methods.settle()) record.warnings.push_back(change);

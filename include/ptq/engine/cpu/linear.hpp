@@ -61,7 +61,7 @@ inline WeightRows stored_rows(const Call& c) {
   if (const DenseRows* dense = c.w.dense_rows()) return WeightRows(*dense);
   if (c.w.encoded() || c.w.scaled()) return {};
   if (const PackedMatrix* packed = c.w.packed_file())
-    return packed->order.empty() ? WeightRows(packed->rows) : WeightRows();
+    return packed->plainly_affine() ? WeightRows(packed->affine) : WeightRows();
   return WeightRows(c.w.file());
 }
 

@@ -111,6 +111,8 @@ class Device {
     return Vector(state_->tensors.upload(t.rows(), t.shape[0], dtype_of<T>));
   }
   LinearWeight& host(Linear& w) { return w.host(); }
+  // Codes that no kernel reads.
+  static bool wide(int bits) { return bits > 4 && bits < 8; }
   // What a method has left of the weight replaces the matrix: packed codes as they are, everything
   // that the kernels cannot read decoded.
   void changed(Linear& w) {
@@ -122,7 +124,7 @@ class Device {
     if (const DenseRows* rows = h.dense_rows()) {
       as = kept(rows->dtype());
       plain = state_->tensors.copy(rows->data(), rows->dtype(), h.scalars(), as);
-    } else if (!h.packed() || !h.order().empty()) {
+    } else if (!h.packed() || !h.order().empty() || wide(h.packed()->format().bits)) {
       std::vector<float> decoded(size_t(h.scalars()));
       h.decode(0, h.out(), decoded.data());
       as = kept(DType::f32);

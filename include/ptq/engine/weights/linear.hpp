@@ -122,14 +122,14 @@ class LinearWeight final : public RowSink {
               const float* x) override {
     AffineRows stored = accept(format, batch, rows, columns);
     stored.append(x, rows);
-    affine_ = {std::move(stored), {}};
+    affine_ = PackedMatrix{std::move(stored)};
     answer_.fill();
   }
   void affine_codes(const AffineFormat& format, int64_t batch, int64_t rows, int64_t columns,
                     const uint8_t* codes, const float* scale, const float* zero) override {
     AffineRows stored = accept(format, batch, rows, columns);
     stored.append_codes(codes, scale, zero, rows, name_);
-    affine_ = {std::move(stored), {}};
+    affine_ = PackedMatrix{std::move(stored)};
     answer_.fill();
   }
   void ordered_codes(const AffineFormat& format, const int32_t* order, int64_t rows,
@@ -147,7 +147,7 @@ class LinearWeight final : public RowSink {
     if (format.axis != 1)
       throw usage_error("an order of columns is for groups along columns (axis 1)", name_);
     stored.append_codes(codes, scale, zero, rows, name_);
-    affine_ = {std::move(stored), std::vector<int32_t>(order, order + columns)};
+    affine_ = PackedMatrix{std::move(stored), std::vector<int32_t>(order, order + columns)};
     answer_.fill();
   }
   void grouped_codes(const GroupedFormat& format, int64_t rows, int64_t columns,
@@ -169,7 +169,7 @@ class LinearWeight final : public RowSink {
   AffineRows accept(const AffineFormat& format, int64_t batch, int64_t rows,
                     int64_t columns) const {
     answer_.accept(batch, rows, columns);
-    check_format(format, name_);
+    check_format(format, name_, /*weights=*/true);
     return {format, in_};
   }
 

@@ -53,7 +53,8 @@ class WeightRows {
  private:
   static bool kernel_reads(const AffineRows& rows) {
     const int64_t group = rows.group();
-    return rows.format().axis == 1 && rows.format().bits > 1 &&
+    const int bits = rows.format().bits;
+    return rows.format().axis == 1 && bits > 1 && (bits <= 4 || bits == 8) &&
            (rows.groups() == 1 || group == 16 || group == 32 || group % 64 == 0);
   }
   static Form form_of(const StoredRows& rows) {
