@@ -39,7 +39,8 @@ struct Case {
   int64_t queries, first, heads, kv_heads, dim, window, sink, k_block, k_window, v_block, v_window;
 };
 
-void check(const Case& c, int threads) {
+void check(const Case& c, int threads, const cpu::Kernels& kernels) {
+  INFO("kernels " << kernels.name);
   const int64_t rows = c.first + c.queries;
   Rows k_dense = random_rows(rows, c.kv_heads, c.dim, 1),
        v_dense = random_rows(rows, c.kv_heads, c.dim, 2);
@@ -55,7 +56,7 @@ void check(const Case& c, int threads) {
   std::vector<float> out(size_t(c.queries * c.heads * c.dim));
   ThreadPool pool(threads);
   cpu::attention(pool, {c.queries, c.first, c.heads, c.kv_heads, c.dim, c.window}, q.x.data(), keys,
-                 values, out.data());
+                 values, out.data(), kernels);
   for (int64_t i = 0; i < c.queries; ++i)
     for (int64_t h = 0; h < c.heads; ++h) {
       const int64_t kvh = h / (c.heads / c.kv_heads);
@@ -71,6 +72,9 @@ void check(const Case& c, int threads) {
         REQUIRE(!(std::abs(double(out[size_t((i * c.heads + h) * c.dim + d)]) - want[size_t(d)]) >
                   2e-6 * 4));  // a few float32 roundings of numbers below 2
     }
+}
+void check(const Case& c, int threads) {
+  for (const cpu::Kernels& kernels : cpu::runnable_kernels()) check(c, threads, kernels);
 }
 
 }  // namespace

@@ -28,7 +28,7 @@ class ThreadPool {
     {
       std::lock_guard lock(mutex_);
       stop_ = true;
-      ++epoch_;
+      epoch_.fetch_add(1, std::memory_order_release);
     }
     wake_.notify_all();
     for (auto& worker : workers_) worker.join();
@@ -51,32 +51,35 @@ class ThreadPool {
       fn_ = &fn;
       count_ = count;
       next_.store(0, std::memory_order_relaxed);
-      busy_.store(int(workers_.size()), std::memory_order_relaxed);
+      open_ = true;
       error_ = nullptr;
-      ++epoch_;
+      epoch_.fetch_add(1, std::memory_order_release);
     }
     wake_.notify_all();
     drain();
-    const auto all_done = [this] { return busy_.load(std::memory_order_acquire) == 0; };
-    if (!look_for(all_done)) {
-      std::unique_lock lock(mutex_);
-      done_.wait(lock, all_done);
+    // A thread that still sleeps is not waited for: it will find the call closed.
+    std::unique_lock lock(mutex_);
+    open_ = false;
+    const auto all_left = [this] { return inside_.load(std::memory_order_acquire) == 0; };
+    if (!all_left()) {
+      lock.unlock();
+      look_for(all_left);
+      lock.lock();
+      done_.wait(lock, all_left);
     }
     if (error_) std::rethrow_exception(error_);
   }
 
  private:
-  static constexpr int kLooks = 2000;  // some 30 microseconds
+  static constexpr int kLooks = 2000;  // some 50 microseconds
 
   template <class Fn>
-  bool look_for(const Fn& happened) const {
-    for (int i = 0; i < looks_; ++i) {
-      if (happened()) return true;
+  void look_for(const Fn& happened) const {
+    for (int i = 0; i < looks_ && !happened(); ++i) {
 #ifdef __x86_64__
       __builtin_ia32_pause();
 #endif
     }
-    return happened();
   }
   void drain() {
     for (int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count_;) {
@@ -92,19 +95,19 @@ class ThreadPool {
   void work() {
     uint64_t seen = 0;
     while (true) {
-      // The epoch moves on only when all threads are done with it.
       const auto next = [&] { return epoch_.load(std::memory_order_acquire) != seen; };
-      if (!look_for(next)) {
+      look_for(next);
+      {
         std::unique_lock lock(mutex_);
         wake_.wait(lock, next);
+        seen = epoch_.load(std::memory_order_relaxed);
+        if (stop_) return;
+        if (!open_) continue;
+        inside_.fetch_add(1, std::memory_order_relaxed);
       }
-      seen = epoch_.load(std::memory_order_acquire);
-      if (stop_) return;
       drain();
-      if (busy_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
-        std::lock_guard lock(mutex_);
-        done_.notify_one();
-      }
+      std::lock_guard lock(mutex_);
+      if (inside_.fetch_sub(1, std::memory_order_release) == 1) done_.notify_one();
     }
   }
 
@@ -114,7 +117,8 @@ class ThreadPool {
   const std::function<void(int64_t)>* fn_ = nullptr;
   std::atomic<int64_t> next_{0};
   int64_t count_ = 0;
-  std::atomic<int> busy_{0};
+  bool open_ = false;               // may threads still join the call?
+  std::atomic<int> inside_{0};      // threads that have joined and not left it
   std::atomic<uint64_t> epoch_{0};  // counts calls
   int looks_ = 0;
   bool stop_ = false;

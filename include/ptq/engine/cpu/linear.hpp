@@ -88,16 +88,29 @@ inline void finish(const Call& c, int64_t begin, int64_t end) {
   }
 }
 
+// Rows of a task: as many tasks for every thread, and some 256 KiB of neighbouring rows in each,
+// which the processor's prefetching follows.
+inline int64_t rows_of_task(const Call& c) {
+  const int64_t threads = c.pool.size(), each = threads * (256 << 10),
+                tasks = threads * std::max<int64_t>(1, int64_t(c.w.bytes()) / each);
+  return std::max<int64_t>(8, ((c.out() + tasks - 1) / tasks + 7) / 8 * 8);
+}
+
 inline void few(const Call& c) {
-  constexpr int64_t kRows = 32;  // of a task
+  const int64_t step = rows_of_task(c);
   const WeightRows rows = stored_rows(c);
-  c.for_each((c.out() + kRows - 1) / kRows, [&](int64_t task) {
-    const int64_t r0 = task * kRows, r1 = std::min(r0 + kRows, c.out());
-    if (rows.form() == Form::other)
-      c.kernels.dots(WeightRows(decoded(c, r0, r1), c.in()), 0, r1 - r0, c.x, c.n, c.y + r0,
-                     c.out());
-    else
+  c.for_each((c.out() + step - 1) / step, [&](int64_t task) {
+    const int64_t r0 = task * step, r1 = std::min(r0 + step, c.out());
+    if (rows.form() != Form::other) {
       c.kernels.dots(rows, r0, r1, c.x, c.n, c.y + r0, c.out());
+    } else {
+      constexpr int64_t kDecoded = 16;  // rows at once, which stay in the cache
+      for (int64_t r = r0; r < r1; r += kDecoded) {
+        const int64_t end = std::min(r + kDecoded, r1);
+        c.kernels.dots(WeightRows(decoded(c, r, end), c.in()), 0, end - r, c.x, c.n, c.y + r,
+                       c.out());
+      }
+    }
     finish(c, r0, r1);
   });
 }

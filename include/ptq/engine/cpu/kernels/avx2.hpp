@@ -148,12 +148,12 @@ template <int R>
 PTQ_TARGET inline void int8_block(const int16_t* x, int64_t stride, const int32_t* panel,
                                   int32_t* y) {
   __m256i acc[R][2];
-#pragma GCC unroll 4
+  PTQ_UNROLL(4)
   for (int r = 0; r < R; ++r) acc[r][0] = acc[r][1] = _mm256_setzero_si256();
   for (int64_t p = 0; p < stride; p += 2) {
     const auto* b = reinterpret_cast<const __m256i*>(panel + p / 2 * kWide);
     const __m256i low = _mm256_loadu_si256(b), high = _mm256_loadu_si256(b + 1);
-#pragma GCC unroll 4
+    PTQ_UNROLL(4)
     for (int r = 0; r < R; ++r) {
       int32_t two;
       std::memcpy(&two, x + r * stride + p, 4);
@@ -162,7 +162,7 @@ PTQ_TARGET inline void int8_block(const int16_t* x, int64_t stride, const int32_
       acc[r][1] = _mm256_add_epi32(acc[r][1], _mm256_madd_epi16(high, a));
     }
   }
-#pragma GCC unroll 4
+  PTQ_UNROLL(4)
   for (int r = 0; r < R; ++r)
     for (int v = 0; v < 2; ++v)
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(y + r * kInt8Rows + 8 * v), acc[r][v]);

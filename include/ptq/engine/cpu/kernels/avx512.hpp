@@ -20,9 +20,10 @@
              "avx512vnni")))
 #define PTQ_INLINE PTQ_TARGET __attribute__((always_inline)) inline
 
+#ifndef __clang__
 #pragma GCC diagnostic push
-#pragma GCC diagnostic ignored \
-    "-Wmaybe-uninitialized"  // gcc 12 in its own intrinsics: GCC bug 105593
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // of gcc 12's intrinsics: GCC bug 105593
+#endif
 
 namespace ptq::cpu::avx512 {
 
@@ -207,31 +208,33 @@ template <int R, int V>
 PTQ_TARGET inline void block(const float* x, int64_t ldx, const float* b, int64_t ldb,
                              int64_t depth, __mmask16 last, float* y, int64_t ldy, bool add) {
   Reg acc[R][V];
-#pragma GCC unroll 8
-  for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
+  PTQ_UNROLL(8)
+  for (int r = 0; r < R; ++r) {
+    PTQ_UNROLL(4)
     for (int v = 0; v < V; ++v)
       acc[r][v] =
           add ? _mm512_maskz_loadu_ps(v == V - 1 ? last : 0xFFFF, y + r * ldy + 16 * v) : zero();
+  }
   for (int64_t p = 0; p < depth; ++p) {
     Reg row[V];
-#pragma GCC unroll 4
+    PTQ_UNROLL(4)
     for (int v = 0; v < V; ++v) {
       row[v] = load(b + p * ldb + 16 * v);
       asm("" : "+v"(row[v]));  // one load for R uses: gcc would fold it into each of them
     }
-#pragma GCC unroll 8
+    PTQ_UNROLL(8)
     for (int r = 0; r < R; ++r) {
       const Reg a = _mm512_set1_ps(x[r * ldx + p]);
-#pragma GCC unroll 4
+      PTQ_UNROLL(4)
       for (int v = 0; v < V; ++v) acc[r][v] = fma(a, row[v], acc[r][v]);
     }
   }
-#pragma GCC unroll 8
-  for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
+  PTQ_UNROLL(8)
+  for (int r = 0; r < R; ++r) {
+    PTQ_UNROLL(4)
     for (int v = 0; v < V; ++v)
       _mm512_mask_storeu_ps(y + r * ldy + 16 * v, v == V - 1 ? last : 0xFFFF, acc[r][v]);
+  }
 }
 
 // All rows of x, as many at once as leave registers for b.
@@ -305,27 +308,29 @@ template <int R>
 PTQ_TARGET inline void int8_block(const int8_t* x, int64_t stride, const uint8_t* panel,
                                   int32_t* y) {
   Ints acc[R][3];
-#pragma GCC unroll 8
-  for (int r = 0; r < R; ++r)
-#pragma GCC unroll 3
+  PTQ_UNROLL(8)
+  for (int r = 0; r < R; ++r) {
+    PTQ_UNROLL(3)
     for (int v = 0; v < 3; ++v) acc[r][v] = _mm512_setzero_si512();
+  }
   for (int64_t p = 0; p < stride; p += 4) {
     Ints b[3];
-#pragma GCC unroll 3
+    PTQ_UNROLL(3)
     for (int v = 0; v < 3; ++v) b[v] = _mm512_loadu_si512(panel + p * kPanel + 64 * v);
-#pragma GCC unroll 8
+    PTQ_UNROLL(8)
     for (int r = 0; r < R; ++r) {
       int32_t four;
       std::memcpy(&four, x + r * stride + p, 4);
       const Ints a = _mm512_set1_epi32(four);
-#pragma GCC unroll 3
+      PTQ_UNROLL(3)
       for (int v = 0; v < 3; ++v) acc[r][v] = _mm512_dpbusd_epi32(acc[r][v], b[v], a);
     }
   }
-#pragma GCC unroll 8
-  for (int r = 0; r < R; ++r)
-#pragma GCC unroll 3
+  PTQ_UNROLL(8)
+  for (int r = 0; r < R; ++r) {
+    PTQ_UNROLL(3)
     for (int v = 0; v < 3; ++v) _mm512_storeu_si512(y + r * kPanel + 16 * v, acc[r][v]);
+  }
 }
 
 inline void int8(const uint8_t* codes, int64_t columns, int64_t count, const int8_t* x, int64_t n,
@@ -345,7 +350,9 @@ inline void int8(const uint8_t* codes, int64_t columns, int64_t count, const int
 
 }  // namespace ptq::cpu::avx512
 
+#ifndef __clang__
 #pragma GCC diagnostic pop
+#endif
 
 #undef PTQ_INLINE
 #undef PTQ_TARGET

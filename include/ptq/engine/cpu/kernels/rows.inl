@@ -177,8 +177,8 @@ struct Rows {
 // ---- dot products ------------------------------------------------------------------------------
 
 // The loops over registers and tokens are unrolled, so that the sums stay in registers.
-#define PTQ_FOUR(k) _Pragma("GCC unroll 4") for (int k = 0; k < 4; ++k)
-#define PTQ_TOKENS(t) _Pragma("GCC unroll 4") for (int t = 0; t < T; ++t)
+#define PTQ_FOUR(k) PTQ_UNROLL(4) for (int k = 0; k < 4; ++k)
+#define PTQ_TOKENS(t) PTQ_UNROLL(4) for (int t = 0; t < T; ++t)
 
 // y[t * ldy] of T tokens x [T, columns].
 template <class Row, int T>

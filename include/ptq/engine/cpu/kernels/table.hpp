@@ -43,8 +43,8 @@ inline const std::vector<Kernels>& runnable_kernels() {
   static const std::vector<Kernels> list = [] {
     std::vector<Kernels> found = {{"plain", plain::dots, plain::multiply, nullptr, 0, plain::int8}};
 #ifdef __x86_64__
-    const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                    __builtin_cpu_supports("f16c");
+    // All that have both have F16C, which clang 14 cannot ask for.
+    const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     if (v3) found.push_back({"avx2", avx2::dots, plain::multiply, nullptr, 0, avx2::int8});
     if (v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&

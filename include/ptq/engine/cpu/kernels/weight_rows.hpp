@@ -8,6 +8,14 @@
 #include "ptq/encoding/blocks.hpp"
 #include "ptq/encoding/dense.hpp"
 
+// In front of a loop over registers, which have to be named by constants.
+#define PTQ_PRAGMA(text) _Pragma(#text)
+#ifdef __CUDACC__  // whose front end does not know it
+#define PTQ_UNROLL(n)
+#else
+#define PTQ_UNROLL(n) PTQ_PRAGMA(GCC unroll n)
+#endif
+
 namespace ptq::cpu {
 
 // `codes`: affine, 2, 3, 4 or 8 bits, with groups of 16, 32 or a multiple of 64 numbers along the
