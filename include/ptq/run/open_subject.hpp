@@ -216,7 +216,8 @@ class OpenSubject {
   void encode_weights() {
     const Stopwatch clock;
     calibrate::WeightsOptions options;
-    const bool errors = request_.calibration && request_.calibration->settings.layer_errors;
+    const bool errors = request_.calibration && request_.calibration->settings.layer_errors &&
+                        !request_.method.lossless;
     if (errors && sequences_.empty()) read_calibration();
     if (errors || wants_calibration(methods_.weights)) {
       const uint64_t each = sequences_.front().size() * 4 * uint64_t(engine_->config().hidden_size);
