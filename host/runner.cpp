@@ -114,7 +114,8 @@ class Runner {
     return std::to_string(cell.model) + "-" + std::to_string(cell.evaluation);
   }
   bool has_reference(const Cell& cell) const {
-    return !plan_.grid.methods[cell.method].record.lossless;
+    return !plan_.grid.methods[cell.method].record.lossless &&
+           eval::keeps_logits(plan_.grid.evaluations[cell.evaluation].settings);
   }
 
   // One pass of the reference serves several cells; for a single one it would be wasted.
@@ -183,8 +184,10 @@ class Runner {
     record.model = model.record;
     record.method = plan_.grid.methods[cell.method].record;
     record.evaluation = {evaluation.name, evaluation.kind, settings_to_json(evaluation.settings)};
-    if (!evaluation.data_file.empty()) {
-      record.evaluation.settings["data_sha256"] = evaluation.data_sha256;
+    const std::vector<eval::NamedFile> files = eval::files_of(evaluation.settings);
+    for (size_t i = 0; i < files.size(); ++i) {
+      const std::string key = i == 0 ? "data_sha256" : files[i].key + "_sha256";
+      record.evaluation.settings[key] = evaluation.hashes[i];
     }
     record.seed = plan_.experiment.seed;
     record.code = code_facts();
@@ -224,7 +227,7 @@ class Runner {
     CellJob job;
     job.record = new_record(cell);
     job.attempt = absolute_path(running.attempt);
-    job.data_file = plan_.grid.evaluations[cell.evaluation].data_file;
+    job.files = plan_.grid.evaluations[cell.evaluation].files;
     job.noise_floor = plan_.grid.evaluations[cell.evaluation].noise_floor;
     SubjectRequest& subject = job.subject;
     subject.model = plan_.grid.models[cell.model].source;

@@ -69,7 +69,7 @@ inline std::string reproduce_command(const Cell& cell) {
   }
   toml += "\n[[evaluations]]\n" + line("kind", cell.kind) + line("name", cell.evaluation);
   for (const auto& [key, value] : cell.settings.items()) {
-    if (key != "data_sha256" && !value.is_null()) toml += line(key.c_str(), value);
+    if (!key.ends_with("_sha256") && !value.is_null()) toml += line(key.c_str(), value);
   }
   const Json device = cell.environment.value("device", Json());
   const bool cuda = device.is_string() && device.get<std::string>().starts_with("cuda");

@@ -37,7 +37,9 @@ std::vector<Settings> small_settings() {
   generation.samples = 1;
   generation.prompt_tokens = 16;
   generation.continuation_tokens = 16;
-  return {perplexity, cached_decode, passkey, retrieval, generation};
+  ChoicesSettings choices;
+  choices.task = PTQ_SOURCE_DIR "/datasets/tasks/openbookqa.toml";
+  return {perplexity, cached_decode, passkey, retrieval, generation, choices};
 }
 
 std::string word_of(const Settings& settings) {
@@ -60,13 +62,18 @@ TEST_CASE("every kind checks its inputs, runs, and writes the figure that ranks 
   FakeEngine engine(256);
   Subject subject{engine, nullptr, &engine, bytes};
   const std::string text = test::some_text(300);
-  const TempFile plain(text), lines("{\"text\": \"" + text + "\"}\n");
+  const TempFile plain(text), lines("{\"text\": \"" + text + "\"}\n"),
+      rows(
+          "{\"question_stem\": \"Why\", \"choices\": {\"text\": [\"a\", \"so\"], \"label\": "
+          "[\"A\", \"B\"]}, \"answerKey\": \"B\"}\n");
   std::set<std::string> seen;
   for (const Settings& small : small_settings()) {
     INFO(word_of(small));
     seen.insert(word_of(small));
-    const bool is_text = word_of(small) == "perplexity";
-    const Settings settings = with_data_file(small, is_text ? plain.path : lines.path);
+    const TempFile& file = word_of(small) == "perplexity" ? plain
+                           : word_of(small) == "choices"  ? rows
+                                                          : lines;
+    const Settings settings = with_data_file(small, file.path);
     CHECK_NOTHROW(check_unloaded({bytes, "fake", 1 << 20}, settings));
     const Outcome outcome = evaluate(subject, settings, {});
     const Headline headline = headline_of(settings);
@@ -91,6 +98,7 @@ TEST_CASE("the scores of the tokens give the figures of every kind that has them
   for (const Settings& small : small_settings()) {
     const std::string kind = word_of(small);
     INFO(kind);
+    if (!scores_tokens(small)) continue;
     Settings settings = with_data_file(small, kind == "perplexity" ? plain.path : lines.path);
     for (Subject subject : {with, alone}) {
       const Outcome outcome = evaluate(subject, settings, {});

@@ -141,8 +141,9 @@ TEST_CASE("cells are the product, with ids that follow the content", "[grid]") {
   grid.models = {model("m1", "f1"), model("m2", "f2")};
   grid.methods = resolve_methods(e, installed(plugin), "", problems);
   problems.throw_if_any();
-  grid.evaluations = {{"p", "passkey", eval::PasskeySettings{}, "", ""},
-                      {"t", "perplexity", eval::PerplexitySettings{}, "x/test.txt", "data1"}};
+  grid.evaluations = {
+      {"p", "passkey", eval::PasskeySettings{}, {}, {}},
+      {"t", "perplexity", eval::PerplexitySettings{"test.txt"}, {"x/test.txt"}, {"data1"}}};
   expand_cells(grid, 0, "1.0", "cpu");
   REQUIRE(grid.cells.size() == 12);
   std::set<std::string> ids, places;
@@ -168,11 +169,11 @@ TEST_CASE("cells are the product, with ids that follow the content", "[grid]") {
   CHECK(id(grid, 0, "1.1", "cpu") != before);
   CHECK(id(grid, 0, "1.0", "cuda") != before);
   ExperimentGrid moved = grid;
-  moved.evaluations[1].data_file = "elsewhere/test.txt";
+  moved.evaluations[1].files = {"elsewhere/test.txt"};
   moved.models[0].record.path = "elsewhere/m1";
   CHECK(id(moved, 0, "1.0", "cpu") == before);
   ExperimentGrid changed = grid;
-  changed.evaluations[1].data_sha256 = "data2";
+  changed.evaluations[1].hashes = {"data2"};
   CHECK(id(changed, 0, "1.0", "cpu") != before);
   changed = grid;
   changed.methods[0].record.parts[0].plugin_sha256 = "other";
@@ -213,7 +214,8 @@ TEST_CASE("cells are the product, with ids that follow the content", "[grid]") {
 TEST_CASE("a noise floor is part of the cells that measure it, and of no other", "[grid]") {
   GridMethod lossless, other;
   lossless.record.lossless = true;
-  GridEvaluation evaluation{"t", "perplexity", eval::PerplexitySettings{}, "x/test.txt", "data1"};
+  GridEvaluation evaluation{
+      "t", "perplexity", eval::PerplexitySettings{"test.txt"}, {"x/test.txt"}, {"data1"}};
   const auto id = [&](const GridMethod& method) {
     return cell_id(cell_identity(model("m", "f"), method, evaluation, 0, "1", "cpu"));
   };

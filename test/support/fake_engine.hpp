@@ -74,7 +74,7 @@ class FakeEngine : public Engine {
   Blocks& blocks() override { throw Error(ExitCode::internal, "a fake engine has no blocks"); }
 
   std::unique_ptr<ptq::Sequence> start(KvMethod* method) override {
-    return std::make_unique<Sequence>(static_cast<FakeKv*>(method));
+    return std::make_unique<Sequence>(static_cast<FakeKv*>(method), forks);
   }
 
   void limit_positions(int64_t n) { config_.max_position_embeddings = n; }
@@ -128,12 +128,16 @@ class FakeEngine : public Engine {
   }
 
   LogitFn logits;
+  bool forks = false;  // whether sequences can be copied
   int64_t rows_per_piece = 3;
   std::vector<Call> calls;
 
  private:
   struct Sequence : ptq::Sequence {
-    explicit Sequence(FakeKv* method) : kv(method) {}
+    Sequence(FakeKv* method, bool can_fork) : kv(method), forks(can_fork) {}
+    std::unique_ptr<ptq::Sequence> fork() const override {
+      return forks ? std::make_unique<Sequence>(*this) : nullptr;
+    }
     int64_t length() const override { return int64_t(history.size()); }
     void disturb(const LayerNoise& n) override { noise = n; }
     CacheReads reads() const override { return read; }
@@ -151,6 +155,7 @@ class FakeEngine : public Engine {
       return b;
     }
     FakeKv* kv;
+    bool forks;
     LayerNoise noise;
     std::vector<int32_t> history;
     CacheReads read;

@@ -3,6 +3,7 @@
 // it then.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <tuple>
@@ -12,6 +13,7 @@
 #include <vector>
 
 #include "ptq/eval/cached_decode.hpp"
+#include "ptq/eval/choices.hpp"
 #include "ptq/eval/generation.hpp"
 #include "ptq/eval/passkey.hpp"
 #include "ptq/eval/perplexity.hpp"
@@ -28,14 +30,25 @@ struct Headline {
   const char* title;
 };
 
+// A setting that names a file. A bare word there is short for the file of that name in `folder`.
+template <class S>
+struct FileSetting {
+  std::string S::*member = nullptr;
+  const char* key = "";
+  const char *folder = "", *extension = "";  // empty: a word is a file
+};
+
 template <class S>
 struct Kind {
   const char* word;  // in experiment files and records
   Outcome (*run)(Subject&, const S&, const Progress&);
   // Throws what running it would throw that can be known before the model is loaded.
   void (*check)(const Unloaded&, const S&);
-  std::string S::*data_file;  // the setting that names one; nullptr: it reads none
-  bool scores_tokens;         // does its outcome have tokens?
+  std::array<FileSetting<S>, 4> files;  // those that it reads, the data first
+  bool scores_tokens;                   // does its outcome have tokens?
+  // Do cells share the reference's logits (engine/kept_logits.hpp)? Not where there are more of
+  // them than can be kept, or the reference is asked many sequences at once.
+  bool keeps_logits;
   Headline headline;
 };
 
@@ -43,33 +56,48 @@ inline constexpr std::tuple kKinds{
     Kind<PerplexitySettings>{"perplexity",
                              perplexity,
                              check_perplexity,
-                             &PerplexitySettings::text,
+                             {{{&PerplexitySettings::text, "text"}}},
+                             true,
                              true,
                              {"ppl", "lower", "perplexity"}},
     Kind<CachedDecodeSettings>{"cached-decode",
                                cached_decode,
                                check_cached_decode,
-                               &CachedDecodeSettings::texts,
+                               {{{&CachedDecodeSettings::texts, "texts"}}},
+                               true,
                                true,
                                {"ppl", "lower", "perplexity of long documents"}},
     Kind<PasskeySettings>{"passkey",
                           passkey,
                           check_passkey,
-                          nullptr,
+                          {},
                           false,
+                          true,
                           {"accuracy", "higher", "passkeys found"}},
     Kind<RetrievalSettings>{"retrieval",
                             retrieval_suite,
                             check_retrieval,
-                            nullptr,
+                            {},
                             false,
+                            true,
                             {"accuracy", "higher", "right answers"}},
     Kind<GenerationSettings>{"generation",
                              generation,
                              check_generation,
-                             &GenerationSettings::texts,
+                             {{{&GenerationSettings::texts, "texts"}}},
                              true,
-                             {"ppl_pooled", "lower", "perplexity of continuations"}}};
+                             true,
+                             {"ppl_pooled", "lower", "perplexity of continuations"}},
+    Kind<ChoicesSettings>{"choices",
+                          choices,
+                          check_choices,
+                          {{{&ChoicesSettings::data, "data"},
+                            {&ChoicesSettings::task, "task", "datasets/tasks/", ".toml"},
+                            {&ChoicesSettings::labels, "labels"},
+                            {&ChoicesSettings::fewshot_data, "fewshot_data"}}},
+                          false,
+                          false,
+                          {"accuracy", "higher", "right answers"}}};
 
 namespace kinds_detail {
 
@@ -118,14 +146,46 @@ inline bool scores_tokens(const Settings& settings) {
   return with_kind(settings, [](const auto& kind, const auto&) { return kind.scores_tokens; });
 }
 
-// The setting that names a data file, or nullptr.
-inline std::string* data_file_of(Settings& settings) {
-  return with_kind(settings, [](const auto& kind, auto& own) -> std::string* {
-    return kind.data_file != nullptr ? &(own.*kind.data_file) : nullptr;
+inline bool keeps_logits(const Settings& settings) {
+  return with_kind(settings, [](const auto& kind, const auto&) { return kind.keeps_logits; });
+}
+
+// A file that settings name.
+struct NamedFile {
+  std::string key;   // of the setting
+  std::string path;  // as written, a short form written out
+  std::string word;  // the short form, where it is one
+};
+
+// The files of an evaluation, the data first; without those that are not named.
+inline std::vector<NamedFile> files_of(const Settings& settings) {
+  return with_kind(settings, [](const auto& kind, const auto& own) {
+    std::vector<NamedFile> out;
+    for (const auto& file : kind.files) {
+      if (file.member == nullptr || (own.*file.member).empty()) continue;
+      const std::string& written = own.*file.member;
+      const bool word = file.folder[0] != 0 && written.find_first_of("/.") == written.npos;
+      out.push_back(
+          {file.key, word ? file.folder + written + file.extension : written, word ? written : ""});
+    }
+    return out;
   });
 }
-inline Settings with_data_file(Settings settings, const std::string& file) {
-  if (std::string* path = data_file_of(settings)) *path = file;
+// The settings with other texts in place of those of files_of(), in that order.
+inline Settings with_files(Settings settings, const std::vector<std::string>& texts) {
+  with_kind(settings, [&](const auto& kind, auto& own) {
+    size_t i = 0;
+    for (const auto& file : kind.files)
+      if (file.member != nullptr && !(own.*file.member).empty() && i < texts.size())
+        own.*file.member = texts[i++];
+  });
+  return settings;
+}
+// For kinds that read one file: named or not, it is this one.
+inline Settings with_data_file(Settings settings, const std::string& path) {
+  with_kind(settings, [&](const auto& kind, auto& own) {
+    if (kind.files[0].member != nullptr) own.*kind.files[0].member = path;
+  });
   return settings;
 }
 

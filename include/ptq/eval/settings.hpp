@@ -1,8 +1,9 @@
 // What each evaluation can be told, and the fields of each struct, listed once for everything that
 // reads, writes or checks them. A visitor has integer(key, value, low, high), number(key, value,
 // low, high), boolean(key, value), numbers, integers and words for lists, choice(key, text, allowed
-// words), file(key, path, what for), regime(key, value, allowed), decide(key, value, metrics) and
-// rule(holds, key, text, hint) for what no single field says.
+// words), text(key, text, check), file(key, path, what for), optional_file(key, path), regime(key,
+// value, allowed), decide(key, value, metrics) and rule(holds, key, text, hint) for what no single
+// field says.
 #pragma once
 
 #include <algorithm>
@@ -17,6 +18,7 @@
 #include "ptq/data/retrieval_prompt.hpp"
 #include "ptq/data/text.hpp"
 #include "ptq/engine/modes.hpp"
+#include "ptq/tasks/row_range.hpp"
 
 namespace ptq::eval {
 
@@ -105,6 +107,23 @@ struct GenerationSettings {
   int64_t longest_context() const { return prompt_tokens + continuation_tokens; }
 };
 
+// Multiple choice (choices.hpp).
+struct ChoicesSettings {
+  std::string task;          // path of a description (tasks/description.hpp)
+  std::string data;          // path of a JSON Lines file with the task's rows
+  std::string labels;        // path of the right answers where the rows have none; empty: they do
+  std::string fewshot_data;  // path of the rows that examples come from
+  int64_t fewshot = 0;       // examples in front of each question
+  std::string rows;          // "100:200": these rows of the data, from 0 on; empty: all
+  int64_t max_length = 0;    // tokens that the model is fed at most; 0: as many as it takes
+  // "fp32"; "bf16" and "f16" round log-probabilities and their sums as the harness does with a
+  // model in such a format.
+  std::string logits_dtype = "fp32";
+  Regime regime = Regime::streaming;
+
+  int64_t longest_context() const { return std::max<int64_t>(max_length, 1); }
+};
+
 // An answer needs a cache to be decoded through.
 inline const std::vector<Regime> kCachedRegimes = {Regime::streaming, Regime::prefill_exact,
                                                    Regime::prefill_encoded};
@@ -175,6 +194,23 @@ void visit_settings(GenerationSettings& s, Visitor& v) {
   v.decide("decide", s.decide, {"nll", "kl"});
 }
 
+template <class Visitor>
+void visit_settings(ChoicesSettings& s, Visitor& v) {
+  v.file("task", s.task);
+  v.file("data", s.data);
+  v.optional_file("labels", s.labels);
+  v.integer("fewshot", s.fewshot, 0, 1000);
+  v.optional_file("fewshot_data", s.fewshot_data);
+  v.rule(s.fewshot == 0 || !s.fewshot_data.empty(), "fewshot_data",
+         "is missing: the rows that the examples come from", "fewshot_data = \"dev.jsonl\"");
+  v.text("rows", s.rows, [](const std::string& text) { tasks::parse_rows(text); });
+  v.integer("max_length", s.max_length, 0, kLongestContext);
+  v.choice("logits_dtype", s.logits_dtype, {"fp32", "bf16", "f16"});
+  v.regime(
+      "regime", s.regime,
+      {Regime::streaming, Regime::prefill_exact, Regime::prefill_encoded, Regime::independent});
+}
+
 namespace settings_detail {
 
 // Throws what is wrong with a setting.
@@ -196,6 +232,11 @@ struct Check {
   }
 
   void file(const char*, std::string&, const char* = "") {}  // its reader says what is wrong
+  void optional_file(const char*, std::string&) {}
+  template <class CheckText>
+  void text(const char*, std::string& value, const CheckText& check) {
+    check(value);
+  }
   void boolean(const char*, bool&) {}
   void choice(const char* key, std::string& value, const std::vector<std::string>& allowed) {
     if (std::find(allowed.begin(), allowed.end(), value) == allowed.end())

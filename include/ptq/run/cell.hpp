@@ -29,9 +29,8 @@ namespace ptq {
 namespace cell_detail {
 
 inline eval::Settings settings_of(const CellJob& job) {
-  return eval::with_data_file(
-      settings_from_json(job.record.evaluation.kind, job.record.evaluation.settings),
-      job.data_file);
+  return eval::with_files(
+      settings_from_json(job.record.evaluation.kind, job.record.evaluation.settings), job.files);
 }
 
 // What is kept of a run with noise.
@@ -220,7 +219,7 @@ inline void run_cell(const CellJob& job,
   record.metrics = outcome.metrics;
   if (!opened.calibration().is_null()) {
     record.metrics["calibration"] = opened.calibration();
-    if (!job.data_file.empty()) cell_detail::note_overlap(opened, job.data_file, record);
+    if (!job.files.empty()) cell_detail::note_overlap(opened, job.files.front(), record);
   }
   MethodSet& methods = opened.methods();
   for (const std::string& change : methods.settle()) record.warnings.push_back(change);

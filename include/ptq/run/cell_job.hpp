@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <string>
+#include <vector>
 
 #include "ptq/core/json.hpp"
 #include "ptq/core/own_json.hpp"
@@ -17,10 +18,10 @@ namespace ptq {
 struct CellJob {
   Record record;  // complete but for what is measured
   SubjectRequest subject;
-  std::filesystem::path attempt;  // the folder of the results
-  std::string data_file;          // empty: the evaluation reads none
-  bool noise_floor = false;       // a lossless method is run with noise, too
-  int64_t supervisor = 0;         // process id
+  std::filesystem::path attempt;   // the folder of the results
+  std::vector<std::string> files;  // of the evaluation, as eval::files_of() lists them
+  bool noise_floor = false;        // a lossless method is run with noise, too
+  int64_t supervisor = 0;          // process id
   // The reference's logits: read from this file, or with a limit written into it instead of a
   // result. Empty: nothing is kept.
   std::string kept_logits;
@@ -42,18 +43,27 @@ inline std::string path_from_json(const Json& json) {
   return path;
 }
 
+inline Json paths_json(const std::vector<std::string>& paths) {
+  Json json = Json::array();
+  for (const std::string& path : paths) json.push_back(path_json(path));
+  return json;
+}
+inline std::vector<std::string> paths_from_json(const Json& json) {
+  std::vector<std::string> paths;
+  for (const Json& path : json) paths.push_back(path_from_json(path));
+  return paths;
+}
+
 // Of the subject only what the record does not say.
 inline Json to_json(const CellJob& job) {
   const SubjectRequest& subject = job.subject;
-  Json plugin_files = Json::array();
-  for (const std::string& file : subject.plugin_files) plugin_files.push_back(path_json(file));
   Json json = {{"record", to_json(job.record)},
                {"model_folder", path_json(subject.model.folder.string())},
                {"attempt", path_json(job.attempt.string())},
                {"compute", compute_word(subject.model.compute)},
-               {"data_file", path_json(job.data_file)},
+               {"files", paths_json(job.files)},
                {"noise_floor", job.noise_floor},
-               {"plugin_files", plugin_files},
+               {"plugin_files", paths_json(subject.plugin_files)},
                {"device", subject.device},
                {"threads", subject.threads},
                {"supervisor", job.supervisor},
@@ -72,7 +82,7 @@ inline CellJob job_from_json(const Json& json, const std::string& where) {
   CellJob job;
   job.record = record_from_json(json.at("record"), where);
   job.attempt = path_from_json(json.at("attempt"));
-  job.data_file = path_from_json(json.at("data_file"));
+  job.files = paths_from_json(json.at("files"));
   job.noise_floor = json.at("noise_floor").get<bool>();
   job.supervisor = json.at("supervisor").get<int64_t>();
   job.kept_logits = path_from_json(json.at("kept_logits"));
@@ -91,9 +101,7 @@ inline CellJob job_from_json(const Json& json, const std::string& where) {
     subject.calibration = {read_settings(calibrate::CalibrationSettings{}, c.at("settings")),
                            path_from_json(c.at("file")), c.at("sha256").get<std::string>()};
   }
-  for (const Json& file : json.at("plugin_files")) {
-    subject.plugin_files.push_back(path_from_json(file));
-  }
+  subject.plugin_files = paths_from_json(json.at("plugin_files"));
   subject.device = json.at("device").get<std::string>();
   subject.threads = json.at("threads").get<int>();
   return job;

@@ -173,6 +173,8 @@ inline Evaluation read_evaluation(const ConfigNode& node, const std::string& pat
     std::visit(
         [&](const auto& settings) {
           if constexpr (requires { settings.protocol; }) evaluation.name += "-" + settings.protocol;
+          if constexpr (requires { settings.task; })
+            evaluation.name = std::filesystem::path(settings.task).stem().string();
         },
         evaluation.settings);
   }

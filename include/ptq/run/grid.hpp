@@ -43,10 +43,9 @@ struct GridMethod {
 
 struct GridEvaluation {
   std::string name, kind;
-  eval::Settings settings;  // file names as the user wrote them
-  std::string data_file;    // where the file was found; empty: the evaluation reads none
-  std::string data_sha256;
-  bool noise_floor = false;  // lossless methods are run with noise, too
+  eval::Settings settings;                 // file names as the user wrote them
+  std::vector<std::string> files, hashes;  // where those of files_of() were found, their SHA-256
+  bool noise_floor = false;                // lossless methods are run with noise, too
 };
 
 struct Cell {
@@ -148,6 +147,26 @@ inline void check_composition(const MethodVariant& variant,
   if (count > 1)
     throw usage_error("the parts of `" + variant.label + "` both want to encode the cache",
                       variant.where, "combine one weights method and one cache method");
+}
+
+// Where a file of an evaluation is. Errors: nowhere; the message says how to get it.
+inline std::string find_file(const eval::Settings& settings, const eval::NamedFile& file,
+                             const std::vector<std::filesystem::path>& bases,
+                             const std::string& where) {
+  try {
+    return find_data_file(file.path, bases, where).string();
+  } catch (const Error& error) {
+    const auto* choices = std::get_if<eval::ChoicesSettings>(&settings);
+    if (choices == nullptr) throw;
+    std::string hint = "the descriptions of tasks are in datasets/tasks of the repository";
+    if (file.key != "task") {
+      const std::filesystem::path folder = std::filesystem::path(file.path).parent_path();
+      hint = "python datasets/export_hf.py " +
+             std::filesystem::path(choices->task).stem().string() + " --out " +
+             (folder.empty() ? "." : folder.string());
+    }
+    throw Error(error.code(), error.message(), error.where(), hint);
+  }
 }
 
 }  // namespace grid_detail
@@ -260,16 +279,14 @@ inline std::vector<GridEvaluation> resolve_evaluations(
   std::set<std::string> seen_missing;  // several evaluations may want one file
   for (const Evaluation& evaluation : experiment.evaluations) {
     problems.collect([&] {
-      GridEvaluation out{evaluation.name, evaluation.kind, evaluation.settings, "", ""};
+      GridEvaluation out{evaluation.name, evaluation.kind, evaluation.settings, {}, {}};
       out.noise_floor = experiment.noise_floor && eval::scores_tokens(evaluation.settings);
-      const std::string* named = eval::data_file_of(out.settings);
-      const std::string file = named != nullptr ? *named : "";
-      if (seen_missing.count(file) > 0) return;
-      if (!file.empty()) {
-        seen_missing.insert(file);
-        out.data_file = find_data_file(file, bases, evaluation.where).string();
-        seen_missing.erase(file);
-        out.data_sha256 = sha256_file(out.data_file);
+      for (const eval::NamedFile& file : eval::files_of(out.settings)) {
+        if (seen_missing.count(file.path) > 0) return;
+        seen_missing.insert(file.path);
+        out.files.push_back(grid_detail::find_file(out.settings, file, bases, evaluation.where));
+        seen_missing.erase(file.path);
+        out.hashes.push_back(sha256_file(out.files.back()));
       }
       evaluations.push_back(std::move(out));
     });
@@ -322,8 +339,7 @@ inline Json cell_identity(const GridModel& model, const GridMethod& method,
                      {"method", part.method},
                      {"options", part.options}});
   }
-  const Json settings =
-      settings_to_json(eval::with_data_file(evaluation.settings, evaluation.data_sha256));
+  const Json settings = settings_to_json(eval::with_files(evaluation.settings, evaluation.hashes));
   Json identity = {{"host", version},
                    {"abi", std::to_string(PTQ_ABI_MAJOR) + "." + std::to_string(PTQ_ABI_MINOR)},
                    {"model", model.record.fingerprint},

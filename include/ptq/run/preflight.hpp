@@ -49,7 +49,7 @@ inline void check_inputs(const ExperimentGrid& grid, const Experiment& experimen
     check_at(written->where, problems, [&] {
       for (const auto& [model, tokenizer] : models) {
         eval::check_unloaded({tokenizer, model->record.name, model->config.max_position_embeddings},
-                             eval::with_data_file(evaluation.settings, evaluation.data_file));
+                             eval::with_files(evaluation.settings, evaluation.files));
       }
     });
   }

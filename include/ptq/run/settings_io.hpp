@@ -20,6 +20,11 @@ struct SettingsToJson {
   Json out = Json::object();
 
   void file(const char* key, std::string& value, const char* = "") { out[key] = value; }
+  void optional_file(const char* key, std::string& value) { out[key] = value; }
+  template <class Check>
+  void text(const char* key, std::string& value, const Check&) {
+    out[key] = value;
+  }
   void choice(const char* key, std::string& value, const std::vector<std::string>&) {
     out[key] = value;
   }
@@ -52,6 +57,11 @@ struct SettingsFromJson {
 
   void file(const char* key, std::string& value, const char* = "") {
     value = in.at(key).get<std::string>();
+  }
+  void optional_file(const char* key, std::string& value) { file(key, value); }
+  template <class Check>
+  void text(const char* key, std::string& value, const Check&) {
+    file(key, value);
   }
   void choice(const char* key, std::string& value, const std::vector<std::string>&) {
     value = in.at(key).get<std::string>();
@@ -93,12 +103,30 @@ struct SettingsFromTable {
   void file(const char* key, std::string& value, const std::string& what_for = "evaluate on") {
     table.string(key, value);
     if (!value.empty()) return;
+    if (std::string(key) == "task") {
+      problems.add(usage_error("`" + table.full(key) + "` is missing: what is asked", node.where,
+                               "task = \"hellaswag\", one of datasets/tasks, or the path of a "
+                               "description"));
+      return;
+    }
     const char* example = what_for == "calibrate on"    ? "calib.txt"
                           : std::string(key) == "texts" ? "books.jsonl"
+                          : std::string(key) == "data"  ? "tasks/hellaswag.jsonl"
                                                         : "test.txt";
     problems.add(usage_error("`" + table.full(key) + "` is missing: the file to " + what_for,
                              node.where,
                              std::string(key) + " = \"datasets/embedded/" + example + "\""));
+  }
+  void optional_file(const char* key, std::string& value) { table.string(key, value); }
+  template <class Check>
+  void text(const char* key, std::string& value, const Check& check) {
+    table.string(key, value);
+    const ConfigNode* place = node.find(key);
+    try {
+      check(value);
+    } catch (const Error& error) {
+      problems.add(usage_error(error.message(), place ? place->where : node.where, error.hint()));
+    }
   }
   void choice(const char* key, std::string& value, const std::vector<std::string>& allowed) {
     table.choice(key, value, allowed);

@@ -1,0 +1,95 @@
+// Which contexts are computed together: those of about one length, and those that begin with the
+// same examples.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "ptq/eval/choice_requests.hpp"
+#include "ptq/tasks/rows.hpp"
+
+namespace ptq::eval {
+
+struct ChoiceBatch {
+  std::vector<const ContextRequest*> requests;
+  int64_t shared = 0;      // tokens that all of them begin with and that are computed once
+  bool new_shared = true;  // they are computed in this batch, not in one before
+  int64_t tokens() const {
+    int64_t sum = new_shared ? shared : 0;
+    for (const ContextRequest* request : requests) sum += request->shared_tokens() - shared;
+    return sum;
+  }
+};
+
+namespace choices_detail {
+
+// The tokens with which all of the contexts begin, the last token of none of them among them.
+inline int64_t common_tokens(std::span<const ContextRequest* const> requests) {
+  const std::vector<int32_t>& first = requests[0]->context;
+  int64_t common = int64_t(first.size()) - 1;
+  for (const ContextRequest* request : requests) {
+    common = std::min(common, int64_t(request->context.size()) - 1);
+    const auto differs =
+        std::mismatch(first.begin(), first.begin() + common, request->context.begin());
+    common = differs.first - first.begin();
+  }
+  return common;
+}
+
+// Packs requests of one shared beginning, the longest first.
+inline void pack(std::vector<const ContextRequest*> requests, int64_t shared, int64_t most_tokens,
+                 std::vector<ChoiceBatch>& out) {
+  std::stable_sort(requests.begin(), requests.end(),
+                   [](const ContextRequest* a, const ContextRequest* b) {
+                     return a->shared_tokens() > b->shared_tokens();
+                   });
+  int64_t tokens = most_tokens;
+  bool first = true;
+  for (const ContextRequest* request : requests) {
+    const int64_t own = request->shared_tokens() - shared;
+    if (tokens + own > most_tokens) {
+      out.push_back({{}, shared, first});
+      first = false;
+      tokens = 0;
+    }
+    out.back().requests.push_back(request);
+    tokens += own;
+  }
+}
+
+}  // namespace choices_detail
+
+// The batches of at most `most_tokens` tokens, or of one context. share: contexts with the same
+// header and examples, which follow each other, are batches of their own that compute these once.
+inline std::vector<ChoiceBatch> make_batches(const ChoiceRequests& requests,
+                                             const std::vector<tasks::Item>& items,
+                                             int64_t most_tokens, bool share) {
+  constexpr int64_t kLeastShared = 32;  // tokens; less is not worth a call of its own
+  constexpr size_t kLeastTogether = 4;  // contexts
+  std::vector<ChoiceBatch> out;
+  std::vector<const ContextRequest*> rest, block;
+  const auto finish_block = [&] {
+    const int64_t shared =
+        block.size() >= kLeastTogether ? choices_detail::common_tokens(block) : 0;
+    if (shared >= kLeastShared) {
+      choices_detail::pack(block, shared, most_tokens, out);
+    } else {
+      rest.insert(rest.end(), block.begin(), block.end());
+    }
+    block.clear();
+  };
+  for (const ContextRequest& request : requests.contexts) {
+    if (share && !block.empty() && items[block[0]->item].block != items[request.item].block)
+      finish_block();
+    (share ? block : rest).push_back(&request);
+  }
+  if (!block.empty()) finish_block();
+  choices_detail::pack(rest, 0, most_tokens, out);
+  return out;
+}
+
+}  // namespace ptq::eval

@@ -1,0 +1,265 @@
+// Multiple choice: scores, decisions, errors, and what may not change them.
+#include <catch2/catch.hpp>
+#include <cmath>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "ptq/core/toml.hpp"
+#include "ptq/eval/choices.hpp"
+#include "ptq/model/load_config.hpp"
+#include "test/support/fake_engine.hpp"
+#include "test/support/temporary_file.hpp"
+
+using namespace ptq;
+using namespace ptq::eval;
+using ptq::test::FakeEngine;
+using ptq::test::TempFile;
+
+namespace {
+
+const std::string kSource = PTQ_SOURCE_DIR;
+
+// Rows of two subjects, with choices of several lengths and one letter.
+std::string some_rows(int count) {
+  std::string text;
+  for (int i = 0; i < count; ++i) {
+    const std::string q(size_t(5 + i * 7 % 40), char('a' + i % 26));
+    text +=
+        "{\"q\": \"" + q + "\", \"s\": \"" + (i % 2 ? "odd" : "even") +
+        "\", \"c\": [\"x\", \"two\", \"y\", \"a longer one\"], \"g\": " + std::to_string(i % 4) +
+        "}\n";
+  }
+  return text;
+}
+
+struct Files {
+  TempFile task{
+      "metrics = [\"acc\", \"acc_norm\", \"acc_bytes\"]\nprimary = \"acc_norm\"\n"
+      "subject = \"{s}\"\nheader = \"A header of more than thirty-two bytes for {s}.\"\n"
+      "[[form]]\ncontext = \"{q}:\"\nchoices = \"c\"\ngold = \"{g}\"\n"
+      "[groups]\nall = [\"even\", \"odd\"]\n"};
+  TempFile data{some_rows(24)};
+
+  ChoicesSettings settings(Regime regime = Regime::streaming) const {
+    ChoicesSettings s;
+    s.task = task.path;
+    s.data = data.path;
+    s.regime = regime;
+    return s;
+  }
+};
+
+// The plainest way: one sequence and one call for each choice.
+std::vector<std::vector<double>> one_by_one(FakeEngine& engine, KvMethod* kv, Regime regime,
+                                            const ChoicesSettings& s, const Tokenizer& tokenizer) {
+  std::vector<std::vector<double>> out;
+  const auto task = tasks::read_task(s.task);
+  const PairTokenizer pairs(tokenizer, engine.config(), engine.config().max_position_embeddings);
+  for (const tasks::Item& item : choices_detail::read_items(task, s)) {
+    out.emplace_back();
+    for (size_t c = 0; c < item.question.choices.size(); ++c) {
+      const TokenPair pair = pairs.encode(item.block + item.question.context(c),
+                                          " " + item.question.continuation(c), "");
+      std::vector<int32_t> ids = pair.context;
+      ids.insert(ids.end(), pair.continuation.begin(), pair.continuation.end() - 1);
+      const int64_t last = int64_t(pair.context.size()) - 1;
+      double sum = 0;
+      const auto add = [&](int64_t begin) {
+        return [&, begin](int64_t row, int64_t rows, const float* logits) {
+          for (int64_t r = 0; r < rows; ++r)
+            sum += scan_logits(logits + r * 256, 256)
+                       .log_prob(pair.continuation[size_t(begin + row + r - last)]);
+        };
+      };
+      const auto sequence = engine.start(kv);
+      const auto tokens = std::span<const int32_t>(ids);
+      if (regime == Regime::prefill_exact) {
+        engine.forward(*sequence, tokens.first(size_t(last)), regime, last, {});
+        engine.forward(*sequence, tokens.subspan(size_t(last)), Regime::streaming, 0, add(last));
+      } else {
+        engine.forward(*sequence, tokens, regime, last, add(0));
+      }
+      out.back().push_back(sum);
+    }
+  }
+  return out;
+}
+
+std::vector<std::vector<double>> scores_of(const Outcome& outcome) {
+  std::vector<std::vector<double>> out;
+  for (const Json& sample : outcome.samples)
+    out.push_back(sample["loglikelihoods"].get<std::vector<double>>());
+  return out;
+}
+
+void check_equal(const std::vector<std::vector<double>>& a,
+                 const std::vector<std::vector<double>>& b) {
+  REQUIRE(a.size() == b.size());
+  for (size_t i = 0; i < a.size(); ++i)
+    for (size_t c = 0; c < a[i].size(); ++c) CHECK(a[i][c] == Approx(b[i][c]).margin(1e-9));
+}
+
+}  // namespace
+
+TEST_CASE("choices share their context and score as in a call for each", "[choices]") {
+  const Tokenizer bytes = test::byte_tokenizer();
+  const Files files;
+  test::FakeKv kv(KvPolicy{0, 4, 4});
+  for (const bool forks : {false, true}) {
+    FakeEngine engine(256, 0.5);
+    engine.forks = forks;
+    for (const Regime regime : {Regime::streaming, Regime::prefill_exact, Regime::independent}) {
+      INFO(regime_word(regime) << (forks ? ", forks" : ""));
+      Subject subject{engine, &kv, nullptr, bytes};
+      const ChoicesSettings s = files.settings(regime);
+      engine.calls.clear();
+      const Outcome outcome = choices(subject, s, {});
+      int64_t fed = 0;
+      for (const FakeEngine::Call& call : engine.calls) fed += call.tokens;
+      if (forks && regime != Regime::independent) {
+        CHECK(fed == outcome.metrics["tokens_computed"].get<int64_t>());
+        CHECK(3 * fed < outcome.metrics["tokens_one_pass_per_choice"].get<int64_t>());
+      }
+      check_equal(scores_of(outcome), one_by_one(engine, &kv, regime, s, bytes));
+      CHECK((outcome.metrics["exposure"].get<double>() > 0) == (regime != Regime::independent));
+    }
+  }
+}
+
+TEST_CASE("scores do not depend on which rows are asked together", "[choices]") {
+  const Tokenizer bytes = test::byte_tokenizer();
+  const Files files;
+  FakeEngine engine(256);
+  engine.forks = true;
+  Subject subject{engine, nullptr, nullptr, bytes};
+  ChoicesSettings s = files.settings();
+  const auto all = scores_of(choices(subject, s, {}));
+  s.rows = "7:12";
+  const Outcome some = choices(subject, s, {});
+  REQUIRE(some.samples.size() == 5);
+  CHECK(some.samples[0]["doc_id"] == 7);
+  for (size_t i = 0; i < 5; ++i) CHECK(scores_of(some)[i] == all[i + 7]);
+}
+
+TEST_CASE("the best choice is the first of the best, by the rules of the harness", "[choices]") {
+  const double tie[] = {-2, -1, -1};
+  CHECK(best_choice(tie, {}) == 1);
+  tasks::Question q;
+  q.choices = {"ab", "\xC3\xA9\xC3\xA9\xC3\xA9", "abcd"};  // 2, 3, 4 code points; 2, 6, 4 bytes
+  q.gold = 1;
+  CHECK(code_points(q.choices[1]) == 3);
+  const double scores[] = {-2.0, -2.9,
+                           -4.2};  // a point: -1, -0.97, -1.05; a byte: -1, -0.48, -1.05
+  CHECK(right_by_metric(scores, q) == std::array<bool, 3>{false, true, true});
+  const double others[] = {-1.0, -2.4, -2.2};  // a point: -0.5, -0.8, -0.55; a byte: -0.5, -0.4
+  CHECK(right_by_metric(others, q) == std::array<bool, 3>{false, false, true});
+}
+
+TEST_CASE("errors are the harness's, of subjects pooled", "[choices]") {
+  const auto of = [](int64_t right, int64_t total) {
+    ChoiceTally tally;
+    tally.total = total;
+    tally.right = {right, right, right};
+    return tally;
+  };
+  CHECK(of(71, 126).error(0) == Approx(0.0444).margin(5e-5));
+  CHECK(of(6024, 10042).error(0) == Approx(0.0049).margin(5e-5));
+  CHECK(of(919, 1267).error(0) == Approx(0.0125).margin(5e-5));
+  CHECK(std::isnan(of(1, 1).error(0)));
+  // The humanities of Qwen2.5-7B: questions and right answers of each subject.
+  const std::vector<ChoiceTally> parts = {of(71, 126),  of(138, 165), of(177, 204), of(207, 237),
+                                          of(103, 121), of(90, 108),  of(134, 163), of(279, 346),
+                                          of(268, 895), of(242, 311), of(271, 324), of(827, 1534),
+                                          of(147, 171)};
+  CHECK(pooled_error(parts, 0) == Approx(0.0064).margin(5e-5));
+}
+
+TEST_CASE("a method is held against the reference answer by answer", "[choices]") {
+  const Tokenizer bytes = test::byte_tokenizer();
+  const Files files;
+  FakeEngine engine(256, 4.0);
+  test::FakeKv kv(KvPolicy{0, 4, 4});
+  Subject subject{engine, &kv, &engine, bytes};
+  std::string note;
+  const Outcome outcome =
+      choices(subject, files.settings(), [&](double, const std::string& text) { note = text; });
+  const Json& m = outcome.metrics;
+  CHECK(note == "0 s left");
+  CHECK(m["total"] == 24);
+  CHECK(m["primary"] == "acc_norm");
+  CHECK(m["acc_norm"] == m["accuracy"]);
+  CHECK(m["score_difference_max"].get<double>() > 0);
+  int64_t right = 0, flips = 0;
+  for (const Json& sample : outcome.samples) {
+    right += sample["correct"].get<bool>();
+    flips += sample["correct"] != sample["correct_reference"];
+    CHECK(sample["acc_norm"] == int(sample["correct"].get<bool>()));
+  }
+  CHECK(m["correct"] == right);
+  CHECK(m["flips"].get<double>() == Approx(double(flips) / 24));
+  CHECK(m["scores_sha256"] == choices_detail::scores_digest(outcome.samples));
+  REQUIRE(m["subjects"].size() == 2);
+  CHECK(m["subjects"][0]["total"] == 12);
+  CHECK(m["groups"][0]["correct"] == right);
+  CHECK(m["groups"][0]["acc_se"] == m["acc_se"]);
+}
+
+TEST_CASE("16-bit logits are emulated by rounding each score and their sum", "[choices]") {
+  const Tokenizer bytes = test::byte_tokenizer();
+  const Files files;
+  FakeEngine engine(256);
+  Subject subject{engine, nullptr, nullptr, bytes};
+  ChoicesSettings s = files.settings();
+  s.logits_dtype = "bf16";
+  for (const auto& scores : scores_of(choices(subject, s, {})))
+    for (const double score : scores)
+      CHECK(score == double(bf16_to_float(float_to_bf16(float(score)))));
+}
+
+TEST_CASE("a score that is not finite ends the evaluation", "[choices]") {
+  const Tokenizer bytes = test::byte_tokenizer();
+  const Files files;
+  FakeEngine engine(256);
+  engine.logits = [](std::span<const int32_t> history, double, float* out) {
+    std::fill(out, out + 256, 0.0f);
+    if (history.size() == 60) out[7] = std::numeric_limits<float>::quiet_NaN();
+  };
+  Subject subject{engine, nullptr, nullptr, bytes};
+  CHECK_THROWS_WITH(choices(subject, files.settings(), {}), Catch::Contains("not finite"));
+}
+
+TEST_CASE("log-likelihoods are the harness's on a small model", "[choices]") {
+  const Json fixture =
+      parse_json(read_text_file(kSource + "/test/fixtures/tasks/scores.json", 1 << 20), "fixture");
+  const std::string model = kSource + "/models/tiny-mistral";
+  const Tokenizer tokenizer = Tokenizer::load(model);
+  for (const int threads : {1, 2}) {
+    const auto engine = make_cpu_engine(model, threads);
+    Subject subject{*engine, nullptr, nullptr, tokenizer};
+    for (const Json& entry : fixture) {
+      const std::string name = entry["task"], folder = kSource + "/datasets/embedded/tasks/";
+      ChoicesSettings s;
+      s.task = kSource + "/datasets/tasks/" + name + ".toml";
+      s.data = folder + name + ".jsonl";
+      s.rows = "0:" + std::to_string(entry["loglikelihoods"].size());
+      s.fewshot = entry["fewshot"];
+      if (name == "piqa") s.labels = folder + "piqa-labels.lst";
+      if (name == "mmlu") s.fewshot_data = folder + "mmlu_dev.jsonl";
+      // Dense rows of a cache are float16; without a cache everything is float32.
+      for (const auto& [regime, margin] :
+           {std::pair{Regime::independent, 1e-4}, std::pair{Regime::streaming, 1e-2}}) {
+        if (threads == 1 && regime == Regime::independent) continue;
+        INFO(name << ", " << s.fewshot << " examples, " << regime_word(regime));
+        s.regime = regime;
+        const Outcome outcome = choices(subject, s, {});
+        for (size_t i = 0; i < outcome.samples.size(); ++i) {
+          const auto own = outcome.samples[i]["loglikelihoods"].get<std::vector<double>>();
+          const auto right = entry["loglikelihoods"][i].get<std::vector<double>>();
+          REQUIRE(own.size() == right.size());
+          for (size_t c = 0; c < own.size(); ++c) CHECK(own[c] == Approx(right[c]).margin(margin));
+        }
+      }
+    }
+  }
+}
