@@ -340,8 +340,15 @@ int export_command(const Words& words) {
         "nothing to export in it", arguments.positions[0],
         "a folder of records, and --model and --method as its tables name them");
   const std::string ending = format == "hf" ? ".yaml" : ".json";
+  // The answers lie beside the results that they belong to.
+  const auto write_samples = [&](const Subject& subject, const std::filesystem::path& folder) {
+    if (format != "lm-eval") return;
+    for (const auto& [name, text] : lm_eval_samples(subject))
+      write_output_file((folder / (name + "_" + subject.file_name() + ".jsonl")).string(), text);
+  };
   if (subjects.size() == 1 && out.ends_with(ending)) {
     write_output_file(out, write(subjects[0]));
+    write_samples(subjects[0], std::filesystem::path(out).parent_path());
     return 0;
   }
   if (out.ends_with(ending))
@@ -354,6 +361,7 @@ int export_command(const Words& words) {
     std::string name = subject.file_name();
     while (!names.insert(name).second) name += "-2";
     write_output_file((std::filesystem::path(out) / (name + ending)).string(), write(subject));
+    write_samples(subject, out);
   }
   print_text(fmt::format("{} files in {}\n", subjects.size(), out));
   return 0;

@@ -2,6 +2,7 @@
 // method); a table takes the report.
 #pragma once
 
+#include <map>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -37,7 +38,12 @@ std::string hugging_face(const Subject& subject);
 
 // The results file of lm-evaluation-harness 0.4 (keys of lm_eval/result_schema.py). Metrics have
 // our own names where the definition is ours: token_perplexity, kl_mean, top1_agreement.
+// Multiple-choice tasks have the harness's own names, groups and errors.
 std::string lm_eval(const Subject& subject);
+
+// The answers to its multiple-choice tasks, a file for each: "samples_<task>" to JSON Lines with
+// the keys of the harness. `doc` is empty: a record has the row's number, not its text.
+std::map<std::string, std::string> lm_eval_samples(const Subject& subject);
 
 // A booktabs table per experiment: damage and paired change with 95 % intervals for each model.
 std::string latex(const Report& report);

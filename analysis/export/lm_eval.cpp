@@ -1,9 +1,14 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
+#include <cstdlib>
+#include <map>
+#include <string>
 #include <utility>
 
 #include "analysis/export/export.hpp"
+#include "analysis/read/samples.hpp"
 
 namespace ptq::report {
 namespace {
@@ -53,7 +58,94 @@ void add_task(const Subject& subject, const Cell& cell, Json& out) {
   out["task_hashes"][task] = cell.settings.value("data_sha256", Json(""));
 }
 
+// Multiple choice: the records have the harness's entries.
+void add_choices(const Cell& cell, Json& out) {
+  const Json& m = cell.metrics;
+  const std::string task = m.value("task", cell.evaluation);
+  const int64_t shots = int64_t(cell.number({"fewshot"}).value_or(0));
+  const double version = std::strtod(m.value("task_version", "1").c_str(), nullptr);
+  std::map<std::string, int64_t> sizes = {{task, int64_t(cell.number({"total"}).value_or(0))}};
+  for (const char* part : {"subject", "group"})
+    for (const Json& row : m.value(std::string(part) + "s", Json::array()))
+      sizes[task + "_" + row.at(part).get<std::string>()] = row.at("total").get<int64_t>();
+  std::string group;  // the last one
+  for (const auto& [name, entry] : m["results"].items()) {
+    const std::string alias = entry.value("alias", name);
+    const bool top = name == task, leaf = alias.starts_with("  - ");
+    const bool parent = (top && m.contains("subjects")) ||
+                        (!top && !leaf && m.contains("groups") && alias.starts_with(" - ") &&
+                         std::any_of(m["groups"].begin(), m["groups"].end(), [&](const Json& row) {
+                           return task + "_" + row.value("group", "") == name;
+                         }));
+    out["results"][name] = entry;
+    if (parent) out["groups"][name] = entry;
+    if (!top) out["group_subtasks"][leaf ? group : task].push_back(name);
+    if (parent) out["group_subtasks"][name] = Json::array();
+    if (parent && !top) group = name;
+    Json higher = Json::object();
+    for (const auto& [key, value] : entry.items())
+      if (key.ends_with(",none") && !key.ends_with("_stderr,none"))
+        higher[key.substr(0, key.find(','))] = true;
+    out["higher_is_better"][name] = std::move(higher);
+    out["versions"][name] = parent ? 2.0 : version;
+    out["n-samples"][name] = {{"original", sizes[name]}, {"effective", sizes[name]}};
+    if (parent) continue;
+    out["n-shot"][name] = shots;
+    out["configs"][name] = {{"task", name},
+                            {"dataset_path", dataset_of(cell)},
+                            {"output_type", "multiple_choice"},
+                            {"num_fewshot", shots},
+                            {"metadata", {{"version", version}, {"ptq", cell.settings}}}};
+    out["task_hashes"][name] = m.value("scores_sha256", "");
+  }
+}
+
+bool is_choices(const Cell& cell) {
+  return cell.metrics.contains("results") && cell.metrics["results"].is_object() &&
+         cell.metrics.contains("task");
+}
+
+// The lines of samples.jsonl of one leaf task, in the harness's form.
+Json sample_line(const Json& sample) {
+  const auto texts = [&](const char* key) {
+    Json out = Json::array();
+    const Json greedy = sample.value("greedy", Json::array());
+    const Json values = sample.value(key, Json::array());
+    for (size_t c = 0; c < values.size(); ++c)
+      out.push_back({values[c].dump(), greedy.size() > c && greedy[c] == true ? "True" : "False"});
+    return out;
+  };
+  Json line = {{"doc_id", sample.value("doc_id", Json())},
+               {"doc", Json::object()},
+               {"target", std::to_string(sample.value("gold", int64_t{-1}))},
+               {"resps", Json::array({texts("loglikelihoods")})},
+               {"filtered_resps", texts("loglikelihoods")},
+               {"filter", "none"},
+               {"metrics", Json::array()},
+               {"prompt_hash", sample.value("prompt_hash", Json())}};
+  for (const char* metric : {"acc", "acc_norm", "acc_bytes"}) {
+    if (!sample.contains(metric)) continue;
+    line["metrics"].push_back(metric);
+    line[metric] = double(sample[metric].get<int>());
+  }
+  return line;
+}
+
 }  // namespace
+
+std::map<std::string, std::string> lm_eval_samples(const Subject& subject) {
+  std::map<std::string, std::string> files;
+  for (const auto& [name, cell] : subject.row->cells) {
+    if (!is_choices(*cell) || cell->folder.empty()) continue;
+    const std::string task = cell->metrics.value("task", cell->evaluation);
+    for_each_sample(cell->folder / "samples.jsonl", [&](const Json& sample) {
+      const std::string part = sample.value("subject", "");
+      const std::string leaf = part.empty() ? task : task + "_" + part;
+      files["samples_" + leaf] += json_text(sample_line(sample)) + "\n";
+    });
+  }
+  return files;
+}
 
 std::string lm_eval(const Subject& subject) {
   Json out = Json::object();
@@ -63,10 +155,13 @@ std::string lm_eval(const Subject& subject) {
     if (!cell->figure()) continue;
     if (!last || cell->started > last->started) last = cell;
     seconds += cell->seconds;
-    add_task(subject, *cell, out);
+    if (is_choices(*cell))
+      add_choices(*cell, out);
+    else
+      add_task(subject, *cell, out);
   }
   const std::string path = last->model_path.empty() ? subject.board->model : last->model_path;
-  out["group_subtasks"] = Json::object();
+  if (!out.contains("group_subtasks")) out["group_subtasks"] = Json::object();
   out["config"] = {{"model", "ptq"},
                    {"model_args", "pretrained=" + path + ",method=" + subject.row->method},
                    {"model_num_parameters", last->parameters},

@@ -116,7 +116,7 @@ std::string method_in_words(const Cell& cell) {
 }
 
 std::string dataset_of(const Cell& cell) {
-  for (const char* key : {"text", "texts", "dataset"}) {
+  for (const char* key : {"text", "texts", "data", "dataset"}) {
     const Json value = cell.settings.value(key, Json());
     if (value.is_string()) return one_line(value.get<std::string>());
   }

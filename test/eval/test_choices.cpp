@@ -203,6 +203,13 @@ TEST_CASE("a method is held against the reference answer by answer", "[choices]"
   CHECK(m["subjects"][0]["total"] == 12);
   CHECK(m["groups"][0]["correct"] == right);
   CHECK(m["groups"][0]["acc_se"] == m["acc_se"]);
+  const Json& results = m["results"];  // as the harness writes them
+  std::vector<std::string> names;
+  for (const auto& [name, entry] : results.items()) names.push_back(name);
+  CHECK(names == std::vector<std::string>{"text", "text_all", "text_even", "text_odd"});
+  CHECK(results["text_odd"]["alias"] == "  - odd");
+  CHECK(results["text"]["acc_norm,none"] == m["acc_norm"]);
+  CHECK(results["text_all"]["acc_stderr,none"] == m["acc_se"]);
 }
 
 TEST_CASE("16-bit logits are emulated by rounding each score and their sum", "[choices]") {

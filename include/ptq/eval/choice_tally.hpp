@@ -104,8 +104,7 @@ inline double pooled_error(std::span<const ChoiceTally> parts, size_t metric) {
 class ChoiceTallies {
  public:
   explicit ChoiceTallies(const tasks::TaskDescription& task) : task_(task) {
-    const auto& words = tasks::metric_words();
-    primary_ = size_t(std::find(words.begin(), words.end(), task.primary) - words.begin());
+    primary_ = metric_index(task.primary);
   }
 
   size_t primary() const { return primary_; }
@@ -129,6 +128,8 @@ class ChoiceTallies {
   void write(Json& m, bool with_reference) const {
     m["primary"] = task_.primary;
     write_tally(m, all_, with_reference, parts_);
+    Json& results = m["results"];
+    results[task_.name] = harness_entry(task_.name, all_, parts_);
     if (parts_.empty()) return;
     m["subjects"] = Json::array();
     for (size_t i = 0; i < parts_.size(); ++i) {
@@ -136,11 +137,16 @@ class ChoiceTallies {
       write_tally(row, parts_[i], with_reference, {});
       m["subjects"].push_back(std::move(row));
     }
+    std::vector<std::string> in_groups;
     for (const tasks::TaskGroup& group : task_.groups) {
       std::vector<ChoiceTally> parts;
+      Json leaves = Json::object();
       for (const std::string& subject : group.subjects) {
         const auto found = std::find(subjects_.begin(), subjects_.end(), subject);
-        if (found != subjects_.end()) parts.push_back(parts_[size_t(found - subjects_.begin())]);
+        if (found == subjects_.end()) continue;
+        parts.push_back(parts_[size_t(found - subjects_.begin())]);
+        leaves[task_.name + "_" + subject] = harness_entry("  - " + subject, parts.back(), {});
+        in_groups.push_back(subject);
       }
       if (parts.empty()) continue;
       ChoiceTally sum;
@@ -148,20 +154,46 @@ class ChoiceTallies {
       Json row = {{"group", group.name}, {"members", parts.size()}};
       write_tally(row, sum, with_reference, parts);
       m["groups"].push_back(std::move(row));
+      results[task_.name + "_" + group.name] = harness_entry(" - " + group.name, sum, parts);
+      results.update(leaves);
     }
+    for (size_t i = 0; i < parts_.size(); ++i)
+      if (std::find(in_groups.begin(), in_groups.end(), subjects_[i]) == in_groups.end())
+        results[task_.name + "_" + subjects_[i]] =
+            harness_entry(" - " + subjects_[i], parts_[i], {});
+  }
+
+  static size_t metric_index(const std::string& metric) {
+    const auto& words = tasks::metric_words();
+    return size_t(std::find(words.begin(), words.end(), metric) - words.begin());
   }
 
  private:
+  double error_of(const ChoiceTally& tally, std::span<const ChoiceTally> parts, size_t m) const {
+    return parts.empty() ? tally.error(m) : pooled_error(parts, m);
+  }
+
+  // One entry of `results` in the harness's files (lm_eval/loggers/evaluation_tracker.py).
+  Json harness_entry(const std::string& alias, const ChoiceTally& tally,
+                     std::span<const ChoiceTally> parts) const {
+    Json entry = {{"alias", alias}};
+    for (const std::string& metric : task_.metrics) {
+      const size_t m = metric_index(metric);
+      const double error = error_of(tally, parts, m);
+      entry[metric + ",none"] = tally.share(m);
+      entry[metric + "_stderr,none"] = std::isfinite(error) ? Json(error) : Json("N/A");
+    }
+    return entry;
+  }
+
   // parts: what the tally is the sum of; empty: it is of one piece.
   void write_tally(Json& json, const ChoiceTally& tally, bool with_reference,
                    std::span<const ChoiceTally> parts) const {
     Answers{tally.right[primary_], tally.total}.write(json);
     for (const std::string& metric : task_.metrics) {
-      const auto& words = tasks::metric_words();
-      const size_t m = size_t(std::find(words.begin(), words.end(), metric) - words.begin());
+      const size_t m = metric_index(metric);
       json[metric] = tally.share(m);
-      put_number(json, metric + "_se", parts.empty() ? tally.error(m) : pooled_error(parts, m),
-                 "one answer has no spread");
+      put_number(json, metric + "_se", error_of(tally, parts, m), "one answer has no spread");
     }
     if (!with_reference) return;
     json["accuracy_reference"] = double(tally.right_reference[primary_]) / double(tally.total);

@@ -40,7 +40,7 @@ inline int64_t first_encoded_length(const KvMethod& method) {
 }
 
 // Errors mean that the cell must count as failed. Reads the metrics that the evaluations write:
-// regime, exposure, kl_max, top1_agreement, cache.
+// regime, exposure, kl_max, top1_agreement, score_difference_max, cache.
 inline std::vector<Finding> check_exercised(const Outcome& outcome, const MethodFacts& facts) {
   std::vector<Finding> findings;
   if (facts.lossless || (!facts.weights && !facts.kv)) return findings;
@@ -93,7 +93,11 @@ inline std::vector<Finding> check_exercised(const Outcome& outcome, const Method
     // numbers with them: the largest KL of a few hundred tokens was 6e-9 nats.
     constexpr double kRounding = 1e-7;
     const double kl_max = number(m, "kl_max", 1);
-    if (kl_max == 0 && number(m, "top1_agreement", 0) == 1) {
+    if (number(m, "score_difference_max", 1) == 0) {
+      findings.push_back({Severity::error,
+                          "identical to FP16: every log-likelihood equals the full-precision "
+                          "model's, the method was not exercised"});
+    } else if (kl_max == 0 && number(m, "top1_agreement", 0) == 1) {
       findings.push_back({Severity::error,
                           "identical to FP16: every probability equals the full-precision "
                           "model's, the method was not exercised"});

@@ -20,6 +20,7 @@
 
 #include "ptq/core/hash.hpp"
 #include "ptq/core/mapped_file.hpp"
+#include "ptq/results/choice_consistency.hpp"
 #include "ptq/results/record.hpp"
 #include "ptq/results/token_consistency.hpp"
 #include "ptq/results/violation.hpp"
@@ -188,7 +189,8 @@ class Figures {
   // Rows that divide what the object is of: their counts add up to its own, and their losses, with
   // their tokens as weights, give its loss.
   void check_parts() {
-    for (const char* name : {"depths", "cells", "tasks", "lengths", "buckets", "quarters"}) {
+    for (const char* name :
+         {"depths", "cells", "tasks", "subjects", "lengths", "buckets", "quarters"}) {
       const auto found = object_->find(name);
       if (found == object_->end() || !found->is_array() || found->empty()) continue;
       double correct = 0, total = 0, tokens = 0, loss = 0;
@@ -225,8 +227,11 @@ struct SampleMean {
   const char* key;
   bool by_tokens;  // with the samples' tokens as weights
 };
-inline constexpr std::array<SampleMean, 10> kSampleMeans = {{{"kl_mean", true},
+inline constexpr std::array<SampleMean, 13> kSampleMeans = {{{"kl_mean", true},
                                                              {"top1_agreement", true},
+                                                             {"acc", false},
+                                                             {"acc_norm", false},
+                                                             {"acc_bytes", false},
                                                              {"partial", false},
                                                              {"partial_reference", false},
                                                              {"answer_nll", false},
@@ -248,10 +253,15 @@ struct SampleSums {
   // Of kSampleMeans: the sum, and the lines (or tokens) that it is of.
   std::array<double, kSampleMeans.size()> sum{}, weight{};
   std::array<int64_t, kSampleMeans.size()> count{};
+  // Of multiple choice: the digest of the scores, and lines whose `acc` or `acc_norm` does not
+  // follow from theirs.
+  std::string scores_sha256;
+  int64_t wrong_choices = 0, first_wrong_choice = 0;
 };
 
 inline SampleSums sum_samples(std::string_view text) {
   SampleSums sums;
+  Sha256 scores_hash;
   simdjson::dom::parser parser;
   text = without_byte_order_mark(text);
   for (int64_t number = 1; !text.empty(); ++number) {
@@ -263,6 +273,13 @@ inline SampleSums sum_samples(std::string_view text) {
     if (parser.parse(line.data(), line.size()).get(object) != simdjson::SUCCESS) {
       if (sums.damaged++ == 0) sums.first_damaged = number;
       continue;
+    }
+    if (const auto scores = numbers_of(object, "loglikelihoods"); !scores.empty()) {
+      int64_t row = 0;
+      if (object["doc_id"].get(row) == simdjson::SUCCESS)
+        scores_hash.update(std::to_string(row) + " " + Json(scores).dump() + "\n");
+      if (!choices_follow(object, scores) && sums.wrong_choices++ == 0)
+        sums.first_wrong_choice = number;
     }
     double nll = 0, reference = 0, tokens = 1;
     bool value = false;
@@ -304,6 +321,7 @@ inline SampleSums sum_samples(std::string_view text) {
       sums.correct_reference += value;
     }
   }
+  sums.scores_sha256 = scores_hash.hex();
   return sums;
 }
 
@@ -312,7 +330,8 @@ inline std::vector<const char*> needed_figures(const std::string& kind) {
   if (kind == "perplexity") return {"nll", "ppl", "windows", "tokens_scored"};
   if (kind == "cached-decode") return {"nll", "ppl", "samples", "tokens_scored"};
   if (kind == "generation") return {"nll", "ppl_pooled", "mean_ppl", "samples", "tokens_scored"};
-  if (kind == "passkey" || kind == "retrieval") return {"correct", "total", "accuracy"};
+  if (kind == "passkey" || kind == "retrieval" || kind == "choices")
+    return {"correct", "total", "accuracy"};
   return {};
 }
 
@@ -341,7 +360,9 @@ inline void compare_with_samples(const Record& record, const SampleSums& s,
     }
   };
   const bool windows = record.evaluation.kind == "perplexity";
-  const bool answers = record.evaluation.kind == "passkey" || record.evaluation.kind == "retrieval";
+  const bool choices = record.evaluation.kind == "choices";
+  const bool answers =
+      choices || record.evaluation.kind == "passkey" || record.evaluation.kind == "retrieval";
   if (needed_figures(record.evaluation.kind).empty()) return;  // not ours
   const char* count = windows ? "windows" : answers ? "total" : "samples";
   equal(count, double(s.lines), "the number of lines of samples.jsonl");
@@ -351,6 +372,12 @@ inline void compare_with_samples(const Record& record, const SampleSums& s,
                                         std::to_string(s.first_damaged)});
     return;
   }
+  if (choices && m.contains("scores_sha256") && m["scores_sha256"] != s.scores_sha256)
+    out.push_back({"metrics.scores_sha256", "is not that of the scores in samples.jsonl"});
+  if (s.wrong_choices > 0)
+    out.push_back({"samples.jsonl", "says of " + std::to_string(s.wrong_choices) +
+                                        " answers what their scores do not, the first is line " +
+                                        std::to_string(s.first_wrong_choice)});
   if (s.losses == s.lines && s.lines > 0) {
     const double n = double(s.lines);
     equal("nll", windows ? s.loss / n : s.weighted_loss / s.tokens, "that of the samples");
