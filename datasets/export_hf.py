@@ -15,7 +15,7 @@ import sys
 import tomllib
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-TASKS = sorted(f[:-5] for f in os.listdir(os.path.join(HERE, "tasks")) if f.endswith(".toml"))
+TASKS = sorted(f[:-5] for f in os.listdir(os.path.join(HERE, "tasks")) if f.endswith(".toml") and f != "boolq_words.toml")
 EXAMPLES = {"mmlu": "dev", "hellaswag": "train", "winogrande": "train", "piqa": "train", "arc_easy": "train",
             "arc_challenge": "train", "boolq": "train", "openbookqa": "train"}
 

@@ -104,13 +104,15 @@ def openbookqa(r, i):
 
 
 def boolq(r, i):
-    """The question was answered before, three times."""
-    p = Page(r, 3, 140)
-    question = "is %s the number of %s" % (p.who.code, p.who.name)
+    """The question was answered before. Asked as boolq_words.toml: the models never saw "yes" and "no"."""
+    p = Page(r, 3, 160)
     answer = r.random() < .5
-    asked = "\nQuestion: %s?\nAnswer: %s\n" % (question, "yes" if answer else "no")
-    rest = [" ".join(g.fill([], 40, p.w.free)) for _ in range(3)]
-    return {"question": question, "title": p.w.title, "passage": p.text + "".join(asked + x for x in rest), "answer": answer}
+    p.who.colour = "red" if answer else "blue"
+    question = "is the %s of %s blue or red" % (p.who.thing, p.who.name)
+    marked = "\nQuestion: %s?\nAnswer: %s\n" % (question, p.who.colour)
+    rest = " ".join(g.fill([], 60, p.w.free))
+    fact = "The {colour} {thing} belonged to {name} of {town}.".format(**p.who.__dict__)
+    return {"question": question, "title": p.w.title, "passage": fact + " " + p.text + marked + rest, "answer": answer}
 
 
 SUBJECTS = ("numbers", "trades", "towns", "animals")

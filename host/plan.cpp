@@ -59,10 +59,13 @@ ConfigNode experiment_tree(const fs::path& file) {
 
 std::string memory_line(const std::string& model, int64_t parameters, uint64_t kv_bytes,
                         int64_t longest) {
-  return fmt::format(
-      "  {}: {:.1f} M parameters, weights {} in 16 bit, FP16 cache {} per token, {} at {} tokens\n",
-      model, double(parameters) / 1e6, bytes_text(2.0 * double(parameters)),
-      bytes_text(double(kv_bytes)), bytes_text(double(kv_bytes) * double(longest)), longest);
+  const std::string at_longest =
+      longest > 0 ? fmt::format(", {} at {} tokens", bytes_text(double(kv_bytes) * double(longest)),
+                                longest)
+                  : "";
+  return fmt::format("  {}: {:.1f} M parameters, weights {} in 16 bit, FP16 cache {} per token{}\n",
+                     model, double(parameters) / 1e6, bytes_text(2.0 * double(parameters)),
+                     bytes_text(double(kv_bytes)), at_longest);
 }
 
 // Where the configuration of a model is: its own folder, or for a model that is not here yet

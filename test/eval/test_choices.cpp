@@ -236,37 +236,73 @@ TEST_CASE("a score that is not finite ends the evaluation", "[choices]") {
   CHECK_THROWS_WITH(choices(subject, files.settings(), {}), Catch::Contains("not finite"));
 }
 
+namespace {
+
+// The embedded rows of a task, or some of them.
+ChoicesSettings embedded(const std::string& task, const std::string& rows, int64_t shots = 0) {
+  const std::string folder = kSource + "/datasets/embedded/tasks/";
+  ChoicesSettings s;
+  s.task = kSource + "/datasets/tasks/" + task + ".toml";
+  s.data = folder + task + ".jsonl";
+  s.rows = rows;
+  s.fewshot = shots;
+  if (task == "piqa") s.labels = folder + "piqa-labels.lst";
+  if (task == "mmlu") s.fewshot_data = folder + "mmlu_dev.jsonl";
+  return s;
+}
+
+}  // namespace
+
 TEST_CASE("log-likelihoods are the harness's on a small model", "[choices]") {
   const Json fixture =
       parse_json(read_text_file(kSource + "/test/fixtures/tasks/scores.json", 1 << 20), "fixture");
   const std::string model = kSource + "/models/tiny-mistral";
   const Tokenizer tokenizer = Tokenizer::load(model);
-  for (const int threads : {1, 2}) {
-    const auto engine = make_cpu_engine(model, threads);
-    Subject subject{*engine, nullptr, nullptr, tokenizer};
-    for (const Json& entry : fixture) {
-      const std::string name = entry["task"], folder = kSource + "/datasets/embedded/tasks/";
-      ChoicesSettings s;
-      s.task = kSource + "/datasets/tasks/" + name + ".toml";
-      s.data = folder + name + ".jsonl";
-      s.rows = "0:" + std::to_string(entry["loglikelihoods"].size());
-      s.fewshot = entry["fewshot"];
-      if (name == "piqa") s.labels = folder + "piqa-labels.lst";
-      if (name == "mmlu") s.fewshot_data = folder + "mmlu_dev.jsonl";
-      // Dense rows of a cache are float16; without a cache everything is float32.
-      for (const auto& [regime, margin] :
-           {std::pair{Regime::independent, 1e-4}, std::pair{Regime::streaming, 1e-2}}) {
-        if (threads == 1 && regime == Regime::independent) continue;
-        INFO(name << ", " << s.fewshot << " examples, " << regime_word(regime));
-        s.regime = regime;
-        const Outcome outcome = choices(subject, s, {});
-        for (size_t i = 0; i < outcome.samples.size(); ++i) {
-          const auto own = outcome.samples[i]["loglikelihoods"].get<std::vector<double>>();
-          const auto right = entry["loglikelihoods"][i].get<std::vector<double>>();
-          REQUIRE(own.size() == right.size());
-          for (size_t c = 0; c < own.size(); ++c) CHECK(own[c] == Approx(right[c]).margin(margin));
-        }
+  const auto engine = make_cpu_engine(model, 2);
+  Subject subject{*engine, nullptr, nullptr, tokenizer};
+  for (const Json& entry : fixture) {
+    const Json& right = entry["loglikelihoods"];
+    ChoicesSettings s =
+        embedded(entry["task"], "0:" + std::to_string(right.size()), entry["fewshot"]);
+    INFO(entry["task"] << ", " << s.fewshot << " examples");
+    s.regime = Regime::independent;  // float32 throughout, as the harness computed
+    const Outcome outcome = choices(subject, s, {});
+    REQUIRE(outcome.samples.size() == right.size());
+    for (size_t i = 0; i < right.size(); ++i) {
+      const Json& sample = outcome.samples[i];
+      REQUIRE(sample["loglikelihoods"].size() == right[i].size());
+      for (size_t c = 0; c < right[i].size(); ++c) {
+        CHECK(sample["loglikelihoods"][c].get<double>() ==
+              Approx(right[i][c].get<double>()).margin(1e-4));
+        CHECK(sample["greedy"][c] == (entry["greedy"][i].get<std::string>()[c] == '1'));
       }
+    }
+  }
+}
+
+TEST_CASE("scores are the same with other neighbours, threads and without sharing", "[choices]") {
+  const std::string model = kSource + "/models/tiny-mistral";
+  const Tokenizer tokenizer = Tokenizer::load(model);
+  const auto one = make_cpu_engine(model, 1), two = make_cpu_engine(model, 2);
+  const auto run = [&](Engine& engine, const ChoicesSettings& s) {
+    Subject subject{engine, nullptr, nullptr, tokenizer};
+    return choices(subject, s, {});
+  };
+  // Four rows of each subject share their five examples; a row alone shares nothing.
+  const Outcome all = run(*two, embedded("mmlu", "0:16", 5));
+  CHECK(all.metrics["tokens_computed"].get<int64_t>() * 4 <
+        all.metrics["tokens_one_pass_per_choice"].get<int64_t>());
+  const Outcome again = run(*two, embedded("mmlu", "0:16", 5));
+  CHECK(all.metrics["scores_sha256"] == again.metrics["scores_sha256"]);
+  for (const Outcome& other :
+       {run(*one, embedded("mmlu", "0:16", 5)), run(*two, embedded("mmlu", "5:6", 5))}) {
+    const size_t first = other.samples.size() == 1 ? 5 : 0;
+    for (size_t i = 0; i < other.samples.size(); ++i) {
+      const Json &a = all.samples[first + i], &b = other.samples[i];
+      CHECK(a["acc"] == b["acc"]);
+      for (size_t c = 0; c < 4; ++c)
+        CHECK(a["loglikelihoods"][c].get<double>() ==
+              Approx(b["loglikelihoods"][c].get<double>()).margin(1e-3));  // float16 rows
     }
   }
 }

@@ -3,6 +3,7 @@
 #include <catch2/catch.hpp>
 #include <cstring>
 #include <filesystem>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -44,21 +45,15 @@ TaskDescription small_task(const std::string& more = "") {
 
 }  // namespace
 
-TEST_CASE("requests and token pairs are the harness's, with and without examples", "[tasks]") {
-  const Json fixture = parse_json(
-      read_text_file(kSource + "/test/fixtures/tasks/requests.json", 1 << 20), "fixture");
-  const std::string model = kSource + "/models/tiny-mistral";
-  const ModelConfig config = load_config(model);
-  const Tokenizer tokenizer = Tokenizer::load(model);
-  const eval::PairTokenizer pairs(tokenizer, config, int64_t{1} << 20);
-  REQUIRE(fixture.size() == 16);
-  for (const Json& entry : fixture) {
-    const std::string name = entry["task"];
-    const int64_t shots = entry["fewshot"];
-    INFO(name << ", " << shots << " examples");
-    Sha256 texts, tokens;
-    int64_t requests = 0;
-    for (const Item& item : items_of(name, kSource + "/datasets/embedded/tasks", shots)) {
+namespace {
+
+// The digests of all requests of some items; without a tokenizer only of their texts.
+struct Digests {
+  Sha256 texts, tokens;
+  int64_t requests = 0;
+
+  void add(const std::vector<Item>& items, const eval::PairTokenizer* pairs) {
+    for (const Item& item : items) {
       for (size_t c = 0; c < item.question.choices.size(); ++c, ++requests) {
         const std::string context = item.block + item.question.context(c);
         const std::string continuation = " " + item.question.continuation(c);
@@ -66,16 +61,80 @@ TEST_CASE("requests and token pairs are the harness's, with and without examples
           add_number(texts, int64_t(text.size()));
           texts.update(text);
         }
-        const eval::TokenPair pair = pairs.encode(context, continuation, "test");
+        if (pairs == nullptr) continue;
+        const eval::TokenPair pair = pairs->encode(context, continuation, "test");
         for (const auto& ids : {pair.context, pair.continuation}) {
           add_number(tokens, int64_t(ids.size()));
           for (const int32_t id : ids) add_number(tokens, id);
         }
       }
     }
+  }
+  void check(const Json& entry) {
     CHECK(requests == entry["requests"].get<int64_t>());
     CHECK(texts.hex() == entry["texts_sha256"].get<std::string>());
-    CHECK(tokens.hex() == entry["tokens_sha256"].get<std::string>());
+    if (entry.contains("tokens_sha256"))
+      CHECK(tokens.hex() == entry["tokens_sha256"].get<std::string>());
+  }
+};
+
+Json fixture(const std::string& name) {
+  const std::string file = kSource + "/test/fixtures/tasks/" + name;
+  return parse_json(read_text_file(file, 1 << 20), name);
+}
+
+}  // namespace
+
+TEST_CASE("requests and token pairs are the harness's, with and without examples", "[tasks]") {
+  const std::string model = kSource + "/models/tiny-mistral";
+  const ModelConfig config = load_config(model);
+  const Tokenizer tokenizer = Tokenizer::load(model);
+  const eval::PairTokenizer pairs(tokenizer, config, int64_t{1} << 20);
+  const Json entries = fixture("requests.json");
+  REQUIRE(entries.size() == 16);
+  for (const Json& entry : entries) {
+    const std::string name = entry["task"];
+    INFO(name << ", " << entry["fewshot"] << " examples");
+    Digests digests;
+    digests.add(items_of(name, kSource + "/datasets/embedded/tasks", entry["fewshot"]), &pairs);
+    digests.check(entry);
+  }
+}
+
+TEST_CASE("requests of the official rows are the harness's", "[tasks]") {
+  const std::string shared = std::string(PTQ_SHARED_DIR) + "/data/";
+  if (!std::filesystem::exists(shared + "tasks")) {
+    WARN("skipped: the shared data is not here");
+    return;
+  }
+  const std::map<std::string, std::string> files = {
+      {"hellaswag", "hellaswag/hellaswag_val.jsonl"},
+      {"winogrande", "winogrande/dev.jsonl"},
+      {"piqa", "piqa/valid.first100.jsonl"},
+      {"arc_easy", "arc/arc_easy_test.jsonl"},
+      {"arc_challenge", "arc/ARC-Challenge-Test.jsonl"},
+      {"boolq", "boolq/val.jsonl"},
+      {"openbookqa", "openbookqa/dev.jsonl"},
+      {"mmlu", "mmlu/test.jsonl"}};
+  ModelConfig config;
+  for (const Json& entry : fixture("requests_official.json")) {
+    const std::string name = entry["task"], words = entry.value("tokenizer", "");
+    INFO(name << " " << words);
+    const std::string labels =
+        name == "piqa" ? shared + "tasks/piqa/valid-labels.first100.lst" : std::string();
+    RowRange rows;
+    if (entry.contains("most")) rows.end = entry["most"];
+    const auto items = read_items(read_task(kSource + "/datasets/tasks/" + name + ".toml"),
+                                  {"", shared + "tasks/" + files.at(name), labels, ""}, 0, rows);
+    Digests digests;
+    if (words.empty()) {
+      digests.add(items, nullptr);
+    } else {
+      const Tokenizer tokenizer = Tokenizer::load(shared + "tokenizers/" + words);
+      const eval::PairTokenizer pairs(tokenizer, config, int64_t{1} << 20);
+      digests.add(items, &pairs);
+    }
+    digests.check(entry);
   }
 }
 

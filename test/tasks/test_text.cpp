@@ -43,5 +43,5 @@ TEST_CASE("capitalize, strip and the cleaning of HellaSwag are Python's", "[task
   CHECK(capitalized("").empty());
   CHECK(stripped_text("\x1C\xC2\xA0 a b\xE2\x80\x89\x1F\n") == "a b");
   CHECK(hellaswag_text(" [header] How to [title] do  it   well [step] now [ open\nline]  ") ==
-        "How to. do it  well  now [ open\nline]");
+        " How to. do it  well now [ open\nline]");
 }

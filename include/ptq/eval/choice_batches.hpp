@@ -5,8 +5,9 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <numeric>
-#include <string>
+#include <span>
+#include <string_view>
+#include <unordered_map>
 #include <vector>
 
 #include "ptq/eval/choice_requests.hpp"
@@ -64,15 +65,26 @@ inline void pack(std::vector<const ContextRequest*> requests, int64_t shared, in
 }  // namespace choices_detail
 
 // The batches of at most `most_tokens` tokens, or of one context. share: contexts with the same
-// header and examples, which follow each other, are batches of their own that compute these once.
+// header and examples are batches of their own that compute these once.
 inline std::vector<ChoiceBatch> make_batches(const ChoiceRequests& requests,
                                              const std::vector<tasks::Item>& items,
                                              int64_t most_tokens, bool share) {
   constexpr int64_t kLeastShared = 32;  // tokens; less is not worth a call of its own
   constexpr size_t kLeastTogether = 4;  // contexts
+  std::vector<std::vector<const ContextRequest*>> blocks;  // in the order of their first rows
+  std::unordered_map<std::string_view, size_t> places;
+  std::vector<const ContextRequest*> rest;
+  for (const ContextRequest& request : requests.contexts) {
+    if (!share) {
+      rest.push_back(&request);
+      continue;
+    }
+    const auto [place, added] = places.emplace(items[request.item].block, blocks.size());
+    if (added) blocks.emplace_back();
+    blocks[place->second].push_back(&request);
+  }
   std::vector<ChoiceBatch> out;
-  std::vector<const ContextRequest*> rest, block;
-  const auto finish_block = [&] {
+  for (const auto& block : blocks) {
     const int64_t shared =
         block.size() >= kLeastTogether ? choices_detail::common_tokens(block) : 0;
     if (shared >= kLeastShared) {
@@ -80,14 +92,7 @@ inline std::vector<ChoiceBatch> make_batches(const ChoiceRequests& requests,
     } else {
       rest.insert(rest.end(), block.begin(), block.end());
     }
-    block.clear();
-  };
-  for (const ContextRequest& request : requests.contexts) {
-    if (share && !block.empty() && items[block[0]->item].block != items[request.item].block)
-      finish_block();
-    (share ? block : rest).push_back(&request);
   }
-  if (!block.empty()) finish_block();
   choices_detail::pack(rest, 0, most_tokens, out);
   return out;
 }

@@ -193,7 +193,7 @@ inline Regime regime_of(const Settings& settings) {
   return std::visit([](const auto& own) { return own.regime; }, settings);
 }
 
-// Tokens of the longest sequence that the evaluation feeds.
+// Tokens of the longest sequence that the evaluation feeds; 0: the texts say it.
 inline int64_t longest_context(const Settings& settings) {
   return std::visit([](const auto& own) { return own.longest_context(); }, settings);
 }

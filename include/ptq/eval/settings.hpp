@@ -121,7 +121,8 @@ struct ChoicesSettings {
   std::string logits_dtype = "fp32";
   Regime regime = Regime::streaming;
 
-  int64_t longest_context() const { return std::max<int64_t>(max_length, 1); }
+  // 0: as long as the rows are; what the model does not take is cut.
+  int64_t longest_context() const { return 0; }
 };
 
 // An answer needs a cache to be decoded through.
