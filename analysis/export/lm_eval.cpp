@@ -80,7 +80,7 @@ void add_choices(const Cell& cell, Json& out) {
     out["results"][name] = entry;
     if (parent) out["groups"][name] = entry;
     if (!top) out["group_subtasks"][leaf ? group : task].push_back(name);
-    if (parent) out["group_subtasks"][name] = Json::array();
+    if (parent || top) out["group_subtasks"][name] = Json::array();
     if (parent && !top) group = name;
     Json higher = Json::object();
     for (const auto& [key, value] : entry.items())

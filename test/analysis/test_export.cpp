@@ -83,6 +83,43 @@ TEST_CASE("lm-eval: our own names where the definition is ours", "[export]") {
     CHECK(json.contains(key));
 }
 
+TEST_CASE("lm-eval: multiple choice has the harness's entries, groups and samples", "[export]") {
+  const ResultsFolder folder;
+  const Record record = make("fp16", "mmlu", "choices",
+                             parse_json(R"({
+      "task": "mmlu", "task_version": "1.0", "fewshot": 5, "correct": 3, "total": 4,
+      "accuracy": 0.75, "subjects": [{"subject": "anatomy", "total": 4}],
+      "groups": [{"group": "stem", "total": 4}],
+      "results": {"mmlu": {"alias": "mmlu", "acc,none": 0.75},
+                  "mmlu_stem": {"alias": " - stem", "acc,none": 0.75},
+                  "mmlu_anatomy": {"alias": "  - anatomy", "acc,none": 0.75,
+                                   "acc_stderr,none": 0.25}}})",
+                                        "metrics"));
+  folder.add(record);
+  const Report report = make_report(read_results(folder.path));
+  const Json json = Json::parse(lm_eval(subjects_of(report, "tiny", "fp16").at(0)));
+  CHECK(json["results"]["mmlu_anatomy"]["acc_stderr,none"] == 0.25);
+  CHECK(json["groups"].size() == 2);
+  CHECK(json["group_subtasks"]["mmlu"] == Json({"mmlu_stem"}));
+  CHECK(json["group_subtasks"]["mmlu_stem"] == Json({"mmlu_anatomy"}));
+  CHECK(json["n-shot"] == Json({{"mmlu_anatomy", 5}}));
+  CHECK(json["versions"]["mmlu"] == 2.0);
+  CHECK(json["higher_is_better"]["mmlu_anatomy"] == Json({{"acc", true}}));
+  CHECK(json["n-samples"]["mmlu_anatomy"]["effective"] == 4);
+  folder.write("tiny-fp16-mmlu/samples.jsonl",
+               R"({"doc_id": 3, "subject": "anatomy", "gold": 1, "loglikelihoods": [-2.5, -1.5], )"
+               R"("greedy": [false, true], "acc": 1})"
+               "\n");
+  const Report again = make_report(read_results(folder.path));
+  const auto samples = lm_eval_samples(subjects_of(again, "tiny", "fp16").at(0));
+  REQUIRE(samples.size() == 1);
+  CHECK(samples.begin()->first == "samples_mmlu_anatomy");
+  const Json line = Json::parse(samples.begin()->second);
+  CHECK(line["doc_id"] == 3);
+  CHECK(line["filtered_resps"][1] == Json({"-1.5", "True"}));
+  CHECK(line["acc"] == 1.0);
+}
+
 TEST_CASE("Hugging Face: entries that say what they are not", "[export]") {
   const Exported e;
   const std::string yaml = hugging_face(e.subject());

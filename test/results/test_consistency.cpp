@@ -273,3 +273,33 @@ TEST_CASE("a headline names a figure of the metrics", "[consistency]") {
   r.headline->key = "cache";
   CHECK(keys() == std::vector<std::string>{"headline.key"});
 }
+
+TEST_CASE("answers to multiple choice that do not follow from their scores are found",
+          "[consistency]") {
+  const Folder folder;
+  const std::string good =
+      R"({"doc_id":0,"gold":1,"loglikelihoods":[-2.5,-2.0],"lengths":[10,2],"acc":1,"acc_norm":0,"correct":true})"
+      "\n"
+      R"({"doc_id":1,"gold":0,"loglikelihoods":[-1.0,-1.0],"lengths":[3,3],"acc":1,"acc_norm":1,"correct":true})"
+      "\n";
+  folder.samples(good);
+  Record r;
+  r.evaluation = {"task", "choices", Json::object()};
+  r.metrics = {{"correct", 2},    {"total", 2},
+               {"accuracy", 1.0}, {"acc", 1.0},
+               {"acc_norm", 0.5}, {"scores_sha256", sha256_hex("0 [-2.5,-2.0]\n1 [-1.0,-1.0]\n")}};
+  CHECK(sample_violations(r, folder.path).empty());
+  Record edited = r;
+  edited.metrics["acc_norm"] = 1.0;
+  CHECK(sample_violations(edited, folder.path).size() == 1);
+  edited = r;
+  edited.metrics["scores_sha256"] = "00";
+  CHECK(sample_violations(edited, folder.path).size() == 1);
+  std::string wrong = good;
+  wrong.replace(wrong.find("\"acc\":1"), 7, "\"acc\":0");
+  folder.samples(wrong);
+  bool found = false;
+  for (const Violation& v : sample_violations(r, folder.path))
+    found = found || v.text.find("the first is line 1") != std::string::npos;
+  CHECK(found);
+}

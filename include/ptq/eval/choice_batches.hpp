@@ -41,22 +41,32 @@ inline int64_t common_tokens(std::span<const ContextRequest* const> requests) {
   return common;
 }
 
+// Tokens in the caches of all sequences of a request: each copy holds the whole context.
+inline int64_t held_tokens(const ContextRequest& request) {
+  int64_t sum = int64_t(request.context.size());
+  for (const ContextRequest::Continuation& c : request.continuations)
+    if (c.tokens.size() > 1) sum += int64_t(request.context.size() + c.tokens.size());
+  return sum;
+}
+
 // Packs requests of one shared beginning, the longest first.
 inline void pack(std::vector<const ContextRequest*> requests, int64_t shared, int64_t most_tokens,
                  std::vector<ChoiceBatch>& out) {
+  const int64_t most_held = 8 * most_tokens;  // copies of long contexts would fill the memory
   std::stable_sort(requests.begin(), requests.end(),
                    [](const ContextRequest* a, const ContextRequest* b) {
                      return a->shared_tokens() > b->shared_tokens();
                    });
-  int64_t tokens = most_tokens;
+  int64_t tokens = 0, held = 0;
   bool first = true;
   for (const ContextRequest* request : requests) {
     const int64_t own = request->shared_tokens() - shared;
-    if (tokens + own > most_tokens) {
+    if (first || tokens + own > most_tokens || held + held_tokens(*request) > most_held) {
       out.push_back({{}, shared, first});
       first = false;
-      tokens = 0;
+      tokens = held = 0;
     }
+    held += held_tokens(*request);
     out.back().requests.push_back(request);
     tokens += own;
   }
