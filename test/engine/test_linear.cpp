@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 #include <map>
+#include <numeric>
 #include <random>
 #include <string>
 #include <vector>
@@ -53,12 +54,27 @@ std::vector<Stored> every_form(int64_t out, int64_t in) {
     s.weight.affine(f, 1, out, in, w.data());
     all.push_back(std::move(s));
   };
-  for (const int bits : {1, 2, 3, 4, 8})
+  for (const int bits : {1, 2, 3, 4, 5, 6, 7, 8})
     for (const int64_t group : {0, 16, 24, 32, 64, 128})
       for (const Grid grid : {Grid::asym_gptq, Grid::min})
         encode({bits, grid, 1, group}, std::to_string(bits) + " bits, group " +
                                            std::to_string(group) + ", grid " +
                                            std::to_string(int(grid)));
+  for (const int64_t group : {24, 32}) {
+    Stored s{"columns in another order, group " + std::to_string(group),
+             {},
+             LinearWeight("w", tensor(out, in, DType::f32, nullptr))};
+    std::vector<int32_t> order(static_cast<size_t>(in));
+    std::iota(order.begin(), order.end(), 0);
+    std::shuffle(order.begin(), order.end(), std::mt19937(5));
+    const int64_t groups = in < group ? 1 : (in + group - 1) / group;
+    std::vector<uint8_t> own(w.size());
+    for (size_t i = 0; i < own.size(); ++i) own[i] = uint8_t(i * 7 % 16);
+    const auto scale = numbers(out * groups, 6);
+    s.weight.ordered_codes({4, Grid::sym_full, 1, group}, order.data(), out, in, own.data(),
+                           scale.data(), nullptr);
+    all.push_back(std::move(s));
+  }
   encode({4, Grid::sym_narrow, 1, 128}, "4 bits, symmetric");
   encode({4, Grid::min, 0, 8}, "4 bits along the rows");
   {

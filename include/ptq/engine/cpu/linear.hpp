@@ -53,28 +53,52 @@ struct Call {
   }
 };
 
-// The rows as a kernel can read them; Form::other where the weight has to be decoded.
+// The codes of an affine weight, where that is all there is to it but an order of its columns.
+inline const AffineRows* affine_rows(const LinearWeight& w) {
+  if (w.packed()) return w.packed();
+  const PackedMatrix* file = w.encoded() || w.scaled() ? nullptr : w.packed_file();
+  return file && !file->fp8 ? &file->affine : nullptr;
+}
+inline const std::vector<int32_t>& order_of_columns(const LinearWeight& w) {
+  return w.packed() ? w.order() : w.packed_file()->order;
+}
+
+// The rows as a kernel can read them; Form::other where the weight has to be decoded. Columns of
+// affine rows are in their own order.
 inline WeightRows stored_rows(const Call& c) {
   if (c.rounds_weights()) return {};
-  if (c.w.packed() && !c.w.order().empty()) return {};
-  if (const AffineRows* affine = c.w.packed()) return WeightRows(*affine);
+  if (const AffineRows* affine = affine_rows(c.w)) return WeightRows(*affine);
   if (const DenseRows* dense = c.w.dense_rows()) return WeightRows(*dense);
-  if (c.w.encoded() || c.w.scaled()) return {};
-  if (const PackedMatrix* packed = c.w.packed_file())
-    return packed->plainly_affine() ? WeightRows(packed->affine) : WeightRows();
+  if (c.w.encoded() || c.w.scaled() || c.w.packed_file()) return {};
   return WeightRows(c.w.file());
 }
 
-// Rows [begin, end) of W as float32, in a buffer of the thread or in the file.
+// Rows [begin, end) of W as float32, in a buffer of the thread or in the file; columns as in
+// stored_rows().
 inline const float* decoded(const Call& c, int64_t begin, int64_t end) {
   if (!c.rounds_weights())
     if (const float* rows = c.w.in_place(begin)) return rows;
   thread_local std::vector<float> buffer;
   buffer.resize(size_t((end - begin) * c.in()));
-  c.w.decode(begin, end, buffer.data());
+  const WeightRows stored = stored_rows(c);
+  if (stored.form() == Form::codes)
+    stored.decode(begin, end, buffer.data());
+  else
+    c.w.decode(begin, end, buffer.data());
   if (c.rounds_weights())
     for (float& v : buffer) v = round_bf16(v);
   return buffer.data();
+}
+
+// x with its columns in the order of the weight's (act-order of GPTQ): turning the inputs around
+// once leaves the weight as it is stored.
+inline std::vector<float> in_order(const Call& c, const std::vector<int32_t>& order) {
+  std::vector<float> x(size_t(c.n * c.in()));
+  c.for_each(c.n, [&](int64_t i) {
+    for (int64_t j = 0; j < c.in(); ++j)
+      x[size_t(i * c.in() + j)] = c.x[i * c.in() + order[size_t(j)]];
+  });
+  return x;
 }
 
 // Bias and rounding of columns [begin, end) of y.
@@ -175,7 +199,12 @@ inline void many_by_blas(const Call& c) {
 inline void linear(ThreadPool& pool, const Kernels& kernels, const LinearWeight& w,
                    const float* bias, const float* x, int64_t n, float* y, bool bf16) {
   using namespace linear_detail;
-  const Call call{pool, kernels, w, bias, x, n, y, bf16};
+  Call call{pool, kernels, w, bias, x, n, y, bf16};
+  std::vector<float> ordered;
+  if (stored_rows(call).form() == Form::codes && !order_of_columns(w).empty()) {
+    ordered = in_order(call, order_of_columns(w));
+    call.x = ordered.data();
+  }
   if (n < kMany)
     few(call);
   else if (kernels.panel)

@@ -70,10 +70,37 @@ PTQ_INLINE __m256i word(const uint8_t* p) {
   std::memcpy(&w, p, 4);
   return _mm256_set1_epi32(w);
 }
+// Where the codes of 8 lanes lie in a word of 8 bytes: the two bytes that hold a code, and its
+// shift.
+template <int Bits>
+struct Windows {
+  alignas(32) uint8_t bytes[32] = {};
+  alignas(32) int32_t shifts[8] = {};
+  constexpr Windows() {
+    for (int j = 0; j < 8; ++j) {
+      bytes[4 * j] = uint8_t(Bits * j / 8);
+      bytes[4 * j + 1] = uint8_t(Bits * j / 8 + 1);
+      bytes[4 * j + 2] = bytes[4 * j + 3] = 0x80;  // zero
+      shifts[j] = Bits * j % 8;
+    }
+  }
+};
+template <int Bits>
+PTQ_INLINE __m256i eight_codes(const uint8_t* p) {
+  static constexpr Windows<Bits> kWindows;
+  int64_t w;
+  std::memcpy(&w, p, 8);
+  const auto* bytes = reinterpret_cast<const __m256i*>(kWindows.bytes);
+  const auto* shifts = reinterpret_cast<const __m256i*>(kWindows.shifts);
+  return _mm256_srlv_epi32(_mm256_shuffle_epi8(_mm256_set1_epi64x(w), _mm256_load_si256(bytes)),
+                           _mm256_load_si256(shifts));
+}
 template <int Bits>
 PTQ_INLINE Ints codes(const uint8_t* p) {
   if constexpr (Bits == 8) {
     return bytes16(p);
+  } else if constexpr (Bits > 4) {
+    return {eight_codes<Bits>(p), eight_codes<Bits>(p + Bits)};
   } else {
     constexpr int b = Bits;
     const __m256i shift = _mm256_setr_epi32(0, b, 2 * b, 3 * b, 4 * b, 5 * b, 6 * b, 7 * b);

@@ -62,11 +62,21 @@ PTQ_INLINE float f16(const uint8_t* p) {
 PTQ_INLINE Ints bytes16(const uint8_t* p) {
   return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
-// In a lane the bits above the code are those of its neighbours. 8 bytes are read.
+// In a lane the bits above the code are those of its neighbours. Words of 8 bytes are read: one for
+// all 16 codes, or above 4 bits one for each half.
 template <int Bits>
 PTQ_INLINE Ints codes(const uint8_t* p) {
   if constexpr (Bits == 8) {
     return bytes16(p);
+  } else if constexpr (Bits > 4) {
+    constexpr int64_t b = Bits;
+    const __m256i half = _mm256_setr_epi64x(0 | b << 32, 2 * b | 3 * b << 32, 4 * b | 5 * b << 32,
+                                            6 * b | 7 * b << 32);
+    int64_t low, high;
+    std::memcpy(&low, p, 8);
+    std::memcpy(&high, p + Bits, 8);
+    return _mm512_multishift_epi64_epi8(_mm512_broadcast_i64x4(half),
+                                        _mm512_mask_set1_epi64(_mm512_set1_epi64(low), 0xF0, high));
   } else {
     constexpr int64_t b = Bits;
     const Ints from = _mm512_setr_epi64(
@@ -124,6 +134,12 @@ struct Levels<8> {
     offset = _mm512_set1_ps(o);
   }
   PTQ_INLINE Reg at(Ints code) const { return fma(_mm512_cvtepi32_ps(code), scale, offset); }
+};
+template <int Bits>
+requires(Bits == 6 || Bits == 7) struct Levels<Bits> : Levels<8> {
+  PTQ_INLINE Reg at(Ints code) const {
+    return Levels<8>::at(_mm512_and_si512(code, _mm512_set1_epi32((1 << Bits) - 1)));
+  }
 };
 
 #include "ptq/engine/cpu/kernels/rows.inl"

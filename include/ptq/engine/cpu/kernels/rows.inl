@@ -273,6 +273,9 @@ inline void with_reader(const WeightRows& w, const Call& call) {
         case 2: return with_codes<2>(w, call);
         case 3: return with_codes<3>(w, call);
         case 4: return with_codes<4>(w, call);
+        case 5: return with_codes<5>(w, call);
+        case 6: return with_codes<6>(w, call);
+        case 7: return with_codes<7>(w, call);
         default: return with_codes<8>(w, call);
       }
     case Form::other: return;

@@ -18,7 +18,7 @@
 
 namespace ptq::cpu {
 
-// `codes`: affine, 2, 3, 4 or 8 bits, with groups of 16, 32 or a multiple of 64 numbers along the
+// `codes`: affine, 2 to 8 bits, with groups of 16, 32 or a multiple of 64 numbers along the
 // row, or one group; `q*`: blocks of GGUF files; `other`: what no kernel reads, its rows are
 // decoded first.
 enum class Form : uint8_t { f32, f16, bf16, codes, q4_0, q4_1, q5_0, q5_1, q8_0, other };
@@ -61,8 +61,7 @@ class WeightRows {
  private:
   static bool kernel_reads(const AffineRows& rows) {
     const int64_t group = rows.group();
-    const int bits = rows.format().bits;
-    return rows.format().axis == 1 && bits > 1 && (bits <= 4 || bits == 8) &&
+    return rows.format().axis == 1 && rows.format().bits > 1 &&
            (rows.groups() == 1 || group == 16 || group == 32 || group % 64 == 0);
   }
   static Form form_of(const StoredRows& rows) {
