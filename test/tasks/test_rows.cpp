@@ -116,7 +116,8 @@ TEST_CASE("requests of the official rows are the harness's", "[tasks]") {
       {"boolq", "boolq/val.jsonl"},
       {"openbookqa", "openbookqa/dev.jsonl"},
       {"mmlu", "mmlu/test.jsonl"}};
-  ModelConfig config;
+  const ModelConfig config;
+  std::map<std::string, Tokenizer> tokenizers;
   for (const Json& entry : fixture("requests_official.json")) {
     const std::string name = entry["task"], words = entry.value("tokenizer", "");
     INFO(name << " " << words);
@@ -130,8 +131,10 @@ TEST_CASE("requests of the official rows are the harness's", "[tasks]") {
     if (words.empty()) {
       digests.add(items, nullptr);
     } else {
-      const Tokenizer tokenizer = Tokenizer::load(shared + "tokenizers/" + words);
-      const eval::PairTokenizer pairs(tokenizer, config, int64_t{1} << 20);
+      auto found = tokenizers.find(words);
+      if (found == tokenizers.end())
+        found = tokenizers.emplace(words, Tokenizer::load(shared + "tokenizers/" + words)).first;
+      const eval::PairTokenizer pairs(found->second, config, int64_t{1} << 20);
       digests.add(items, &pairs);
     }
     digests.check(entry);
