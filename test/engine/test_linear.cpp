@@ -111,7 +111,8 @@ std::vector<Stored> every_form(int64_t out, int64_t in) {
 
 std::vector<float> product(const cpu::Kernels& kernels, const LinearWeight& w, const float* x,
                            int64_t n, int threads = 2, const float* bias = nullptr) {
-  static std::map<int, ThreadPool> pools;
+  // Never destroyed: other tests fork, and their children have no threads to join when they exit.
+  static auto& pools = *new std::map<int, ThreadPool>;
   std::vector<float> y(size_t(n * w.out()));
   cpu::linear(pools.try_emplace(threads, threads).first->second, kernels, w, bias, x, n, y.data(),
               false);

@@ -118,10 +118,10 @@ says out "although its answer was refused"
 plugin '-DINSTEAD=if(rounded(call,x,5,out)==PTQ_OK)return PTQ_INTERNAL;return rounded(call,x,8,out)'
 cells 0 hostile
 run 0 check "$plugins/hostile.so"
-weights 'if(linear->layer!=1)return rounded(call,w,8,out);rounded(call,w,5,out);return PTQ_OK'
+weights 'if(linear->layer!=1)return rounded(call,w,8,out);rounded(call,w,9,out);return PTQ_OK'
 cells 3 hostile_weights
-grep -q 'bits = 5' "$work"/results/failed/*.json || fail "the refusal of a weight is not named"
-weights 'rounded(call,w,5,out);return rounded(call,w,8,out)'
+grep -q 'bits = 9' "$work"/results/failed/*.json || fail "the refusal of a weight is not named"
+weights 'rounded(call,w,9,out);return rounded(call,w,8,out)'
 cells 0 hostile_weights
 # What a weight cannot be stored as, the check refuses like the host.
 weights 'return codebook(call,w,out)'

@@ -16,6 +16,12 @@ namespace fs = std::filesystem;
 
 namespace {
 
+eval::PerplexitySettings perplexity_of(const std::string& text) {
+  eval::PerplexitySettings settings;
+  settings.text = text;
+  return settings;
+}
+
 OptionSpec integer_option(const std::string& name, int value, std::vector<Json> allowed = {}) {
   OptionSpec spec;
   spec.name = name;
@@ -141,9 +147,8 @@ TEST_CASE("cells are the product, with ids that follow the content", "[grid]") {
   grid.models = {model("m1", "f1"), model("m2", "f2")};
   grid.methods = resolve_methods(e, installed(plugin), "", problems);
   problems.throw_if_any();
-  grid.evaluations = {
-      {"p", "passkey", eval::PasskeySettings{}, {}, {}},
-      {"t", "perplexity", eval::PerplexitySettings{"test.txt"}, {"x/test.txt"}, {"data1"}}};
+  grid.evaluations = {{"p", "passkey", eval::PasskeySettings{}, {}, {}},
+                      {"t", "perplexity", perplexity_of("test.txt"), {"x/test.txt"}, {"data1"}}};
   expand_cells(grid, 0, "1.0", "cpu");
   REQUIRE(grid.cells.size() == 12);
   std::set<std::string> ids, places;
@@ -215,7 +220,7 @@ TEST_CASE("a noise floor is part of the cells that measure it, and of no other",
   GridMethod lossless, other;
   lossless.record.lossless = true;
   GridEvaluation evaluation{
-      "t", "perplexity", eval::PerplexitySettings{"test.txt"}, {"x/test.txt"}, {"data1"}};
+      "t", "perplexity", perplexity_of("test.txt"), {"x/test.txt"}, {"data1"}};
   const auto id = [&](const GridMethod& method) {
     return cell_id(cell_identity(model("m", "f"), method, evaluation, 0, "1", "cpu"));
   };

@@ -106,7 +106,7 @@ TEST_CASE("a refused answer leaves a weight as it is", "[refusal]") {
   tensor.shape = {kRows, kDim};
   tensor.data = reinterpret_cast<const uint8_t*>(w.data());
   LinearWeight weight("up_proj", tensor);
-  CHECK_THROWS(weight.affine({5, Grid::min, 1, 0}, 1, kRows, kDim, w.data()));
+  CHECK_THROWS(weight.affine({9, Grid::min, 1, 0}, 1, kRows, kDim, w.data()));
   std::vector<uint8_t> codes(size_t(kRows * kDim), 9);
   const std::vector<float> scale(size_t(kRows), 1.0f);
   CHECK_THROWS(weight.affine_codes({2, Grid::sym_narrow, 1, 0}, 1, kRows, kDim, codes.data(),
