@@ -144,10 +144,13 @@ class Device {
       gram_.resize(size_t(width * width));
       constexpr int64_t kSlice = 64;  // fixed: sums do not depend on the number of threads
       run((width + kSlice - 1) / kSlice, n * width * width, [&](int64_t task) {
-        const int64_t r0 = task * kSlice, r1 = std::min(r0 + kSlice, width);
-        cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, int(r1 - r0), int(width), int(n), 1.0f,
-                    x + r0, int(width), x, int(width), 0.0f, gram_.data() + r0 * width, int(width));
+        const int64_t r0 = task * kSlice, r1 = std::min(r0 + kSlice, width);  // from column r0 on
+        cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, int(r1 - r0), int(width - r0), int(n),
+                    1.0f, x + r0, int(width), x + r0, int(width), 0.0f,
+                    gram_.data() + r0 * width + r0, int(width));
       });
+      for (int64_t r = 1; r < width; ++r)
+        for (int64_t c = 0; c < r; ++c) gram_[size_t(r * width + c)] = gram_[size_t(c * width + r)];
       seen.gram = gram_;
     }
   }

@@ -153,9 +153,10 @@ class Transformer final : public Engine, private Blocks {
             device_.array(n * widest.inner)};
   }
 
-  // One decoder layer: from a.x to a.x.
+  // One decoder layer: from a.x to a.x. only_inputs: what enters its linears is all that is wanted.
   void layer(int l, const std::vector<Part>& parts, const typename D::Batch& batch, int64_t n,
-             Regime regime, Buffers& a, std::span<const int32_t> positions, Tap* tap) {
+             Regime regime, Buffers& a, std::span<const int32_t> positions, Tap* tap,
+             bool only_inputs = false) {
     const typename Model::Layer& w = model_.layers[size_t(l)];
     const Shape& s = w.plan.shape;
     const float eps = config_.rms_norm_eps;
@@ -202,6 +203,7 @@ class Transformer final : public Engine, private Blocks {
     look(Point::up, up, s.inner);
     device_.swiglu(gate.data(), up.data(), n, s.inner);
     look(Point::mlp_inner, gate, s.inner);
+    if (only_inputs) return;
     linear(w.at(Role::down), gate, n, y);
     look(Point::mlp_out, y, h);
     device_.add(x.data(), y.data(), n, h);
@@ -344,7 +346,7 @@ class Transformer final : public Engine, private Blocks {
         device_.begin(std::vector<int32_t>(size_t(n)), positions, false);
     Buffers a = buffers(n);
     device_.upload(x, n * h, a.x.data());
-    layer(l, parts, batch, n, Regime::independent, a, positions, tap);
+    layer(l, parts, batch, n, Regime::independent, a, positions, tap, /*only_inputs=*/y == nullptr);
     if (y)
       std::copy_n(device_.download(a.x.data(), n * h), n * h, y);
     else
