@@ -84,6 +84,9 @@ pack() {
 finish() {
   local code=${stopped:-$?}
   trap '' TERM INT HUP
+  # A signal that comes while bash 5.2 expands a command substitution ends the script with a syntax
+  # error instead of running the trap.
+  [ -n "$whole" ] || code=143
   # shellcheck disable=SC2046
   kill $(jobs -p) 2>/dev/null  # each is a `timeout`, which ends what it runs
   [ $code -lt 128 ] || note "stopped by a signal after $SECONDS s"
@@ -94,7 +97,7 @@ finish() {
   [ $((count[FAILED] + count[CUT])) -eq 0 ] || exit 1
   [ -z "$why" ] || exit 77
 }
-why= stopped=
+why= stopped= whole=  # whole: every step had its turn
 trap finish EXIT
 trap 'stopped=143; exit 143' TERM INT HUP
 
@@ -294,7 +297,7 @@ step_races() {
 }
 
 # ---- the run --------------------------------------------------------------------------------------
-tar -C "$gpu" -xJf "$archive" || { record FAILED unpack $SECONDS "$archive cannot be unpacked" && exit 1; }
+tar -C "$gpu" -xJf "$archive" || { record FAILED unpack $SECONDS "$archive cannot be unpacked" && whole=yes && exit 1; }
 for step in "${steps[@]}"; do
   step_end=$((SECONDS + limit[$step]))
   ((step_end <= budget)) || step_end=$budget
@@ -307,3 +310,4 @@ for step in "${steps[@]}"; do
   fi
   pack
 done
+whole=yes
