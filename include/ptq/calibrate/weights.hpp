@@ -114,6 +114,9 @@ class Encoder {
 
   void embed() {
     const int64_t h = anatomy_.hidden;
+    size_t total = 0;
+    for (const std::vector<int32_t>& sequence : options_.sequences) total += sequence.size();
+    hidden_.resize(total * size_t(h));  // at once: it is most of the memory
     for (const std::vector<int32_t>& sequence : options_.sequences) {
       const int64_t n = int64_t(sequence.size());
       if (n > Blocks::kRows)
@@ -123,7 +126,6 @@ class Encoder {
       if (chunks_.empty() || rows_ - chunks_.back().first_row + n > Blocks::kRows)
         chunks_.push_back({rows_, {}});
       chunks_.back().lengths.push_back(n);
-      hidden_.resize(size_t((rows_ + n) * h));
       blocks_.embed(sequence, hidden_.data() + rows_ * h);
       rows_ += n;
     }

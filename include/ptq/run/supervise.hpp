@@ -6,6 +6,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -89,9 +90,9 @@ class Child {
   const std::string& log_problem() const { return log_problem_; }
   double seconds() const { return since(started_); }
 
-  // The pipes to wait on.
+  // What to wait on: its pipes, and its end, for the pipes close a moment before that.
   void add_pipes(std::vector<pollfd>& pipes) const {
-    for (const int fd : {log_, progress_}) {
+    for (const int fd : {log_, progress_, alive_}) {
       if (fd >= 0) pipes.push_back({fd, POLLIN, 0});
     }
   }
@@ -193,6 +194,7 @@ class Child {
                               command_.argv[0]);
     }
     orphans.expect(pid_);
+    alive_ = int(::syscall(SYS_pidfd_open, pid_, 0));  // -1 before Linux 5.3: a timeout serves
   }
 
   void begin_end(ChildEnd::How how) {
@@ -265,7 +267,7 @@ class Child {
   }
 
   void close_all() {
-    for (int* fd : {&log_, &progress_, &log_file_}) {
+    for (int* fd : {&log_, &progress_, &log_file_, &alive_}) {
       if (*fd >= 0) ::close(*fd);
       *fd = -1;
     }
@@ -275,6 +277,7 @@ class Child {
   Clock::time_point started_, last_progress_, asked_to_end_;
   pid_t pid_ = -1;
   int log_ = -1, progress_ = -1, log_file_ = -1;
+  int alive_ = -1;  // of the process: readable when it has ended
   size_t logged_ = 0;
   bool cut_noted_ = false;
   double fraction_ = 0;
