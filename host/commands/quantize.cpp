@@ -113,7 +113,7 @@ void add_linear(Layers& layers, const LinearWeight& w, const std::string& format
                       w.name(), "choose a method that leaves activations alone");
   if (w.encoded() && w.packed() == nullptr)
     throw usage_error("the format " + format + " holds codes with a scale and no codebooks",
-                      w.name(), "no format of this command can; use rtn, gptq, awq or hqq");
+                      w.name(), "no format of this command can; use rtn, imatrix_mse, gptq or awq");
   if (w.encoded()) {
     layers.encoded.push_back(&w);
     layers.to_pack.push_back({w.name(), w.packed(), w.order()});

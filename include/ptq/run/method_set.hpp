@@ -53,7 +53,10 @@ class JoinedWeights final : public WeightMethod {
  private:
   static void take(WeightMethod*& job, WeightMethod& part, bool offers, const char* what) {
     if (!offers) return;
-    if (job) throw usage_error(std::string("two parts of the composition want to ") + what);
+    if (job)
+      throw usage_error(std::string("two parts of the composition want to ") + what, {},
+                        "combine one method of each kind, e.g. smoothquant with quantize = false "
+                        "and gptq");
     job = &part;
   }
 
