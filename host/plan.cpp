@@ -94,6 +94,27 @@ std::string model_memory(const ModelReference& reference, const Plan& plan, int6
   }
 }
 
+// What the multiple-choice tasks compute, for each method once and once for the reference.
+std::string choices_text(const Plan& plan) {
+  std::string text;
+  for (const GridModel& model : plan.grid.models) {
+    std::optional<Tokenizer> tokenizer;
+    for (const GridEvaluation& evaluation : plan.grid.evaluations) {
+      const eval::Settings settings = eval::with_files(evaluation.settings, evaluation.files);
+      const auto* choices = std::get_if<eval::ChoicesSettings>(&settings);
+      if (choices == nullptr || evaluation.files.empty()) continue;
+      if (!tokenizer) tokenizer.emplace(load_tokenizer(model.source));
+      const eval::ChoicesCost cost = eval::choices_cost(*tokenizer, model.config, *choices);
+      text += fmt::format(
+          "  {} {}: {} questions, {} tokens; one pass per choice would be {}, {:.1f} times as "
+          "many\n",
+          model.record.name, evaluation.name, cost.questions, cost.tokens, cost.tokens_single,
+          double(cost.tokens_single) / double(cost.tokens));
+    }
+  }
+  return text.empty() ? text : "to compute with each method:\n" + text;
+}
+
 }  // namespace
 
 Plan make_plan(const PlanRequest& request) {
@@ -169,6 +190,7 @@ std::string plan_text(const Plan& plan, const Store& store, const std::vector<Ce
   for (const ModelReference& model : plan.experiment.models) {
     text += model_memory(model, plan, longest);
   }
+  text += choices_text(plan);
   for (const GridModel& model : plan.grid.models) {
     if (!model.source.random_seed) continue;
     text += "note: " + model.record.name + " has " +

@@ -28,13 +28,14 @@ struct Running {
   bool keeps_reference = false;  // for other cells; has no result of its own
 };
 
-// The reference's logits of one model and evaluation, for all methods that are held against them.
+// The reference's logits or scores of one model and evaluation, for all methods that are held
+// against them.
 struct KeptReference {
   enum class State { wanted, in_work, there, none };
   State state = State::none;
   fs::path folder;
 
-  std::string file() const { return (folder / "logits").string(); }
+  std::string file() const { return (folder / "reference").string(); }
 };
 
 class Runner {
@@ -114,8 +115,10 @@ class Runner {
     return std::to_string(cell.model) + "-" + std::to_string(cell.evaluation);
   }
   bool has_reference(const Cell& cell) const {
-    return !plan_.grid.methods[cell.method].record.lossless &&
-           eval::keeps_logits(plan_.grid.evaluations[cell.evaluation].settings);
+    return !plan_.grid.methods[cell.method].record.lossless;
+  }
+  bool keeps_scores(const Cell& cell) const {
+    return eval::keeps_of(plan_.grid.evaluations[cell.evaluation].settings) == eval::Keeps::scores;
   }
 
   // One pass of the reference serves several cells; for a single one it would be wasted.
@@ -156,7 +159,7 @@ class Runner {
       CellJob job = new_job(running);
       job.record.method = {"reference", true, {}};
       job.subject.plugin_files.clear();
-      job.kept_logits = absolute_path(fs::path(reference.file())).string();
+      job.kept_reference = absolute_path(fs::path(reference.file())).string();
       job.kept_limit = uint64_t(plan_.experiment.limits.kept_mib * double(1 << 20));
       launch(job, std::move(running));
       reference.state = KeptReference::State::in_work;
@@ -218,7 +221,13 @@ class Runner {
     CellJob job = new_job(running);
     const KeptReference& reference = references_[group_of(running.cell)];
     if (has_reference(running.cell) && reference.state == KeptReference::State::there)
-      job.kept_logits = absolute_path(fs::path(reference.file())).string();
+      job.kept_reference = absolute_path(fs::path(reference.file())).string();
+    if (keeps_scores(running.cell)) {
+      const fs::path unfinished = store_.unfinished_file(running.cell.id);
+      make_folders(unfinished.parent_path());
+      if (settings_.fresh) store_.forget_unfinished(running.cell.id);
+      job.unfinished = absolute_path(unfinished).string();
+    }
     launch(job, std::move(running));
   }
 
@@ -266,6 +275,9 @@ class Runner {
       store_.discard(running.attempt);
       return;
     }
+    // What a process had that went wrong is not to be built upon.
+    if (end.how != ChildEnd::How::too_long && end.code != 0)
+      store_.forget_unfinished(running.cell.id);
     const bool ended_well = end.how == ChildEnd::How::exited && end.code == 0;
     std::error_code ignored;
     if (ended_well && fs::exists(running.attempt / "record.json", ignored)) {

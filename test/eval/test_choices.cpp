@@ -1,10 +1,12 @@
 // Multiple choice: scores, decisions, errors, and what may not change them.
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <limits>
 #include <string>
 #include <vector>
 
+#include "ptq/core/atomic_file.hpp"
 #include "ptq/core/toml.hpp"
 #include "ptq/eval/choices.hpp"
 #include "ptq/model/load_config.hpp"
@@ -304,5 +306,86 @@ TEST_CASE("scores are the same with other neighbours, threads and without sharin
         CHECK(a["loglikelihoods"][c].get<double>() ==
               Approx(b["loglikelihoods"][c].get<double>()).margin(1e-3));  // float16 rows
     }
+  }
+}
+
+TEST_CASE("an interrupted task goes on behind the scores of its book", "[choices]") {
+  const Tokenizer bytes = test::byte_tokenizer();
+  const Files files;
+  test::FakeKv kv(KvPolicy{0, 4, 4});
+  FakeEngine engine(256, 2.0);
+  engine.forks = true;
+  const TempFile file("");
+  const auto run = [&](ScoreBook* book) {
+    engine.calls.clear();
+    Subject subject{engine, &kv, nullptr, bytes, {}, book};
+    Outcome outcome = choices(subject, files.settings(Regime::prefill_exact), {});
+    for (const char* key : {"seconds", "tokens_per_second", "tokens_per_second_why"})
+      outcome.metrics.erase(key);
+    return outcome;
+  };
+  const Outcome undisturbed = run(nullptr);
+  const size_t calls = engine.calls.size();
+  {
+    ScoreBook book(file.path, ScoreBook::Use::extend);
+    run(&book);
+    CHECK(book.size() == 24);
+  }
+  // Cut in the middle of a line.
+  std::string text = read_text_file(file.path, 1 << 20);
+  text.resize(text.size() / 2);
+  write_file_atomic(file.path, text);
+  const size_t left = size_t(std::count(text.begin(), text.end(), '\n'));
+  REQUIRE(left > 5);
+  {
+    ScoreBook book(file.path, ScoreBook::Use::extend);
+    CHECK(book.size() == left);
+    const Outcome resumed = run(&book);
+    CHECK(book.size() == 24);
+    CHECK(engine.calls.size() < calls);
+    CHECK(resumed.metrics == undisturbed.metrics);
+    CHECK(resumed.samples == undisturbed.samples);
+  }
+  const ScoreBook whole(file.path, ScoreBook::Use::read);
+  CHECK(whole.size() == 24);
+}
+
+TEST_CASE("the reference's kept scores stand for the reference", "[choices]") {
+  const Tokenizer bytes = test::byte_tokenizer();
+  const Files files;
+  test::FakeKv kv(KvPolicy{0, 4, 4});
+  FakeEngine engine(256, 4.0);
+  engine.forks = true;
+  const TempFile file("");
+  ScoreBook book(file.path, ScoreBook::Use::extend);
+  Subject alone{engine, nullptr, nullptr, bytes, {}, &book};
+  choices(alone, files.settings(), {});
+  FakeEngine never(256, 4.0);
+  never.forks = true;
+  Subject each{engine, &kv, &engine, bytes}, kept{engine, &kv, &never, bytes, {}, nullptr, &book};
+  const Outcome a = choices(each, files.settings(), {}), b = choices(kept, files.settings(), {});
+  CHECK(never.calls.empty());
+  CHECK(a.samples == b.samples);
+  CHECK(a.metrics["flips"] == b.metrics["flips"]);
+  CHECK(b.metrics["reference_seconds"].get<double>() >= 0);
+}
+
+TEST_CASE("a plan knows the tokens of a task beforehand", "[choices]") {
+  const Tokenizer bytes = test::byte_tokenizer();
+  const Files files;
+  FakeEngine engine(256);
+  for (const Regime regime : {Regime::streaming, Regime::prefill_exact, Regime::independent}) {
+    INFO(regime_word(regime));
+    engine.forks = true;
+    engine.calls.clear();
+    Subject subject{engine, nullptr, nullptr, bytes};
+    const Outcome outcome = choices(subject, files.settings(regime), {});
+    const ChoicesCost cost = choices_cost(bytes, engine.config(), files.settings(regime));
+    int64_t fed = 0;
+    for (const FakeEngine::Call& call : engine.calls) fed += call.tokens;
+    CHECK(cost.questions == 24);
+    CHECK(cost.tokens == fed);
+    CHECK(outcome.metrics["tokens_computed"] == fed);
+    CHECK(outcome.metrics["tokens_one_pass_per_choice"] == cost.tokens_single);
   }
 }

@@ -261,19 +261,20 @@ inline std::vector<std::string> split_key(const std::string& key) {
 }
 
 // The items of an array of tables that `word` selects: those called so (`name` or `label`), else
-// those of that sort (`kind` or `method`), else the one at that position, counted from 0.
+// those of that sort (`task`, else `kind` or `method`), else the one at that position, counted from 0.
 inline std::vector<ConfigNode*> select_items(ConfigNode& array, const std::string& word,
                                              const std::string& where) {
   std::vector<ConfigNode*> found;
   std::vector<std::string> names;
-  for (const auto& keys : {std::pair{"name", "label"}, std::pair{"kind", "method"}}) {
+  for (const auto& keys :
+       {std::pair{"name", "label"}, std::pair{"task", "task"}, std::pair{"kind", "method"}}) {
     for (ConfigNode& item : array.items) {
       for (const char* key : {keys.first, keys.second}) {
         const ConfigNode* name = item.find(key);
         if (name == nullptr || !name->scalar.is_string()) continue;
         const std::string text = name->scalar.get<std::string>();
         names.push_back(text);
-        if (text == word) found.push_back(&item);
+        if (text == word && (found.empty() || found.back() != &item)) found.push_back(&item);
       }
     }
     if (!found.empty()) return found;

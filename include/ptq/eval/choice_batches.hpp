@@ -19,9 +19,11 @@ struct ChoiceBatch {
   std::vector<const ContextRequest*> requests;
   int64_t shared = 0;      // tokens that all of them begin with and that are computed once
   bool new_shared = true;  // they are computed in this batch, not in one before
-  int64_t tokens() const {
+  // Tokens that it feeds to the model. forks: whether sequences do.
+  int64_t tokens(bool forks) const {
     int64_t sum = new_shared ? shared : 0;
-    for (const ContextRequest* request : requests) sum += request->shared_tokens() - shared;
+    for (const ContextRequest* request : requests)
+      sum += (forks ? request->shared_tokens() : request->unforked_tokens()) - shared;
     return sum;
   }
 };

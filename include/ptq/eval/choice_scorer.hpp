@@ -25,19 +25,9 @@
 #include "ptq/eval/choice_requests.hpp"
 #include "ptq/eval/log_softmax.hpp"
 #include "ptq/eval/measured.hpp"
+#include "ptq/eval/score_book.hpp"
 
 namespace ptq::eval {
-
-struct ChoiceScore {
-  double log_prob = 0;  // nats, summed over the tokens of the continuation
-  bool greedy = true;   // is each of them the most likely one?
-};
-
-// What came of one context; scores are in the order of its continuations.
-struct ScoredContext {
-  std::vector<ChoiceScore> scores;
-  CacheBytes bytes;  // behind the context
-};
 
 class ChoiceScorer {
  public:
@@ -54,9 +44,11 @@ class ChoiceScorer {
   std::vector<ScoredContext> score(std::span<const ContextRequest* const> requests,
                                    int64_t shared) {
     std::vector<ScoredContext> out(requests.size());
+    seconds_ = 0;
     std::vector<Lane> lanes = make_lanes(requests, shared, out);
     prefill(lanes);
     feed_continuations(lanes);
+    out[0].seconds = seconds_;
     if (round_ != nullptr)
       for (ScoredContext& scored : out)
         for (ChoiceScore& score : scored.scores)
@@ -64,9 +56,8 @@ class ChoiceScorer {
     return out;
   }
 
+  bool forks() const { return forks_; }
   bool shares_prefixes() const { return forks_ && regime_ == Regime::streaming; }
-  const CacheReads& reads() const { return reads_; }  // of the queries that count
-  double seconds() const { return seconds_; }         // in the engine, without the scoring
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -93,7 +84,8 @@ class ChoiceScorer {
   // A lane for each context; where sequences do not fork, one for each longer continuation.
   std::vector<Lane> make_lanes(std::span<const ContextRequest* const> requests, int64_t shared,
                                std::vector<ScoredContext>& out) {
-    const Sequence* prefix = shared > 0 ? shared_prefix(requests[0]->context, shared) : nullptr;
+    const Sequence* prefix =
+        shared > 0 ? shared_prefix(requests[0]->context, shared, out[0].reads) : nullptr;
     std::vector<Lane> lanes;
     for (size_t i = 0; i < requests.size(); ++i) {
       const ContextRequest& request = *requests[i];
@@ -128,13 +120,14 @@ class ChoiceScorer {
   }
 
   // The sequence with the tokens that contexts share; kept for the next call.
-  const Sequence* shared_prefix(const std::vector<int32_t>& context, int64_t shared) {
+  const Sequence* shared_prefix(const std::vector<int32_t>& context, int64_t shared,
+                                CacheReads& reads) {
     const std::vector<int32_t> tokens(context.begin(), context.begin() + shared);
     if (prefix_ == nullptr || tokens != prefix_tokens_) {
       prefix_ = start();
       const Request request{*prefix_, tokens, shared, {}};
       run(std::span(&request, 1), Regime::streaming);
-      add_reads(reads_, prefix_->reads());
+      add_reads(reads, prefix_->reads());
       prefix_tokens_ = tokens;
     }
     return prefix_.get();
@@ -176,7 +169,7 @@ class ChoiceScorer {
     run(requests, alone ? Regime::independent : Regime::streaming);
     for (Lane& lane : lanes) {
       if (lane.counts_bytes) lane.out->bytes = lane.sequence->bytes();
-      add_reads(reads_, lane.sequence->reads(), lane.before);
+      add_reads(lane.out->reads, lane.sequence->reads(), lane.before);
     }
   }
 
@@ -200,11 +193,13 @@ class ChoiceScorer {
     std::vector<std::unique_ptr<Sequence>> copies;
     std::vector<Request> requests;
     std::vector<CacheReads> before;
+    std::vector<ScoredContext*> whose;
     for (Lane& lane : lanes) {
       for (const size_t c : lane.goes_on) {
         const bool last = c == lane.goes_on.back();
         copies.push_back(last ? std::move(lane.sequence) : lane.sequence->fork());
         before.push_back(copies.back()->reads());
+        whose.push_back(lane.out);
         const std::span<const int32_t> tokens(lane.request->continuations[c].tokens);
         requests.push_back({*copies.back(), tokens.first(tokens.size() - 1), 0,
                             [this, &lane, c](int64_t row, int64_t rows, const float* logits) {
@@ -217,7 +212,8 @@ class ChoiceScorer {
       }
     }
     run(requests, Regime::streaming);
-    for (size_t i = 0; i < copies.size(); ++i) add_reads(reads_, copies[i]->reads(), before[i]);
+    for (size_t i = 0; i < copies.size(); ++i)
+      add_reads(whose[i]->reads, copies[i]->reads(), before[i]);
   }
 
   LogitRow read(const float* logits, int64_t position) {
@@ -261,8 +257,7 @@ class ChoiceScorer {
   bool forks_;
   std::unique_ptr<Sequence> prefix_;
   std::vector<int32_t> prefix_tokens_;
-  CacheReads reads_;
-  double seconds_ = 0;
+  double seconds_ = 0;  // of the current batch
 };
 
 }  // namespace ptq::eval

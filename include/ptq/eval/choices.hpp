@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
+#include <functional>
 #include <optional>
 #include <string>
 #include <utility>
@@ -24,6 +25,7 @@
 #include "ptq/eval/choice_scorer.hpp"
 #include "ptq/eval/choice_tally.hpp"
 #include "ptq/eval/measured.hpp"
+#include "ptq/eval/score_book.hpp"
 #include "ptq/eval/settings.hpp"
 #include "ptq/eval/subject.hpp"
 #include "ptq/tasks/description.hpp"
@@ -117,6 +119,97 @@ struct ScoreDifferences {
   }
 };
 
+// Tokens of one pass for each choice.
+inline int64_t single_tokens(const ChoiceRequests& requests) {
+  int64_t sum = 0;
+  for (const ContextRequest& request : requests.contexts) sum += request.single_tokens();
+  return sum;
+}
+
+// All scores of the subject or of the reference.
+class SideScores {
+ public:
+  // book: of this side, or nullptr.
+  SideScores(const ChoiceRequests& requests, const std::vector<tasks::Item>& items, ScoreBook* book)
+      : requests_(requests), items_(items), book_(book), scored_(requests.contexts.size()) {}
+
+  // Takes what the book has and plans the rest.
+  void prepare(Engine& engine, KvMethod* kv, Regime regime, const LayerNoise& noise,
+               float (*round)(float), const char* whose) {
+    scorer_.emplace(engine, kv, regime, noise, round, whose);
+    batches_ = make_batches(requests_, items_, kBatchTokens, scorer_->shares_prefixes());
+    for (size_t i = 0; i < scored_.size() && book_ != nullptr; ++i)
+      if (const ScoredContext* known = book_->find(requests_.contexts[i])) scored_[i] = *known;
+  }
+
+  // report(tokens): how many more are done.
+  void run(const std::function<void(int64_t)>& report) {
+    for (const ChoiceBatch& batch : batches_) {
+      const std::vector<const ContextRequest*> left = left_of(batch);
+      if (left.empty()) continue;
+      const auto scored = scorer_->score(left, batch.shared);
+      if (book_ != nullptr) book_->add(left, scored);
+      for (size_t i = 0; i < left.size(); ++i) scored_[place(left[i])] = scored[i];
+      report(batch.tokens(scorer_->forks()));
+    }
+  }
+
+  int64_t tokens() const {  // of all batches, each computed once
+    int64_t sum = 0;
+    for (const ChoiceBatch& batch : batches_) sum += batch.tokens(scorer_->forks());
+    return sum;
+  }
+  int64_t tokens_left() const {
+    int64_t sum = 0;
+    for (const ChoiceBatch& batch : batches_)
+      if (!left_of(batch).empty()) sum += batch.tokens(scorer_->forks());
+    return sum;
+  }
+  double seconds() const {
+    double sum = 0;
+    for (const ScoredContext& context : scored_) sum += context.seconds;
+    return sum;
+  }
+  void add_to(Measured& measured) const {
+    std::vector<CacheBytes> caches(items_.size());  // of several contexts the last
+    for (size_t i = 0; i < scored_.size(); ++i) {
+      add_reads(measured.reads, scored_[i].reads);
+      caches[requests_.contexts[i].item] = scored_[i].bytes;
+    }
+    for (const CacheBytes& cache : caches) measured.cache.add(cache);
+    measured.seconds = seconds();
+  }
+  // Of a side that was not run: no scores.
+  ItemScores by_item() const {
+    ItemScores out(items_.size());
+    for (size_t i = 0; i < items_.size(); ++i) out[i].resize(items_[i].question.choices.size());
+    for (size_t i = 0; i < scored_.size(); ++i) {
+      const ContextRequest& request = requests_.contexts[i];
+      for (size_t c = 0; c < scored_[i].scores.size(); ++c)
+        out[request.item][request.continuations[c].choice] = scored_[i].scores[c];
+    }
+    return out;
+  }
+
+ private:
+  size_t place(const ContextRequest* request) const {
+    return size_t(request - requests_.contexts.data());
+  }
+  std::vector<const ContextRequest*> left_of(const ChoiceBatch& batch) const {
+    std::vector<const ContextRequest*> left;
+    for (const ContextRequest* request : batch.requests)
+      if (scored_[place(request)].scores.empty()) left.push_back(request);
+    return left;
+  }
+
+  const ChoiceRequests& requests_;
+  const std::vector<tasks::Item>& items_;
+  ScoreBook* book_;
+  std::vector<ScoredContext> scored_;  // as the requests' contexts; without scores: to be done
+  std::optional<ChoiceScorer> scorer_;
+  std::vector<ChoiceBatch> batches_;
+};
+
 inline std::string time_left(double seconds) {
   char text[32];
   if (seconds < 90) {
@@ -142,56 +235,37 @@ inline Outcome choices(Subject& subject, const ChoicesSettings& settings,
   const ChoiceRequests requests = make_requests(items, tokenizer, task.delimiter, settings.data);
 
   const auto round = rounding(settings.logits_dtype);
-  ChoiceScorer own(subject.engine, subject.kv, settings.regime, subject.noise, round,
-                   "model under test");
-  std::optional<ChoiceScorer> reference;
-  if (subject.reference)
-    reference.emplace(*subject.reference, nullptr, Regime::streaming, LayerNoise{}, round,
-                      "reference model");
-  const bool share = own.shares_prefixes() && (!reference || reference->shares_prefixes());
-  const std::vector<ChoiceBatch> batches = make_batches(requests, items, kBatchTokens, share);
-
-  ItemScores scores(items.size()), reference_scores(items.size());
-  for (size_t i = 0; i < items.size(); ++i) {
-    scores[i].resize(items[i].question.choices.size());
-    reference_scores[i].resize(scores[i].size());
-  }
-  std::vector<CacheBytes> caches(items.size());
-  int64_t tokens = 0, single = 0, done = 0;
-  for (const ChoiceBatch& batch : batches) tokens += batch.tokens();
-  for (const ContextRequest& request : requests.contexts) single += request.single_tokens();
+  SideScores own(requests, items, subject.scores);
+  SideScores reference(requests, items, subject.reference_scores);
+  own.prepare(subject.engine, subject.kv, settings.regime, subject.noise, round,
+              "model under test");
+  const bool held_against = subject.reference != nullptr;
+  if (held_against)
+    reference.prepare(*subject.reference, nullptr, Regime::streaming, {}, round, "reference model");
+  const int64_t all = own.tokens_left() + reference.tokens_left();
+  int64_t done = 0;
   const Stopwatch clock;
-  for (const ChoiceBatch& batch : batches) {
-    const auto take = [&](const std::vector<ScoredContext>& scored, ItemScores& out) {
-      for (size_t i = 0; i < scored.size(); ++i) {
-        const ContextRequest& request = *batch.requests[i];
-        for (size_t c = 0; c < request.continuations.size(); ++c)
-          out[request.item][request.continuations[c].choice] = scored[i].scores[c];
-      }
-    };
-    const auto scored = own.score(batch.requests, batch.shared);
-    take(scored, scores);
-    for (size_t i = 0; i < scored.size(); ++i) caches[batch.requests[i]->item] = scored[i].bytes;
-    if (reference) take(reference->score(batch.requests, batch.shared), reference_scores);
-    done += batch.tokens();
-    if (!progress) continue;
-    const double share_done = double(done) / double(tokens);
-    progress(share_done, time_left(clock.seconds() * (1 - share_done) / share_done));
-  }
+  const auto report = [&](int64_t tokens) {
+    done += tokens;
+    if (!progress) return;
+    const double share = double(done) / double(all);
+    progress(share, time_left(clock.seconds() * (1 - share) / share));
+  };
+  own.run(report);
+  if (held_against) reference.run(report);
+  const ItemScores scores = own.by_item(), reference_scores = reference.by_item();
 
   Outcome outcome;
   ChoiceTallies tallies(task);
   ScoreDifferences differences;
   Measured measured;
   for (size_t i = 0; i < items.size(); ++i) {
-    outcome.samples.push_back(
-        sample_of(task, items[i], scores[i], reference ? &reference_scores[i] : nullptr, tallies));
-    if (reference) differences.add(scores[i], reference_scores[i]);
-    measured.cache.add(caches[i]);
+    outcome.samples.push_back(sample_of(task, items[i], scores[i],
+                                        held_against ? &reference_scores[i] : nullptr, tallies));
+    if (held_against) differences.add(scores[i], reference_scores[i]);
   }
-  measured.reads = own.reads();
-  measured.seconds = own.seconds();
-  if (reference) measured.reference_seconds = reference->seconds();
+  own.add_to(measured);
+  measured.reference_seconds = reference.seconds();
 
   Json& m = outcome.metrics;
   m["protocol"] = "choices";
@@ -199,18 +273,39 @@ inline Outcome choices(Subject& subject, const ChoicesSettings& settings,
   m["task_version"] = task.version;
   m["fewshot"] = settings.fewshot;
   m["logits_dtype"] = settings.logits_dtype;
-  tallies.write(m, subject.reference != nullptr);
-  if (reference) {
+  tallies.write(m, held_against);
+  if (held_against) {
     m["score_difference_mean"] = differences.sum / double(differences.count);
     m["score_difference_max"] = differences.largest;
   }
   m["truncated"] = requests.truncated;
+  const int64_t tokens = own.tokens();
   m["tokens_computed"] = tokens;
-  m["tokens_one_pass_per_choice"] = single;
+  m["tokens_one_pass_per_choice"] = single_tokens(requests);
   m["scores_sha256"] = scores_digest(outcome.samples);
   measured.write(m, settings.regime);
   put_rate(m, "tokens_per_second", double(tokens), measured.seconds);
   return outcome;
+}
+
+// What an evaluation has to compute, of a subject whose sequences fork.
+struct ChoicesCost {
+  int64_t questions = 0;
+  int64_t tokens = 0;         // fed to the model, each shared beginning once
+  int64_t tokens_single = 0;  // in one pass for each choice
+};
+inline ChoicesCost choices_cost(const Tokenizer& tokenizer, const ModelConfig& config,
+                                const ChoicesSettings& settings) {
+  using namespace choices_detail;
+  const tasks::TaskDescription task = tasks::read_task(settings.task);
+  const std::vector<tasks::Item> items = read_items(task, settings);
+  const PairTokenizer pairs(tokenizer, config, max_length(settings, config));
+  const ChoiceRequests requests = make_requests(items, pairs, task.delimiter, settings.data);
+  ChoicesCost cost{int64_t(items.size()), 0, single_tokens(requests)};
+  const bool streaming = settings.regime == Regime::streaming;
+  for (const ChoiceBatch& batch : make_batches(requests, items, kBatchTokens, streaming))
+    cost.tokens += batch.tokens(settings.regime != Regime::independent);
+  return cost;
 }
 
 // Whether the files are those of the task; of the texts that they fit into the model.

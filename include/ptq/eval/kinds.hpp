@@ -38,6 +38,10 @@ struct FileSetting {
   const char *folder = "", *extension = "";  // empty: a word is a file
 };
 
+// What cells share of the reference: its logits (engine/kept_logits.hpp), or where these are too
+// many its scores (score_book.hpp); the latter also let an interrupted cell go on.
+enum class Keeps { logits, scores };
+
 template <class S>
 struct Kind {
   const char* word;  // in experiment files and records
@@ -46,9 +50,7 @@ struct Kind {
   void (*check)(const Unloaded&, const S&);
   std::array<FileSetting<S>, 4> files;  // those that it reads, the data first
   bool scores_tokens;                   // does its outcome have tokens?
-  // Do cells share the reference's logits (engine/kept_logits.hpp)? Not where there are more of
-  // them than can be kept, or the reference is asked many sequences at once.
-  bool keeps_logits;
+  Keeps keeps;
   Headline headline;
 };
 
@@ -58,35 +60,35 @@ inline constexpr std::tuple kKinds{
                              check_perplexity,
                              {{{&PerplexitySettings::text, "text"}}},
                              true,
-                             true,
+                             Keeps::logits,
                              {"ppl", "lower", "perplexity"}},
     Kind<CachedDecodeSettings>{"cached-decode",
                                cached_decode,
                                check_cached_decode,
                                {{{&CachedDecodeSettings::texts, "texts"}}},
                                true,
-                               true,
+                               Keeps::logits,
                                {"ppl", "lower", "perplexity of long documents"}},
     Kind<PasskeySettings>{"passkey",
                           passkey,
                           check_passkey,
                           {},
                           false,
-                          true,
+                          Keeps::logits,
                           {"accuracy", "higher", "passkeys found"}},
     Kind<RetrievalSettings>{"retrieval",
                             retrieval_suite,
                             check_retrieval,
                             {},
                             false,
-                            true,
+                            Keeps::logits,
                             {"accuracy", "higher", "right answers"}},
     Kind<GenerationSettings>{"generation",
                              generation,
                              check_generation,
                              {{{&GenerationSettings::texts, "texts"}}},
                              true,
-                             true,
+                             Keeps::logits,
                              {"ppl_pooled", "lower", "perplexity of continuations"}},
     Kind<ChoicesSettings>{"choices",
                           choices,
@@ -96,7 +98,7 @@ inline constexpr std::tuple kKinds{
                             {&ChoicesSettings::labels, "labels"},
                             {&ChoicesSettings::fewshot_data, "fewshot_data"}}},
                           false,
-                          false,
+                          Keeps::scores,
                           {"accuracy", "higher", "right answers"}}};
 
 namespace kinds_detail {
@@ -139,6 +141,9 @@ inline Settings make_settings(const std::string& word) {
 }
 
 inline Headline headline_of(const Settings& settings) {
+  const auto* perplexity = std::get_if<PerplexitySettings>(&settings);
+  if (perplexity != nullptr && perplexity->protocol == "rolling_words")
+    return {"word_perplexity", "lower", "perplexity per word"};
   return with_kind(settings, [](const auto& kind, const auto&) { return kind.headline; });
 }
 
@@ -146,8 +151,8 @@ inline bool scores_tokens(const Settings& settings) {
   return with_kind(settings, [](const auto& kind, const auto&) { return kind.scores_tokens; });
 }
 
-inline bool keeps_logits(const Settings& settings) {
-  return with_kind(settings, [](const auto& kind, const auto&) { return kind.keeps_logits; });
+inline Keeps keeps_of(const Settings& settings) {
+  return with_kind(settings, [](const auto& kind, const auto&) { return kind.keeps; });
 }
 
 // A file that settings name.
@@ -191,6 +196,10 @@ inline Settings with_data_file(Settings settings, const std::string& path) {
 
 inline Regime regime_of(const Settings& settings) {
   return std::visit([](const auto& own) { return own.regime; }, settings);
+}
+inline Settings with_regime(Settings settings, Regime regime) {
+  std::visit([&](auto& own) { own.regime = regime; }, settings);
+  return settings;
 }
 
 // Tokens of the longest sequence that the evaluation feeds; 0: the texts say it.

@@ -34,16 +34,22 @@ inline constexpr double kLeastAlpha = 1e-6, kMostMargin = 100;
 
 // Token perplexity of a text (perplexity.hpp).
 struct PerplexitySettings {
-  std::string text;          // path of a UTF-8 file, tokenised once
-  std::string join = "raw";  // "raw": the file as it is; "wikitext2": rows joined by "\n\n"
-  std::string protocol = "disjoint";  // "disjoint", "half_overlap" or "llamacpp"
+  std::string text;  // path of a UTF-8 file, tokenised once
+  // "raw": the file as it is; "wikitext2": rows joined by "\n\n"; "pages": each page of WikiText
+  std::string join = "raw";
+  std::string protocol = "disjoint";  // perplexity_windows.hpp
   int64_t window = 2048;              // tokens
+  int64_t stride = 0;                 // of sliding, tokens; 0: half a window
   int64_t max_windows = 0;            // 0 = all
   Regime regime = Regime::streaming;
   DecideSettings decide;
 
   // Tokens of the longest sequence that the evaluation feeds.
   int64_t longest_context() const { return window; }
+  int64_t stride_used() const {
+    if (protocol == "sliding" && stride > 0) return stride;
+    return protocol == "half_overlap" || protocol == "sliding" ? window / 2 : window;
+  }
 };
 
 // Passkey retrieval (passkey.hpp).
@@ -132,9 +138,18 @@ inline const std::vector<Regime> kCachedRegimes = {Regime::streaming, Regime::pr
 template <class Visitor>
 void visit_settings(PerplexitySettings& s, Visitor& v) {
   v.file("text", s.text);
-  v.choice("join", s.join, join_words());
-  v.choice("protocol", s.protocol, {"disjoint", "half_overlap", "llamacpp"});
+  v.choice("join", s.join, {"raw", "wikitext2", "pages"});
+  v.choice("protocol", s.protocol,
+           {"disjoint", "half_overlap", "sliding", "llamacpp", "rolling_words"});
   v.integer("window", s.window, 2, kLongestContext);
+  v.integer("stride", s.stride, 0, kLongestContext);
+  v.rule(s.stride == 0 || s.protocol == "sliding", "stride",
+         "belongs to the protocol `sliding`, not to `" + s.protocol + "`",
+         "protocol = \"sliding\"");
+  v.rule(s.stride <= s.window, "stride",
+         "is " + std::to_string(s.stride) + ", longer than the window", "");
+  v.rule(s.join != "pages" || s.protocol == "rolling_words", "join",
+         "= `pages` belongs to the protocol `rolling_words`", "protocol = \"rolling_words\"");
   v.rule(s.protocol != "half_overlap" || s.window % 2 == 0, "window",
          "is " + std::to_string(s.window) + ", half_overlap needs an even number",
          "window = " + std::to_string(s.window - 1));
@@ -145,6 +160,9 @@ void visit_settings(PerplexitySettings& s, Visitor& v) {
       "regime", s.regime,
       {Regime::streaming, Regime::prefill_exact, Regime::prefill_encoded, Regime::independent});
   v.decide("decide", s.decide, {"nll", "kl"});
+  v.rule(!s.decide.on() || (s.protocol != "sliding" && s.protocol != "rolling_words"), "decide",
+         "compares windows of one length, which `" + s.protocol + "` has not",
+         "protocol = \"disjoint\"");
 }
 
 template <class Visitor>

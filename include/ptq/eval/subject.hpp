@@ -12,6 +12,8 @@
 
 namespace ptq::eval {
 
+class ScoreBook;
+
 // What is measured, and against what.
 struct Subject {
   Engine& engine;     // runs the method's weights
@@ -21,6 +23,8 @@ struct Subject {
                       // nullptr: the subject is itself the full-precision baseline
   const Tokenizer& tokenizer;
   LayerNoise noise = {};  // on the subject's hidden state, not on the reference's
+  // Scores from before (score_book.hpp), of kinds that keep them; nullptr: none.
+  ScoreBook *scores = nullptr, *reference_scores = nullptr;
 };
 
 // metrics: one flat or nested JSON object, null (never NaN) for what could not be computed, with a

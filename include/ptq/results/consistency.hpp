@@ -380,12 +380,13 @@ inline void compare_with_samples(const Record& record, const SampleSums& s,
                                         std::to_string(s.first_wrong_choice)});
   if (s.losses == s.lines && s.lines > 0) {
     const double n = double(s.lines);
-    equal("nll", windows ? s.loss / n : s.weighted_loss / s.tokens, "that of the samples");
+    const bool of_means = windows && !averages_tokens(m);
+    equal("nll", of_means ? s.loss / n : s.weighted_loss / s.tokens, "that of the samples");
     equal("tokens_scored", s.tokens, "that of the samples");
     if (windows) equal("ppl_tok", std::exp(s.weighted_loss / s.tokens), "that of the samples");
     equal("mean_ppl", s.ppl / n, "that of the samples");
     if (s.references == s.lines) {
-      equal("nll_reference", windows ? s.reference / n : s.weighted_reference / s.tokens,
+      equal("nll_reference", of_means ? s.reference / n : s.weighted_reference / s.tokens,
             "that of the samples");
     }
   }

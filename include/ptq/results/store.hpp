@@ -10,6 +10,7 @@
 //
 //   OUT/failed/<id>.json                         the last failure of a cell that is not finished
 //   OUT/.tmp-<pid>-<host>-<id>/                  a cell being computed
+//   OUT/unfinished/<id>.jsonl                    what an interrupted cell has of its scores
 #pragma once
 
 #include <fcntl.h>
@@ -151,6 +152,17 @@ class Store {
     sync_path(folder_);
     discard(attempt);
     std::filesystem::remove(failure_file(id), ignored);
+    forget_unfinished(id);
+  }
+
+  // Where a cell keeps what it can go on with after an interruption.
+  std::filesystem::path unfinished_file(const std::string& id) const {
+    return folder_ / "unfinished" / (id + ".jsonl");
+  }
+  void forget_unfinished(const std::string& id) const {
+    std::error_code ignored;
+    std::filesystem::remove(unfinished_file(id), ignored);
+    std::filesystem::remove(folder_ / "unfinished", ignored);  // unless others are there
   }
 
   // Keeps the reason why a cell is not finished.

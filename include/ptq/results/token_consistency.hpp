@@ -17,6 +17,12 @@
 namespace ptq {
 namespace consistency_detail {
 
+// Is a loss of windows the mean over their tokens, and not of their means?
+inline bool averages_tokens(const Json& metrics) {
+  const auto protocol = metrics.find("protocol");
+  return protocol != metrics.end() && (*protocol == "sliding" || *protocol == "rolling_words");
+}
+
 // Sums over the tokens of one cluster, or of all.
 struct TokenSums {
   int64_t tokens = 0, void_tokens = 0, compared = 0, flips = 0;
@@ -52,6 +58,7 @@ inline void compare_with_tokens(const Record& record, const TokenFile& file,
          "is " + shown_number(*value) + ", but that of tokens.bin is " + shown_number(right)});
   };
   const bool windows = record.evaluation.kind == "perplexity";
+  const bool of_means = windows && !averages_tokens(m);
   const double lines = number_at(m, windows ? "windows" : "samples").value_or(-1);
   TokenSums all;
   // Clusters are lines of the samples; their means, which a perplexity of windows is a mean of.
@@ -85,11 +92,11 @@ inline void compare_with_tokens(const Record& record, const TokenFile& file,
   equal("tokens_scored", double(all.tokens));
   equal("nonfinite_tokens", double(all.void_tokens));
   if (all.tokens == 0) return;
-  equal("nll", windows ? means / clusters : all.nll / double(all.tokens));
+  equal("nll", of_means ? means / clusters : all.nll / double(all.tokens));
   if (all.compared == 0) return;
   const double n = double(all.compared);
   equal("kl_tokens", n);
-  equal("nll_reference", windows ? reference_means / clusters : all.reference / n);
+  equal("nll_reference", of_means ? reference_means / clusters : all.reference / n);
   equal("kl_mean", all.kl / n);
   equal("kl_max", all.kl_max);
   equal("kl_reverse_mean", all.reverse / n);

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -19,6 +20,7 @@
 #include "ptq/eval/exercised.hpp"
 #include "ptq/eval/kinds.hpp"
 #include "ptq/eval/measured.hpp"
+#include "ptq/eval/score_book.hpp"
 #include "ptq/results/record.hpp"
 #include "ptq/results/record_json.hpp"
 #include "ptq/results/record_page.hpp"
@@ -51,10 +53,16 @@ inline Json noise_floor_json(const Json& metrics) {
 inline eval::Outcome evaluate(const CellJob& job, OpenSubject& opened, Record& record,
                               const eval::Progress& progress) {
   const eval::Settings settings = settings_of(job);
+  std::optional<eval::ScoreBook> scores, reference_scores;
+  if (!job.unfinished.empty()) scores.emplace(job.unfinished, eval::ScoreBook::Use::extend);
+  if (!job.kept_reference.empty() && eval::keeps_of(settings) == eval::Keeps::scores)
+    reference_scores.emplace(job.kept_reference, eval::ScoreBook::Use::read);
   // A run with noise has two sides and comes behind the one without.
   const double noise_share = job.noise_floor && record.method.lossless ? 2.0 / 3 : 0;
   const auto measure = [&](bool with_reference) {
     eval::Subject subject = opened.subject(with_reference);
+    if (scores) subject.scores = &*scores;
+    if (reference_scores) subject.reference_scores = &*reference_scores;
     eval::Outcome outcome =
         eval::evaluate(subject, settings, [&](double fraction, const std::string& note) {
           progress((1 - noise_share) * fraction, note);
@@ -160,22 +168,29 @@ inline void write_result(const std::filesystem::path& folder, const eval::Outcom
 
 }  // namespace cell_detail
 
-// Runs the evaluation with full precision against itself, no plugin near, and keeps the logits of
-// the reference in job.kept_logits for the cells that are held against it.
+// Runs the evaluation with full precision, no plugin near, and keeps the logits or scores of the
+// reference in job.kept_reference for the cells that are held against it.
 inline void keep_reference(const CellJob& job,
                            const std::function<void(double, const std::string&)>& report) {
   SubjectRequest request = job.subject;
   request.build = job.record.code.version + "+" + job.record.code.git;
   request.with_tokenizer = true;
   OpenSubject opened(std::move(request), {});
+  const eval::Settings settings = cell_detail::settings_of(job);
+  if (eval::keeps_of(settings) == eval::Keeps::scores) {
+    eval::ScoreBook scores(job.kept_reference, eval::ScoreBook::Use::extend);
+    eval::Subject subject{opened.engine(), nullptr, nullptr, opened.tokenizer(), {}, &scores};
+    eval::evaluate(subject, eval::with_regime(settings, Regime::streaming), report);
+    return;
+  }
   const auto real = [&]() -> Engine& { return opened.engine(); };
   KeptLogits kept(job.kept_limit);
   KeptEngine reference(opened.engine().config(), kept, KeptEngine::Use::collect, real);
   // The other side asks for the same calls and finds most of them answered.
   KeptEngine same(opened.engine().config(), kept, KeptEngine::Use::read, real);
   eval::Subject subject{same, nullptr, &reference, opened.tokenizer()};
-  eval::evaluate(subject, cell_detail::settings_of(job), report);
-  kept.write(job.kept_logits);
+  eval::evaluate(subject, settings, report);
+  kept.write(job.kept_reference);
 }
 
 // Runs the cell and writes its files into job.attempt.
@@ -205,10 +220,15 @@ inline void run_cell(const CellJob& job,
   request.build = record.code.version + "+" + record.code.git;
   request.with_tokenizer = true;
   request.with_reference = !record.method.lossless;
-  request.kept_logits = job.kept_logits;
+  const bool kept = !job.kept_reference.empty();
+  if (eval::keeps_of(cell_detail::settings_of(job)) == eval::Keeps::logits) {
+    request.kept_logits = job.kept_reference;
+  } else {
+    request.reference_is_spare = kept;
+  }
   OpenSubject opened(std::move(request), std::move(reports));
   record.environment["device"] = opened.engine().device();
-  if (!job.kept_logits.empty()) record.environment["reference"] = "kept";
+  if (kept) record.environment["reference"] = "kept";
   record.warnings.insert(record.warnings.end(), opened.warnings().begin(), opened.warnings().end());
 
   const Stopwatch evaluating;

@@ -22,10 +22,11 @@ struct CellJob {
   std::vector<std::string> files;  // of the evaluation, as eval::files_of() lists them
   bool noise_floor = false;        // a lossless method is run with noise, too
   int64_t supervisor = 0;          // process id
-  // The reference's logits: read from this file, or with a limit written into it instead of a
-  // result. Empty: nothing is kept.
-  std::string kept_logits;
-  uint64_t kept_limit = 0;  // bytes
+  // The reference's logits or scores, as the kind of evaluation keeps them: read from this file, or
+  // with a limit written into it instead of a result. Empty: nothing is kept.
+  std::string kept_reference;
+  uint64_t kept_limit = 0;  // bytes, of logits
+  std::string unfinished;   // scores of an interrupted run of the cell, to which are added
 };
 
 // A path as JSON. Names of files are bytes, strings of JSON are UTF-8: other bytes stand as
@@ -67,7 +68,8 @@ inline Json to_json(const CellJob& job) {
                {"device", subject.device},
                {"threads", subject.threads},
                {"supervisor", job.supervisor},
-               {"kept_logits", path_json(job.kept_logits)},
+               {"kept_reference", path_json(job.kept_reference)},
+               {"unfinished", path_json(job.unfinished)},
                {"kept_limit", job.kept_limit}};
   if (subject.model.random_seed) json["random_seed"] = *subject.model.random_seed;
   if (subject.calibration) {
@@ -85,7 +87,8 @@ inline CellJob job_from_json(const Json& json, const std::string& where) {
   job.files = paths_from_json(json.at("files"));
   job.noise_floor = json.at("noise_floor").get<bool>();
   job.supervisor = json.at("supervisor").get<int64_t>();
-  job.kept_logits = path_from_json(json.at("kept_logits"));
+  job.kept_reference = path_from_json(json.at("kept_reference"));
+  job.unfinished = path_from_json(json.at("unfinished"));
   job.kept_limit = json.at("kept_limit").get<uint64_t>();
 
   SubjectRequest& subject = job.subject;

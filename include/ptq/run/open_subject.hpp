@@ -157,8 +157,11 @@ class OpenSubject {
         if (reports_.method) reports_.method(name, fraction);
       });
     }
-    if (!request_.kept_logits.empty()) {
-      kept_.emplace(request_.kept_logits);
+    if (!request_.kept_logits.empty() || request_.reference_is_spare) {
+      if (request_.kept_logits.empty())
+        kept_.emplace(uint64_t{0});
+      else
+        kept_.emplace(std::filesystem::path(request_.kept_logits));
       kept_reference_ =
           std::make_unique<KeptEngine>(engine_->config(), *kept_, KeptEngine::Use::read,
                                        [this]() -> Engine& { return real_reference(); });

@@ -30,6 +30,7 @@ struct SubjectRequest {
   std::string calibration_where, calibration_hint = kCalibrationTable;
   // The reference's logits of an earlier process (engine/kept_logits.hpp); empty: none.
   std::string kept_logits;
+  bool reference_is_spare = false;  // opened when something is asked of it only
   // Opened with the rest; otherwise when they are first asked for.
   bool with_tokenizer = false, with_reference = false;
 };
