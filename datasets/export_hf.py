@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes the official rows of a multiple-choice task as JSON Lines, the format that ptq reads.
+"""Writes the official rows of a task as JSON Lines, the format that ptq reads.
 
     pip install datasets
     python datasets/export_hf.py hellaswag --out datasets/hellaswag     # datasets/hellaswag/hellaswag.jsonl
@@ -15,9 +15,9 @@ import sys
 import tomllib
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-TASKS = sorted(f[:-5] for f in os.listdir(os.path.join(HERE, "tasks")) if f.endswith(".toml") and f != "boolq_words.toml")
+TASKS = sorted(f[:-5] for f in os.listdir(os.path.join(HERE, "tasks")) if f.endswith(".toml") and f not in ("boolq_words.toml", "recall.toml"))
 EXAMPLES = {"mmlu": "dev", "hellaswag": "train", "winogrande": "train", "piqa": "train", "arc_easy": "train",
-            "arc_challenge": "train", "boolq": "train", "openbookqa": "train"}
+            "arc_challenge": "train", "boolq": "train", "openbookqa": "train", "gsm8k": "train"}
 
 
 def write(rows, path):

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Small versions of the multiple-choice tasks, for the embedded models (Python standard library only, seeded).
+"""Small versions of the tasks, for the embedded models (Python standard library only, seeded).
 
 Rows have the fields of the official files, so that one description (datasets/tasks/*.toml) asks both. What they ask is
 made of the people and phrases of generate.py: the answer stands in the text, and a model finds it by looking back. They
@@ -127,6 +127,14 @@ def mmlu(r, i):
     return {"question": p.text + " " + marked + rest + " " + p.ask(), "subject": SUBJECTS[i % 4], "choices": values, "answer": gold}
 
 
+def recall(r, i):
+    """A number of the page, to be written."""
+    p = Page(r, 4, 200)
+    while p.field not in ("code", "room"):
+        p = Page(r, 4, 200)
+    return {"question": p.text + " " + p.ask() + " " + p.begin(), "answer": getattr(p.who, p.field)}
+
+
 def jsonl(rows):
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
@@ -144,6 +152,7 @@ def files():
             "piqa-labels.lst": "".join("%d\n" % label for _, label in physical),
             "boolq.jsonl": jsonl(rows("boolq", boolq)),
             "openbookqa.jsonl": jsonl(rows("openbookqa", openbookqa)),
+            "recall.jsonl": jsonl(rows("recall", recall)),
             "mmlu.jsonl": jsonl(rows("mmlu", mmlu)),
             "mmlu_dev.jsonl": jsonl(rows("mmlu_dev", mmlu, 20))}
 

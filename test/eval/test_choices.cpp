@@ -58,7 +58,7 @@ std::vector<std::vector<double>> one_by_one(FakeEngine& engine, KvMethod* kv, Re
   std::vector<std::vector<double>> out;
   const auto task = tasks::read_task(s.task);
   const PairTokenizer pairs(tokenizer, engine.config(), engine.config().max_position_embeddings);
-  for (const tasks::Item& item : choices_detail::read_items(task, s)) {
+  for (const tasks::Item& item : read_items(task, s)) {
     out.emplace_back();
     for (size_t c = 0; c < item.question.choices.size(); ++c) {
       const TokenPair pair = pairs.encode(item.block + item.question.context(c),

@@ -39,7 +39,10 @@ std::vector<Settings> small_settings() {
   generation.continuation_tokens = 16;
   ChoicesSettings choices;
   choices.task = PTQ_SOURCE_DIR "/datasets/tasks/openbookqa.toml";
-  return {perplexity, cached_decode, passkey, retrieval, generation, choices};
+  AnswersSettings answers;
+  answers.task = PTQ_SOURCE_DIR "/datasets/tasks/gsm8k.toml";
+  answers.max_new_tokens = 8;
+  return {perplexity, cached_decode, passkey, retrieval, generation, choices, answers};
 }
 
 std::string word_of(const Settings& settings) {
@@ -65,13 +68,15 @@ TEST_CASE("every kind checks its inputs, runs, and writes the figure that ranks 
   const TempFile plain(text), lines("{\"text\": \"" + text + "\"}\n"),
       rows(
           "{\"question_stem\": \"Why\", \"choices\": {\"text\": [\"a\", \"so\"], \"label\": "
-          "[\"A\", \"B\"]}, \"answerKey\": \"B\"}\n");
+          "[\"A\", \"B\"]}, \"answerKey\": \"B\"}\n"),
+      problems("{\"question\": \"How many?\", \"answer\": \"2 + 2\\n#### 4\"}\n");
   std::set<std::string> seen;
   for (const Settings& small : small_settings()) {
     INFO(word_of(small));
     seen.insert(word_of(small));
     const TempFile& file = word_of(small) == "perplexity" ? plain
                            : word_of(small) == "choices"  ? rows
+                           : word_of(small) == "answers"  ? problems
                                                           : lines;
     const Settings settings = with_data_file(small, file.path);
     CHECK_NOTHROW(check_unloaded({bytes, "fake", 1 << 20}, settings));

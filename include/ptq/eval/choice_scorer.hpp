@@ -11,7 +11,6 @@
 #pragma once
 
 #include <algorithm>
-#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -23,6 +22,7 @@
 #include "ptq/core/error.hpp"
 #include "ptq/engine/engine.hpp"
 #include "ptq/eval/choice_requests.hpp"
+#include "ptq/eval/forward_seconds.hpp"
 #include "ptq/eval/log_softmax.hpp"
 #include "ptq/eval/measured.hpp"
 #include "ptq/eval/score_book.hpp"
@@ -60,8 +60,6 @@ class ChoiceScorer {
   bool shares_prefixes() const { return forks_ && regime_ == Regime::streaming; }
 
  private:
-  using Clock = std::chrono::steady_clock;
-
   // One sequence: a context, and the continuations whose first token its last row scores.
   struct Lane {
     std::unique_ptr<Sequence> sequence;
@@ -229,23 +227,8 @@ class ChoiceScorer {
     score.greedy = score.greedy && row.argmax == id;
   }
 
-  // Scoring happens inside the engine's call and takes no share of its time.
   void run(std::span<const Request> requests, Regime regime) {
-    if (requests.empty()) return;
-    double scoring = 0;
-    std::vector<Request> timed(requests.begin(), requests.end());
-    for (Request& request : timed) {
-      if (!request.logits) continue;
-      request.logits = [&scoring, inner = std::move(request.logits)](int64_t row, int64_t rows,
-                                                                     const float* logits) {
-        const auto begin = Clock::now();
-        inner(row, rows, logits);
-        scoring += std::chrono::duration<double>(Clock::now() - begin).count();
-      };
-    }
-    const auto begin = Clock::now();
-    engine_.forward(timed, regime);
-    seconds_ += std::chrono::duration<double>(Clock::now() - begin).count() - scoring;
+    seconds_ += forward_seconds(engine_, requests, regime);
   }
 
   Engine& engine_;

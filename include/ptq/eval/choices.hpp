@@ -28,6 +28,7 @@
 #include "ptq/eval/score_book.hpp"
 #include "ptq/eval/settings.hpp"
 #include "ptq/eval/subject.hpp"
+#include "ptq/eval/task_items.hpp"
 #include "ptq/tasks/description.hpp"
 #include "ptq/tasks/rows.hpp"
 
@@ -38,22 +39,11 @@ namespace choices_detail {
 // Tokens that are computed together. A constant: it is the same on every machine.
 constexpr int64_t kBatchTokens = 2048;
 
-inline std::vector<tasks::Item> read_items(const tasks::TaskDescription& task,
-                                           const ChoicesSettings& s) {
-  return tasks::read_items(task, {s.task, s.data, s.labels, s.fewshot_data}, s.fewshot,
-                           tasks::parse_rows(s.rows));
-}
-
 // What logits of 16 bits leave of a number; nullptr: all of it.
 inline float (*rounding(const std::string& logits_dtype))(float) {
   if (logits_dtype == "bf16") return [](float x) { return bf16_to_float(float_to_bf16(x)); };
   if (logits_dtype == "f16") return [](float x) { return round_f16(x); };
   return nullptr;
-}
-
-inline int64_t max_length(const ChoicesSettings& s, const ModelConfig& config) {
-  return s.max_length > 0 ? std::min(s.max_length, config.max_position_embeddings)
-                          : config.max_position_embeddings;
 }
 
 // The scores of all choices of all items, of one side.
@@ -210,16 +200,6 @@ class SideScores {
   std::vector<ChoiceBatch> batches_;
 };
 
-inline std::string time_left(double seconds) {
-  char text[32];
-  if (seconds < 90) {
-    std::snprintf(text, sizeof text, "%.0f s left", seconds);
-  } else {
-    std::snprintf(text, sizeof text, "%.0f min left", seconds / 60);
-  }
-  return text;
-}
-
 }  // namespace choices_detail
 
 // Errors: settings, a description, data or labels that cannot be read, a choice without tokens,
@@ -228,7 +208,7 @@ inline Outcome choices(Subject& subject, const ChoicesSettings& settings,
                        const Progress& progress) {
   using namespace choices_detail;
   check_settings(settings, "choices");
-  const tasks::TaskDescription task = tasks::read_task(settings.task);
+  const tasks::TaskDescription task = read_task_of(settings, "choices");
   const std::vector<tasks::Item> items = read_items(task, settings);
   const PairTokenizer tokenizer(subject.tokenizer, subject.engine.config(),
                                 max_length(settings, subject.engine.config()));
@@ -297,7 +277,7 @@ struct ChoicesCost {
 inline ChoicesCost choices_cost(const Tokenizer& tokenizer, const ModelConfig& config,
                                 const ChoicesSettings& settings) {
   using namespace choices_detail;
-  const tasks::TaskDescription task = tasks::read_task(settings.task);
+  const tasks::TaskDescription task = read_task_of(settings, "choices");
   const std::vector<tasks::Item> items = read_items(task, settings);
   const PairTokenizer pairs(tokenizer, config, max_length(settings, config));
   const ChoiceRequests requests = make_requests(items, pairs, task.delimiter, settings.data);
@@ -310,8 +290,7 @@ inline ChoicesCost choices_cost(const Tokenizer& tokenizer, const ModelConfig& c
 
 // Whether the files are those of the task; of the texts that they fit into the model.
 inline void check_choices(const Unloaded&, const ChoicesSettings& settings) {
-  const tasks::TaskDescription task = tasks::read_task(settings.task);
-  choices_detail::read_items(task, settings);
+  read_items(read_task_of(settings, "choices"), settings);
 }
 
 }  // namespace ptq::eval

@@ -12,6 +12,7 @@
 #include <variant>
 #include <vector>
 
+#include "ptq/eval/answers.hpp"
 #include "ptq/eval/cached_decode.hpp"
 #include "ptq/eval/choices.hpp"
 #include "ptq/eval/generation.hpp"
@@ -97,6 +98,15 @@ inline constexpr std::tuple kKinds{
                             {&ChoicesSettings::task, "task", "datasets/tasks/", ".toml"},
                             {&ChoicesSettings::labels, "labels"},
                             {&ChoicesSettings::fewshot_data, "fewshot_data"}}},
+                          false,
+                          Keeps::scores,
+                          {"accuracy", "higher", "right answers"}},
+    Kind<AnswersSettings>{"answers",
+                          answers,
+                          check_answers,
+                          {{{&AnswersSettings::data, "data"},
+                            {&AnswersSettings::task, "task", "datasets/tasks/", ".toml"},
+                            {&AnswersSettings::fewshot_data, "fewshot_data"}}},
                           false,
                           Keeps::scores,
                           {"accuracy", "higher", "right answers"}}};

@@ -28,11 +28,13 @@ struct ChoiceScore {
   bool greedy = true;   // is each of them the most likely one?
 };
 
-// What came of one context; scores are in the order of its continuations.
+// What came of one context; scores are in the order of its continuations. Without these an answer
+// was written.
 struct ScoredContext {
   std::vector<ChoiceScore> scores;
-  CacheBytes bytes;    // behind the context
-  CacheReads reads;    // of the queries that count
+  std::vector<int32_t> written;  // tokens, where the answer is not chosen
+  CacheBytes bytes;              // behind the context and what was written
+  CacheReads reads;              // of the queries that count
   double seconds = 0;  // in the engine, without the scoring; of a batch the first context has all
 };
 
@@ -100,6 +102,7 @@ class ScoreBook {
     const CacheReads& r = context.reads;
     return {{"key", name},
             {"scores", std::move(scores)},
+            {"written", context.written},
             {"bytes",
              {b.encoded, b.window, b.sink, b.reserved, b.tokens, b.scalars, b.encoded_is_dense}},
             {"reads",
@@ -112,6 +115,7 @@ class ScoreBook {
     ScoredContext context;
     for (const Json& score : json.at("scores"))
       context.scores.push_back({score.at(0).get<double>(), score.at(1).get<bool>()});
+    json.at("written").get_to(context.written);
     const auto get = [](const Json& list, size_t i, auto& value) { list.at(i).get_to(value); };
     CacheBytes& b = context.bytes;
     const Json& bytes = json.at("bytes");

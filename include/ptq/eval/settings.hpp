@@ -131,6 +131,22 @@ struct ChoicesSettings {
   int64_t longest_context() const { return 0; }
 };
 
+// Answers that are written (answers.hpp).
+struct AnswersSettings {
+  std::string task;            // path of a description (tasks/description.hpp)
+  std::string data;            // path of a JSON Lines file with the task's rows
+  std::string fewshot_data;    // path of the rows that examples come from
+  int64_t fewshot = 0;         // examples in front of each question
+  std::string rows;            // "100:200": these rows of the data, from 0 on; empty: all
+  int64_t max_length = 0;      // tokens of text and answer together; 0: as many as the model takes
+  int64_t max_new_tokens = 0;  // of an answer; 0: as the task says
+  int64_t batch = 8;           // answers that are written side by side
+  Regime regime = Regime::streaming;
+
+  // 0: as long as the rows are; what the model does not take is cut.
+  int64_t longest_context() const { return 0; }
+};
+
 // An answer needs a cache to be decoded through.
 inline const std::vector<Regime> kCachedRegimes = {Regime::streaming, Regime::prefill_exact,
                                                    Regime::prefill_encoded};
@@ -228,6 +244,21 @@ void visit_settings(ChoicesSettings& s, Visitor& v) {
   v.regime(
       "regime", s.regime,
       {Regime::streaming, Regime::prefill_exact, Regime::prefill_encoded, Regime::independent});
+}
+
+template <class Visitor>
+void visit_settings(AnswersSettings& s, Visitor& v) {
+  v.file("task", s.task);
+  v.file("data", s.data);
+  v.integer("fewshot", s.fewshot, 0, 1000);
+  v.optional_file("fewshot_data", s.fewshot_data);
+  v.rule(s.fewshot == 0 || !s.fewshot_data.empty(), "fewshot_data",
+         "is missing: the rows that the examples come from", "fewshot_data = \"train.jsonl\"");
+  v.text("rows", s.rows, [](const std::string& text) { tasks::parse_rows(text); });
+  v.integer("max_length", s.max_length, 0, kLongestContext);
+  v.integer("max_new_tokens", s.max_new_tokens, 0, kLongestContext);
+  v.integer("batch", s.batch, 1, 1024);
+  v.regime("regime", s.regime, kCachedRegimes);
 }
 
 namespace settings_detail {

@@ -1,5 +1,5 @@
-// A multiple-choice task as a small TOML file (datasets/tasks): how a row of its data becomes
-// contexts, continuations and the right one. A new task needs no code.
+// A task as a small TOML file (datasets/tasks): how a row of its data becomes contexts,
+// continuations and the right one. A new task needs no code.
 //
 //   version = "1.0"
 //   metrics = ["acc", "acc_norm"]     # what the task is known by; the first of `primary` ranks
@@ -10,6 +10,17 @@
 //   gold = "{label}"                  # position from 0, or a word of the list `labels`
 //
 // Instead of `context` a form may have `contexts`, one for each choice, and one `continuation`.
+//
+// A task whose answers are written freely (kind "answers") has in its forms, instead of choices and
+// gold, `answer = "{answer}"`, and besides
+//
+//   stop = ["Question:"]              # an answer ends in front of the first of them
+//   max_new_tokens = 256              # or here
+//   ignore = [",", "\\.$"]            # patterns that do not count; ignore_case, ignore_punctuation
+//   [[filter]]                        # what of it is compared; the first ranks
+//   name = "strict-match"
+//   pattern = "#### (\\-?[0-9\\.\\,]+)"
+//   take = "first"                    # or "last": of several matches
 #pragma once
 
 #include <algorithm>
@@ -27,11 +38,12 @@
 #include "ptq/core/problems.hpp"
 #include "ptq/core/toml.hpp"
 #include "ptq/tasks/text.hpp"
+#include "ptq/tasks/written_answer.hpp"
 
 namespace ptq::tasks {
 
 // One row as it is asked. Continuations are scored behind contexts; of each there is one for all
-// choices or one for each.
+// choices or one for each. Where answers are written, the only choice is the right one.
 struct Question {
   std::vector<std::string> contexts, continuations;
   std::vector<std::string> choices;  // whose lengths acc_norm and acc_bytes divide by
@@ -53,12 +65,19 @@ struct Form {
   std::vector<Template> contexts, choices;
   std::optional<Source> choice_list, label_list;
   std::vector<std::string> labels;
-  Template gold;
+  Template gold, answer;
 
   // Nothing where the row is not of this form. known_gold: from a file beside the rows.
   std::optional<Question> question(const Json& row, std::optional<int64_t> known_gold,
                                    const std::string& where) const {
     Question out;
+    if (!answer.empty()) {
+      if (!render_all({answer}, row, out.choices) || !render_all({context}, row, out.contexts))
+        return {};
+      out.continuations = out.choices;
+      out.contexts[0] = filters.apply(std::move(out.contexts[0]));
+      return out;
+    }
     if (choice_list) {
       auto list = choice_list->texts(row);
       if (!list) return {};
@@ -148,6 +167,9 @@ struct TaskDescription {
   std::string delimiter = " ", fewshot_delimiter = "\n\n";
   std::vector<TaskGroup> groups;  // of subjects
   std::vector<Form> forms;
+  AnswerRules rules;  // of written answers
+
+  bool writes() const { return !forms.front().answer.empty(); }  // answers, instead of choosing
 
   // The question of a row. Errors: a row of no form, a right answer that there is not.
   Question question(const Json& row, std::optional<int64_t> known_gold,
@@ -200,16 +222,18 @@ inline Form read_form(const ConfigNode& node, const std::string& path, Problems&
   table.string("filters", filters);
   problems.collect([&] { form.filters = Filters(filters, node.where + " " + path + ".filters"); });
   text("gold", form.gold);
+  text("answer", form.answer);
   texts("contexts", form.contexts);
   list_or_path("choices", form.choice_list, [&] { texts("choices", form.choices); });
   list_or_path("labels", form.label_list, [&] { form.labels = words(table, "labels"); });
   table.finish();
   const bool one_context = !form.context.empty() && (form.choice_list || !form.choices.empty());
   const bool many = form.contexts.size() > 1 && !form.continuation.empty();
-  if (one_context == many || form.gold.empty())
+  const bool written = !form.context.empty() && !form.answer.empty();
+  if (int(one_context) + int(many) + int(written) != 1 || form.gold.empty() != written)
     problems.add(
         usage_error("a form needs `gold`, and `context` with `choices` or `contexts` with "
-                    "`continuation`",
+                    "`continuation`; or of written answers `context` and `answer`",
                     node.where));
   return form;
 }
@@ -222,6 +246,36 @@ inline void read_groups(const ConfigNode* node, TableReader& table, TaskDescript
   TableReader inner(*node, "groups", problems);
   for (const auto& [name, member] : node->members)
     task.groups.push_back({name, words(inner, name)});
+}
+
+// What belongs to written answers.
+inline void read_rules(TableReader& table, AnswerRules& rules, const std::string& file,
+                       Problems& problems) {
+  rules.stop = words(table, "stop");
+  table.integer("max_new_tokens", rules.max_new_tokens, 1, 1 << 20);
+  table.boolean("ignore_case", rules.ignore_case);
+  table.boolean("ignore_punctuation", rules.ignore_punctuation);
+  for (const std::string& pattern : words(table, "ignore"))
+    problems.collect([&] { rules.ignore.emplace_back(pattern, file + " ignore"); });
+  const ConfigNode* filters = table.node("filter");
+  if (filters == nullptr) {
+    rules.filters.emplace_back();
+    return;
+  }
+  for (size_t i = 0; i < filters->items.size(); ++i) {
+    const ConfigNode& node = filters->items[i];
+    TableReader inner(node, "filter[" + std::to_string(i) + "]", problems);
+    AnswerFilter filter;
+    std::string pattern, take = "first";
+    inner.string("name", filter.name);
+    inner.string("pattern", pattern);
+    inner.choice("take", take, {"first", "last"});
+    inner.finish();
+    filter.last = take == "last";
+    if (!pattern.empty())
+      problems.collect([&] { filter.pattern.emplace_back(pattern, node.where + " pattern"); });
+    rules.filters.push_back(std::move(filter));
+  }
 }
 
 }  // namespace description_detail
@@ -257,12 +311,16 @@ inline TaskDescription read_task(const std::filesystem::path& file) {
                                did_you_mean(metric, known)));
   }
   read_groups(table.node("groups"), table, task, problems);
+  read_rules(table, task.rules, file.string(), problems);
   const ConfigNode* forms = table.node("form");
   if (forms == nullptr || forms->kind != ConfigNode::Kind::array || forms->items.empty()) {
     problems.add(usage_error("a task needs one or more [[form]] tables", file.string()));
   } else {
     for (size_t i = 0; i < forms->items.size(); ++i)
       task.forms.push_back(read_form(forms->items[i], "form[" + std::to_string(i) + "]", problems));
+    for (const Form& form : task.forms)
+      if (form.answer.empty() != task.forms[0].answer.empty())
+        problems.add(usage_error("one form writes answers, another chooses", file.string()));
   }
   table.finish();
   problems.throw_if_any();
