@@ -343,8 +343,10 @@ int export_command(const Words& words) {
   // The answers lie beside the results that they belong to.
   const auto write_samples = [&](const Subject& subject, const std::filesystem::path& folder) {
     if (format != "lm-eval") return;
-    for (const auto& [name, text] : lm_eval_samples(subject))
+    std::vector<std::string> notes;
+    for (const auto& [name, text] : lm_eval_samples(subject, notes))
       write_output_file((folder / (name + "_" + subject.file_name() + ".jsonl")).string(), text);
+    for (const std::string& note : notes) fmt::print(stderr, "note: {}\n", one_line(note));
   };
   if (subjects.size() == 1 && out.ends_with(ending)) {
     write_output_file(out, write(subjects[0]));

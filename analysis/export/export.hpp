@@ -41,12 +41,18 @@ std::string hugging_face(const Subject& subject);
 // Multiple-choice tasks have the harness's own names, groups and errors.
 std::string lm_eval(const Subject& subject);
 
-// The answers to its multiple-choice tasks, a file for each: "samples_<task>" to JSON Lines with
-// the keys of the harness. `doc` is empty: a record has the row's number, not its text.
-std::map<std::string, std::string> lm_eval_samples(const Subject& subject);
+// The answers to its tasks, a file for each: "samples_<task>" to JSON Lines with the keys of the
+// harness. A record has the rows' numbers; their texts (`doc`, `arguments`) are there where the
+// data's files still are where the experiment named them, seen from the working folder, and are the
+// same. notes: of tasks without texts.
+std::map<std::string, std::string> lm_eval_samples(const Subject& subject,
+                                                   std::vector<std::string>& notes);
 
 // A booktabs table per experiment: damage and paired change with 95 % intervals for each model.
 std::string latex(const Report& report);
+
+// Does the cell have a task's entries of the harness?
+bool asks_task(const Cell& cell);
 
 // --- shared by the forms ---------------------------------------------------------------------
 

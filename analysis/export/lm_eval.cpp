@@ -8,7 +8,6 @@
 #include <utility>
 
 #include "analysis/export/export.hpp"
-#include "analysis/read/samples.hpp"
 
 namespace ptq::report {
 namespace {
@@ -58,8 +57,8 @@ void add_task(const Subject& subject, const Cell& cell, Json& out) {
   out["task_hashes"][task] = cell.settings.value("data_sha256", Json(""));
 }
 
-// Multiple choice: the records have the harness's entries.
-void add_choices(const Cell& cell, Json& out) {
+// Asked tasks: the records have the harness's entries.
+void add_asked(const Cell& cell, Json& out) {
   const Json& m = cell.metrics;
   const std::string task = m.value("task", cell.evaluation);
   const int64_t shots = int64_t(cell.number({"fewshot"}).value_or(0));
@@ -91,61 +90,17 @@ void add_choices(const Cell& cell, Json& out) {
     out["n-samples"][name] = {{"original", sizes[name]}, {"effective", sizes[name]}};
     if (parent) continue;
     out["n-shot"][name] = shots;
-    out["configs"][name] = {{"task", name},
-                            {"dataset_path", dataset_of(cell)},
-                            {"output_type", "multiple_choice"},
-                            {"num_fewshot", shots},
-                            {"metadata", {{"version", version}, {"ptq", cell.settings}}}};
-    out["task_hashes"][name] = m.value("scores_sha256", "");
+    out["configs"][name] = {
+        {"task", name},
+        {"dataset_path", dataset_of(cell)},
+        {"output_type", cell.kind == "answers" ? "generate_until" : "multiple_choice"},
+        {"num_fewshot", shots},
+        {"metadata", {{"version", version}, {"ptq", cell.settings}}}};
+    out["task_hashes"][name] = m.value("scores_sha256", m.value("answers_sha256", ""));
   }
-}
-
-bool is_choices(const Cell& cell) {
-  return cell.metrics.contains("results") && cell.metrics["results"].is_object() &&
-         cell.metrics.contains("task");
-}
-
-// The lines of samples.jsonl of one leaf task, in the harness's form.
-Json sample_line(const Json& sample) {
-  const auto texts = [&](const char* key) {
-    Json out = Json::array();
-    const Json greedy = sample.value("greedy", Json::array());
-    const Json values = sample.value(key, Json::array());
-    for (size_t c = 0; c < values.size(); ++c)
-      out.push_back({values[c].dump(), greedy.size() > c && greedy[c] == true ? "True" : "False"});
-    return out;
-  };
-  Json line = {{"doc_id", sample.value("doc_id", Json())},
-               {"doc", Json::object()},
-               {"target", std::to_string(sample.value("gold", int64_t{-1}))},
-               {"resps", Json::array({texts("loglikelihoods")})},
-               {"filtered_resps", texts("loglikelihoods")},
-               {"filter", "none"},
-               {"metrics", Json::array()},
-               {"prompt_hash", sample.value("prompt_hash", Json())}};
-  for (const char* metric : {"acc", "acc_norm", "acc_bytes"}) {
-    if (!sample.contains(metric)) continue;
-    line["metrics"].push_back(metric);
-    line[metric] = double(sample[metric].get<int>());
-  }
-  return line;
 }
 
 }  // namespace
-
-std::map<std::string, std::string> lm_eval_samples(const Subject& subject) {
-  std::map<std::string, std::string> files;
-  for (const auto& [name, cell] : subject.row->cells) {
-    if (!is_choices(*cell) || cell->folder.empty()) continue;
-    const std::string task = cell->metrics.value("task", cell->evaluation);
-    for_each_sample(cell->folder / "samples.jsonl", [&](const Json& sample) {
-      const std::string part = sample.value("subject", "");
-      const std::string leaf = part.empty() ? task : task + "_" + part;
-      files["samples_" + leaf] += json_text(sample_line(sample)) + "\n";
-    });
-  }
-  return files;
-}
 
 std::string lm_eval(const Subject& subject) {
   Json out = Json::object();
@@ -155,8 +110,8 @@ std::string lm_eval(const Subject& subject) {
     if (!cell->figure()) continue;
     if (!last || cell->started > last->started) last = cell;
     seconds += cell->seconds;
-    if (is_choices(*cell))
-      add_choices(*cell, out);
+    if (asks_task(*cell))
+      add_asked(*cell, out);
     else
       add_task(subject, *cell, out);
   }

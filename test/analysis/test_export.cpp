@@ -1,8 +1,10 @@
 // Results in the forms of others.
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <string>
 
 #include "analysis/export/export.hpp"
+#include "ptq/core/hash.hpp"
 #include "test/analysis/report_folder.hpp"
 
 namespace {
@@ -111,13 +113,59 @@ TEST_CASE("lm-eval: multiple choice has the harness's entries, groups and sample
                R"("greedy": [false, true], "acc": 1})"
                "\n");
   const Report again = make_report(read_results(folder.path));
-  const auto samples = lm_eval_samples(subjects_of(again, "tiny", "fp16").at(0));
+  std::vector<std::string> notes;
+  const auto samples = lm_eval_samples(subjects_of(again, "tiny", "fp16").at(0), notes);
   REQUIRE(samples.size() == 1);
+  REQUIRE(notes.size() == 1);  // the record names no data
   CHECK(samples.begin()->first == "samples_mmlu_anatomy");
   const Json line = Json::parse(samples.begin()->second);
   CHECK(line["doc_id"] == 3);
   CHECK(line["filtered_resps"][1] == Json({"-1.5", "True"}));
   CHECK(line["acc"] == 1.0);
+}
+
+TEST_CASE("lm-eval: samples have the texts of rows that are still there", "[export]") {
+  const ResultsFolder folder;
+  folder.write("row.jsonl", "{\"question\": \"1 + 1?\", \"answer\": \"#### 2\"}\n");
+  const std::string data = (folder.path / "row.jsonl").string();
+  const std::string task = PTQ_SOURCE_DIR "/datasets/tasks/gsm8k.toml";
+  Record record = make("fp16", "gsm8k", "answers",
+                       parse_json(R"({"task": "gsm8k", "task_version": "3.0", "fewshot": 0,
+      "correct": 1, "total": 1, "accuracy": 1.0,
+      "results": {"gsm8k": {"alias": "gsm8k", "exact_match,strict-match": 1.0}}})",
+                                  "metrics"));
+  record.evaluation.settings = {{"task", task},
+                                {"task_sha256", sha256_file(task)},
+                                {"data", data},
+                                {"data_sha256", sha256_file(data)}};
+  folder.add(record);
+  folder.write("tiny-fp16-gsm8k/samples.jsonl",
+               R"({"doc_id": 0, "target": "#### 2", "answer": " 1 + 1 = 2\n#### 2", "filtered": )"
+               R"({"strict-match": "2", "flexible-extract": "2"}, "exact_match,strict-match": 1, )"
+               R"("exact_match,flexible-extract": 1, "correct": true})"
+               "\n");
+  const auto export_samples = [&](std::vector<std::string>& notes) {
+    const Report report = make_report(read_results(folder.path));
+    return lm_eval_samples(subjects_of(report, "tiny", "fp16").at(0), notes);
+  };
+  std::vector<std::string> notes;
+  const auto samples = export_samples(notes);
+  CHECK(notes.empty());
+  const std::string& text = samples.at("samples_gsm8k");
+  CHECK(std::count(text.begin(), text.end(), '\n') == 2);  // a line for each filter
+  const Json line = Json::parse(text.substr(0, text.find('\n')));
+  CHECK(line["filter"] == "strict-match");
+  CHECK(line["doc"]["question"] == "1 + 1?");
+  CHECK(line["arguments"]["gen_args_0"]["arg_0"] == "Question: 1 + 1?\nAnswer:");
+  CHECK(line["arguments"]["gen_args_0"]["arg_1"]["until"][0] == "Question:");
+  CHECK(line["exact_match"] == 1.0);
+  CHECK(line["doc_hash"] ==
+        sha256_hex("{\n  \"question\": \"1 + 1?\",\n  \"answer\": \"#### 2\"\n}"));
+  folder.write("row.jsonl", "{\"question\": \"2 + 2?\", \"answer\": \"#### 4\"}\n");
+  const std::string without = export_samples(notes).at("samples_gsm8k");
+  CHECK(Json::parse(without.substr(0, without.find('\n')))["doc"].empty());
+  REQUIRE(notes.size() == 1);
+  CHECK(has(notes[0], "not the file that was asked"));
 }
 
 TEST_CASE("Hugging Face: entries that say what they are not", "[export]") {

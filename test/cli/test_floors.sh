@@ -66,7 +66,7 @@ analysis/pruning      : analysis/figures
 analysis/page         : core stats analysis/read analysis/write analysis/board analysis/compare
 analysis/page         : analysis/figures analysis/pruning analysis/decide
 analysis/export       : core analysis/read analysis/write analysis/board analysis/compare
-analysis/export       : analysis/decide analysis/page
+analysis/export       : analysis/decide analysis/page tasks
 # The files of an earlier study, and its pages as it printed them.
 analysis/study        : core results analysis/read analysis/write
 

@@ -27,6 +27,7 @@ namespace ptq::tasks {
 // What is asked about one row.
 struct Item {
   int64_t row = 0;      // in the data file, from 0
+  Json fields;          // of the row
   std::string subject;  // empty: of a task in one piece
   std::string block;    // what stands in front of the question: header and examples
   Question question;
@@ -193,11 +194,13 @@ inline std::vector<Item> read_items(const TaskDescription& task, const TaskFiles
     if (number >= range.end) return;
     const bool drawn = fewshot > 0 && task.fewshot_order != "first";
     if (number < range.begin && !drawn) return;  // drawing goes on from row to row
-    const Json row = parse_row(text, where);
+    Json row = parse_row(text, where);
     std::string block = examples.block(row, where);
     if (number < range.begin) return;
-    items.push_back({number, task.subject.render(row).value_or(""), std::move(block),
-                     task.question(row, label_at(labels, number, files.data), where)});
+    std::string subject = task.subject.render(row).value_or("");
+    tasks::Question question = task.question(row, label_at(labels, number, files.data), where);
+    items.push_back(
+        {number, std::move(row), std::move(subject), std::move(block), std::move(question)});
   });
   if (items.empty())
     throw usage_error("no row of the data is asked: the file has " + std::to_string(rows),
