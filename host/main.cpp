@@ -43,6 +43,8 @@ usage: ptq-host EXPERIMENT.toml [options]
   trace                every point of a pass, and where two traces part
   quantize             a model quantized here, as a checkpoint that other programs load
   import --check       a packed checkpoint against the model that it was made of
+  slurm EXPERIMENT.toml  a script that runs an experiment as one Slurm array
+  reproduce RECORD.json  one result computed again and compared
   doctor               what this build and this machine have
 
 Each command has --help. --version prints the version. The manual is docs/cli.md.
@@ -53,13 +55,21 @@ struct Command {
   int (*run)(const std::vector<std::string>&);
 };
 constexpr Command kCommands[] = {
-    {"run", run_command},           {"run-cell", run_cell_command},
-    {"methods", methods_command},   {"check", check_command},
-    {"info", info_command},         {"tokenize", tokenize_command},
-    {"logits", logits_command},     {"trace", trace_command},
-    {"import", import_command},     {"doctor", doctor_command},
-    {"fidelity", fidelity_command}, {"sensitivity", sensitivity_command},
+    {"run", run_command},
+    {"run-cell", run_cell_command},
+    {"methods", methods_command},
+    {"check", check_command},
+    {"info", info_command},
+    {"tokenize", tokenize_command},
+    {"logits", logits_command},
+    {"trace", trace_command},
+    {"import", import_command},
+    {"doctor", doctor_command},
+    {"fidelity", fidelity_command},
+    {"sensitivity", sensitivity_command},
     {"quantize", quantize_command},
+    {"slurm", slurm_command},
+    {"reproduce", reproduce_command},
 };
 
 // A word without dot and slash that is no command is a mistyped command, not a file.

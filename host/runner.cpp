@@ -13,6 +13,7 @@
 
 #include "host/machine.hpp"
 #include "ptq/core/clock.hpp"
+#include "ptq/results/claims.hpp"
 #include "ptq/run/cell_job.hpp"
 #include "ptq/run/progress.hpp"
 #include "ptq/run/supervise.hpp"
@@ -41,7 +42,11 @@ struct KeptReference {
 class Runner {
  public:
   Runner(const Plan& plan, const Store& store, const RunSettings& settings)
-      : plan_(plan), store_(store), settings_(settings), line_(settings.quiet) {}
+      : plan_(plan),
+        store_(store),
+        settings_(settings),
+        line_(settings.quiet),
+        claims_(store.folder(), Store::host()) {}
 
   RunSummary run(const std::vector<Cell>& cells) {
     keep_finished(cells);
@@ -49,20 +54,24 @@ class Runner {
     while (!running_.empty() || (!waiting_.empty() && !summary_.interrupted)) {
       while (!summary_.interrupted && running_.size() < size_t(settings_.jobs) && start_next()) {
       }
+      claims_.renew();
       std::vector<pollfd> pipes;
       for (const Running& cell : running_) cell.child->add_pipes(pipes);
       wait_for_output(pipes, 100);
-      if (stop_signal != 0) {
+      const bool late = settings_.max_seconds > 0 && clock_.seconds() > settings_.max_seconds;
+      if (stop_signal != 0 || late) {
         summary_.interrupted = true;
         for (const Running& cell : running_) cell.child->stop();
       }
       for (auto cell = running_.begin(); cell != running_.end();) {
         cell->child->service();
         if (cell->child->end()) {
-          if (cell->keeps_reference)
+          if (cell->keeps_reference) {
             finish_reference(*cell);
-          else
+          } else {
             costing_one_cell(cell->cell, [&] { finish(*cell); });
+            claims_.release(cell->cell.id);
+          }
           cell = running_.erase(cell);
         } else {
           ++cell;
@@ -137,6 +146,11 @@ class Runner {
     using State = KeptReference::State;
     for (auto place = waiting_.begin(); place != waiting_.end(); ++place) {
       const Cell cell = *place;
+      if (const auto now = look(cell); now != Look::free) {
+        if (now == Look::claimed) continue;
+        waiting_.erase(place);
+        return true;
+      }
       KeptReference& reference = references_[group_of(cell)];
       if (has_reference(cell) && reference.state == State::in_work) continue;
       if (has_reference(cell) && reference.state == State::wanted) {
@@ -145,9 +159,38 @@ class Runner {
       }
       waiting_.erase(place);
       costing_one_cell(cell, [&] { start(cell); });
+      if (running_.empty() || running_.back().cell.id != cell.id) claims_.release(cell.id);
       return true;
     }
     return false;
+  }
+
+  enum class Look { free, claimed, done };
+
+  // Whether a cell is still to be computed, and by us: then it is claimed for us. Cells of others
+  // are looked at every few seconds.
+  Look look(const Cell& cell) {
+    constexpr double kBetweenLooks = 2;
+    const auto seen = claimed_.find(cell.id);
+    if (seen != claimed_.end() && clock_.seconds() - seen->second < kBetweenLooks)
+      return Look::claimed;
+    if (!settings_.fresh && store_.status(cell.place, cell.id)) {
+      store_.restore(cell.place, cell.id);
+      ++summary_.kept;
+      ++summary_.elsewhere;
+      return Look::done;
+    }
+    std::string owner;
+    try {
+      owner = claims_.take(cell.id);
+    } catch (
+        const Error&) {  // a claim only saves work; what is wrong with the folder stops the cell
+    }
+    if (owner.empty()) return Look::free;
+    if (seen == claimed_.end())
+      line_.say(cell_name(plan_.grid, cell) + " is being computed by " + owner);
+    claimed_[cell.id] = clock_.seconds();
+    return Look::claimed;
   }
 
   // Where this fails, each cell computes the reference itself, and says what is wrong.
@@ -418,6 +461,9 @@ class Runner {
   const RunSettings& settings_;
   ProgressLine line_;
   TimeEstimate estimate_;
+  Claims claims_;
+  std::map<std::string, double> claimed_;  // by others: when we looked last, seconds of clock_
+  Stopwatch clock_;
   std::map<std::string, KeptReference> references_;
   std::deque<Cell> waiting_;
   std::list<Running> running_;

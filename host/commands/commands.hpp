@@ -17,6 +17,8 @@ int fidelity_command(const std::vector<std::string>& args);
 int sensitivity_command(const std::vector<std::string>& args);
 int trace_command(const std::vector<std::string>& args);
 int check_command(const std::vector<std::string>& args);
+int slurm_command(const std::vector<std::string>& args);
+int reproduce_command(const std::vector<std::string>& args);
 int quantize_command(const std::vector<std::string>& args);
 int import_command(const std::vector<std::string>& args);
 int doctor_command(const std::vector<std::string>& args);

@@ -15,6 +15,8 @@
 #include "host/runner.hpp"
 #include "ptq/core/hash.hpp"
 #include "ptq/core/safe_text.hpp"
+#include "ptq/run/cell_cost.hpp"
+#include "ptq/run/shard.hpp"
 #include "ptq/run/supervise.hpp"
 
 namespace ptq {
@@ -36,6 +38,8 @@ usage: ptq-host [run] EXPERIMENT.toml [options]
                      --set evaluations.passkey.keys=2      (by name or kind)
                      --set methods.kivi-2bit.options.bits=4  (by label or method)
   --only REGEX     only cells whose "model method evaluation" matches
+  --shard I/N      the I-th of N parts of the grid, by estimated cost; slurm: of a Slurm array
+  --max-seconds S  stop then, as if interrupted (exit code 75: work is left)
   --dry-run        print the cells, the memory they need and what is missing; run nothing
   --fresh          compute finished cells again
   --device NAME    auto (default), cpu, cuda or cuda:N
@@ -45,7 +49,8 @@ usage: ptq-host [run] EXPERIMENT.toml [options]
                    the folders beside the program
   --quiet          only failures and the tables at the end
 
-The same command continues after an interruption: finished cells are kept.
+The same command continues after an interruption: finished cells are kept. Several at once, also
+on several hosts that share the folder, divide the cells among them (docs/cluster.md).
 Keys of the file: docs/experiments.md. Exit codes: docs/cli.md.
 )";
 
@@ -67,6 +72,21 @@ std::vector<Cell> selected(const ExperimentGrid& grid, const std::string& patter
                       "a cell is called \"" + cell_name(grid, grid.cells.front()) + "\"");
   }
   return cells;
+}
+
+// Those of them that belong to a part of the grid. Parts are made of all cells, whatever is done
+// already: every process sees the same ones.
+std::vector<Cell> part_of(const ExperimentGrid& grid, const std::vector<Cell>& cells,
+                          const std::string& text) {
+  if (text.empty()) return cells;
+  const Shard shard = parse_shard(text);
+  std::vector<double> costs;
+  for (const Cell& cell : cells) costs.push_back(cell_cost(grid, cell));
+  const std::vector<int64_t> parts = divide_cells(costs, shard.count);
+  std::vector<Cell> own;
+  for (size_t i = 0; i < cells.size(); ++i)
+    if (parts[i] == shard.index) own.push_back(cells[i]);
+  return own;
 }
 
 // What was asked for, beside the results: defaults filled in, overrides applied. experiment.json is
@@ -144,6 +164,7 @@ int run_command(const std::vector<std::string>& args) {
   add("device", po::value<std::string>()->default_value("auto"));
   add("threads", po::value<std::string>())("jobs", po::value<std::string>());
   add("plugins", po::value<std::vector<std::string>>());
+  add("shard", po::value<std::string>())("max-seconds", po::value<std::string>());
   const Arguments arguments = parse_arguments(args, options, "experiment");
   if (arguments.count("experiment") == 0) {
     throw usage_error("no experiment file is given", "", "for example experiments/trackC.toml");
@@ -153,6 +174,8 @@ int run_command(const std::vector<std::string>& args) {
   settings.jobs = int(integer_of(arguments, "jobs", 1, 1, 256));
   settings.fresh = arguments["fresh"].as<bool>();
   settings.quiet = arguments["quiet"].as<bool>();
+  settings.max_seconds = double(integer_of(arguments, "max-seconds", 0, 1, int64_t{1} << 40));
+  const std::string shard = text_of(arguments, "shard");
 
   PlanRequest request;
   request.file = text_of(arguments, "experiment");
@@ -163,7 +186,8 @@ int run_command(const std::vector<std::string>& args) {
   std::string out = text_of(arguments, "out");
   if (out.empty()) out = "results/" + plan.experiment.name;
   const Store store(out);
-  const std::vector<Cell> cells = selected(plan.grid, text_of(arguments, "only"));
+  const std::vector<Cell> cells =
+      part_of(plan.grid, selected(plan.grid, text_of(arguments, "only")), shard);
   if (!settings.quiet) {
     for (const std::string& note : plan.plugin_notes)
       fmt::print(stderr, "note: {}\n", one_line(note));
@@ -204,7 +228,10 @@ int run_command(const std::vector<std::string>& args) {
   }
   if (!settings.quiet) {
     fmt::print(stderr, "{} cells computed, {} kept from before, {} failed\n", summary.finished,
-               summary.kept, summary.failed);
+               summary.kept - summary.elsewhere, summary.failed);
+    if (summary.elsewhere > 0)
+      fmt::print(stderr, "{} cells were computed by other processes meanwhile\n",
+                 summary.elsewhere);
   }
   for (const auto& [experiment, count] : summary.kept_of) {
     fmt::print(stderr,
@@ -212,7 +239,13 @@ int run_command(const std::vector<std::string>& args) {
                "settings; the tables show them there\n",
                count, experiment);
   }
-  print_report(out);
+  if (shard.empty())
+    print_report(out);
+  else  // the last of the parts would print the whole
+    std::fputs(
+        ("results: " + one_line(out) + "; all parts together: ptq-report " + one_line(out) + "\n")
+            .c_str(),
+        stdout);
   return int(summary.failed + summary.invalid > 0 ? ExitCode::cells_failed : ExitCode::ok);
 }
 

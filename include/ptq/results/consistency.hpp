@@ -330,8 +330,7 @@ inline std::vector<const char*> needed_figures(const std::string& kind) {
   if (kind == "perplexity") return {"nll", "ppl", "windows", "tokens_scored"};
   if (kind == "cached-decode") return {"nll", "ppl", "samples", "tokens_scored"};
   if (kind == "generation") return {"nll", "ppl_pooled", "mean_ppl", "samples", "tokens_scored"};
-  if (kind == "passkey" || kind == "retrieval" || kind == "choices" ||
-      kind == "answers")
+  if (kind == "passkey" || kind == "retrieval" || kind == "choices" || kind == "answers")
     return {"correct", "total", "accuracy"};
   return {};
 }
@@ -362,9 +361,8 @@ inline void compare_with_samples(const Record& record, const SampleSums& s,
   };
   const bool windows = record.evaluation.kind == "perplexity";
   const bool choices = record.evaluation.kind == "choices";
-  const bool answers =
-      choices || record.evaluation.kind == "answers" || record.evaluation.kind == "passkey" ||
-      record.evaluation.kind == "retrieval";
+  const bool answers = choices || record.evaluation.kind == "answers" ||
+                       record.evaluation.kind == "passkey" || record.evaluation.kind == "retrieval";
   if (needed_figures(record.evaluation.kind).empty()) return;  // not ours
   const char* count = windows ? "windows" : answers ? "total" : "samples";
   equal(count, double(s.lines), "the number of lines of samples.jsonl");

@@ -10,6 +10,7 @@
 //
 //   OUT/failed/<id>.json                         the last failure of a cell that is not finished
 //   OUT/.tmp-<pid>-<host>-<id>/                  a cell being computed
+//   OUT/claims/<id>                              who computes a cell (results/claims.hpp)
 //   OUT/unfinished/<id>.jsonl                    what an interrupted cell has of its scores
 #pragma once
 
@@ -195,13 +196,14 @@ class Store {
     return folder_ / "failed" / (id + ".json");
   }
 
- private:
-  std::filesystem::path superseded() const { return folder_ / "superseded"; }
-
+  // The name of this machine, as part of a file's.
   static std::string host() {
     char name[256] = "";
     return ::gethostname(name, sizeof name - 1) == 0 ? path_word(name) : "host";
   }
+
+ private:
+  std::filesystem::path superseded() const { return folder_ / "superseded"; }
 
   static std::string own_prefix() {
     return ".tmp-" + std::to_string(::getpid()) + "-" + host() + "-";

@@ -292,8 +292,9 @@ inline void wait_for_output(const std::vector<pollfd>& pipes, int milliseconds) 
   ::poll(watched.data(), nfds_t(watched.size()), milliseconds);
 }
 
-// SIGINT, SIGTERM and SIGHUP ask the supervisor to stop: `stop_signal` is the first of them. The
-// second SIGINT ends the program at once; the children then die with it.
+// SIGINT, SIGTERM, SIGHUP and SIGUSR1 (Slurm's word before a time limit) ask the supervisor to
+// stop: `stop_signal` is the first of them. The second SIGINT ends the program at once; the
+// children then die with it.
 inline volatile std::sig_atomic_t stop_signal = 0;
 
 inline void install_stop_handlers() {
@@ -304,7 +305,7 @@ inline void install_stop_handlers() {
   };
   sigemptyset(&action.sa_mask);
   action.sa_flags = 0;  // no SA_RESTART: poll returns
-  for (const int number : {SIGINT, SIGTERM, SIGHUP}) ::sigaction(number, &action, nullptr);
+  for (const int number : {SIGINT, SIGTERM, SIGHUP, SIGUSR1}) ::sigaction(number, &action, nullptr);
   ::signal(SIGPIPE, SIG_IGN);
 }
 

@@ -1,0 +1,182 @@
+// Which process computes a cell, where several hosts share a folder of results.
+//
+//   OUT/claims/<id>   host, boot, process and its start, of whoever is at work on the cell; touched
+//                     every few seconds. One that is older than kStaleSeconds, or whose process is
+//                     known to be gone, is anybody's.
+//
+// Times are those of the file server: of files that are touched, never of a host's own clock. A
+// claim saves work, no more: results are put in place by rename, so two hosts that compute one cell
+// agree on who was first.
+#pragma once
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <chrono>
+#include <cstdint>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <set>
+#include <string>
+#include <utility>
+
+#include "ptq/core/atomic_file.hpp"
+#include "ptq/core/json.hpp"
+#include "ptq/core/own_json.hpp"
+
+namespace ptq {
+
+namespace claims_detail {
+
+inline std::string first_line(const char* path) {
+  std::ifstream file(path);
+  std::string line;
+  std::getline(file, line);
+  return line;
+}
+
+// When a process of this host began, in ticks since boot; empty: there is none.
+inline std::string process_start(int64_t pid) {
+  const std::string line = first_line(("/proc/" + std::to_string(pid) + "/stat").c_str());
+  size_t at = line.rfind(')');  // the name may hold anything
+  for (int field = 2; field < 22 && at != line.npos; ++field) at = line.find(' ', at + 1);
+  return at == line.npos ? "" : line.substr(at + 1, line.find(' ', at + 1) - at - 1);
+}
+
+}  // namespace claims_detail
+
+class Claims {
+ public:
+  static constexpr double kStaleSeconds = 120, kRenewSeconds = 10;
+
+  // folder: of the results. host: its name.
+  Claims(const std::filesystem::path& folder, std::string host)
+      : folder_(folder / "claims"), host_(std::move(host)) {
+    boot_ = claims_detail::first_line("/proc/sys/kernel/random/boot_id");
+    start_ = claims_detail::process_start(::getpid());
+  }
+  Claims(const Claims&) = delete;
+  Claims& operator=(const Claims&) = delete;
+  ~Claims() {
+    while (!held_.empty()) release(*held_.begin());
+  }
+
+  // Empty: the cell is ours from now on. Else who has it, for people. Errors: the folder cannot be
+  // written.
+  std::string take(const std::string& id) {
+    if (held_.contains(id)) return {};
+    make_folders(folder_);
+    for (int attempt = 0;; ++attempt) {
+      if (create(id)) {
+        held_.insert(id);
+        return {};
+      }
+      const std::string owner = owner_of(id);
+      if (!owner.empty() || attempt == 3) return owner.empty() ? "another process" : owner;
+    }
+  }
+
+  void release(const std::string& id) {
+    held_.erase(id);
+    std::error_code ignored;
+    if (read(file(id)) == own_text()) std::filesystem::remove(file(id), ignored);
+    std::filesystem::remove(folder_, ignored);  // unless there are others
+  }
+
+  // To be called often: touches the claims when it is time.
+  void renew() {
+    const auto now = std::chrono::steady_clock::now();
+    if (now - renewed_ < std::chrono::duration<double>(kRenewSeconds)) return;
+    renewed_ = now;
+    for (const std::string& id : held_) ::utimensat(AT_FDCWD, file(id).c_str(), nullptr, 0);
+  }
+
+ private:
+  std::filesystem::path file(const std::string& id) const { return folder_ / id; }
+
+  static std::string read(const std::filesystem::path& path) {
+    std::ifstream in(path, std::ios::binary);
+    return {std::istreambuf_iterator<char>(in), {}};
+  }
+
+  std::string own_text() const {
+    return json_text(Json{
+               {"host", host_}, {"boot", boot_}, {"pid", int64_t(::getpid())}, {"start", start_}}) +
+           "\n";
+  }
+
+  // False: the claim is there.
+  bool create(const std::string& id) const {
+    const int fd = ::open(file(id).c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (fd < 0 && errno == EEXIST) return false;
+    if (fd < 0 && errno == ENOENT) {  // the last claim's owner has removed the folder
+      make_folders(folder_);
+      return false;
+    }
+    if (fd < 0) throw file_error("cannot claim a cell", file(id), errno);
+    const int written = write_all(fd, own_text());
+    ::close(fd);
+    if (written == 0) return true;
+    ::unlink(file(id).c_str());
+    throw file_error("cannot claim a cell", file(id), written);
+  }
+
+  // Who holds a claim; empty: nobody any more, it was put away.
+  std::string owner_of(const std::string& id) const {
+    const std::string text = read(file(id));
+    const Json claim = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+    const double age = age_of(file(id));
+    if (age < 0) return {};  // released meanwhile
+    const bool known = claim.is_object();
+    const std::string host = known ? claim.value("host", "") : "?";
+    const int64_t pid = known ? claim.value("pid", int64_t{0}) : 0;
+    const bool here = known && host == host_ && claim.value("boot", "") == boot_ && pid > 0;
+    const bool gone = here && claims_detail::process_start(pid) != claim.value("start", "");
+    if (!gone && age < kStaleSeconds) {
+      char since[32];
+      std::snprintf(since, sizeof since, "%.0f", age);
+      return "process " + std::to_string(pid) + " of " + host + ", last seen " + since + " s ago";
+    }
+    put_away(id, text);
+    return {};
+  }
+
+  // Only one of those who find a claim stale moves it; whoever moved a newer one puts it back.
+  void put_away(const std::string& id, const std::string& stale) const {
+    const std::filesystem::path aside =
+        folder_ / (".stale-" + host_ + "-" + std::to_string(::getpid()) + "-" + id);
+    if (::rename(file(id).c_str(), aside.c_str()) != 0) return;
+    if (read(aside) != stale)
+      ::renameat2(AT_FDCWD, aside.c_str(), AT_FDCWD, file(id).c_str(), RENAME_NOREPLACE);
+    ::unlink(aside.c_str());
+  }
+
+  // Seconds since a claim was touched, by the file server's clock; negative: it is not there.
+  double age_of(const std::filesystem::path& path) const {
+    const std::filesystem::path probe =
+        folder_ / (".now-" + host_ + "-" + std::to_string(::getpid()));
+    const int fd = ::open(probe.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+    if (fd < 0) return errno == ENOENT ? -1 : 0;
+    struct stat now {
+    }, then{};
+    ::futimens(fd, nullptr);
+    ::fstat(fd, &now);
+    ::close(fd);
+    ::unlink(probe.c_str());
+    if (::stat(path.c_str(), &then) != 0) return -1;
+    return double(now.st_mtim.tv_sec - then.st_mtim.tv_sec) +
+           1e-9 * double(now.st_mtim.tv_nsec - then.st_mtim.tv_nsec);
+  }
+
+  std::filesystem::path folder_;
+  std::string host_, boot_, start_;
+  std::set<std::string> held_;
+  std::chrono::steady_clock::time_point renewed_ = std::chrono::steady_clock::now();
+};
+
+}  // namespace ptq
