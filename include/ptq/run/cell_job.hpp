@@ -67,6 +67,7 @@ inline Json to_json(const CellJob& job) {
                {"device", subject.device},
                {"threads", subject.threads},
                {"supervisor", job.supervisor},
+               {"measurements", path_json(subject.measurements)},
                {"kept_logits", path_json(job.kept_logits)},
                {"kept_limit", job.kept_limit}};
   if (subject.model.random_seed) json["random_seed"] = *subject.model.random_seed;
@@ -92,6 +93,9 @@ inline CellJob job_from_json(const Json& json, const std::string& where) {
   subject.method = job.record.method;
   subject.seed = job.record.seed;
   subject.calibration_where = job.record.experiment;
+  subject.fingerprint = job.record.model.fingerprint;
+  subject.measurements = path_from_json(json.at("measurements"));
+  subject.scratch = job.attempt.string();
   subject.model.folder = path_from_json(json.at("model_folder"));
   subject.model.compute = compute_from_word(json.at("compute").get<std::string>(), where);
   if (json.contains("random_seed"))
