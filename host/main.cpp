@@ -42,6 +42,7 @@ usage: ptq-host EXPERIMENT.toml [options]
   sensitivity          which layer a method hurts
   trace                every point of a pass, and where two traces part
   quantize             a model quantized here, as a checkpoint that other programs load
+  prune                a model with heads, channels or layers taken away
   import --check       a packed checkpoint against the model that it was made of
   slurm EXPERIMENT.toml  a script that runs an experiment as one Slurm array
   reproduce RECORD.json  one result computed again and compared
@@ -55,6 +56,7 @@ struct Command {
   int (*run)(const std::vector<std::string>&);
 };
 constexpr Command kCommands[] = {
+<<<<<<< HEAD
     {"run", run_command},
     {"run-cell", run_cell_command},
     {"methods", methods_command},
@@ -70,6 +72,15 @@ constexpr Command kCommands[] = {
     {"quantize", quantize_command},
     {"slurm", slurm_command},
     {"reproduce", reproduce_command},
+=======
+    {"run", run_command},           {"run-cell", run_cell_command},
+    {"methods", methods_command},   {"check", check_command},
+    {"info", info_command},         {"tokenize", tokenize_command},
+    {"logits", logits_command},     {"trace", trace_command},
+    {"import", import_command},     {"doctor", doctor_command},
+    {"fidelity", fidelity_command}, {"sensitivity", sensitivity_command},
+    {"quantize", quantize_command}, {"prune", prune_command},
+>>>>>>> 3e342e43e6e4394bff79178df8d5289a4e8b2f11
 };
 
 // A word without dot and slash that is no command is a mistyped command, not a file.

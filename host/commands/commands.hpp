@@ -20,6 +20,7 @@ int check_command(const std::vector<std::string>& args);
 int slurm_command(const std::vector<std::string>& args);
 int reproduce_command(const std::vector<std::string>& args);
 int quantize_command(const std::vector<std::string>& args);
+int prune_command(const std::vector<std::string>& args);
 int import_command(const std::vector<std::string>& args);
 int doctor_command(const std::vector<std::string>& args);
 

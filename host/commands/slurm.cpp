@@ -44,7 +44,7 @@ before its time is over, keeps what is done and is queued again. Nothing calls s
 )";
 
 // A word of a shell command.
-std::string quoted(const std::string& text) {
+std::string shell_word(const std::string& text) {
   std::string out = "'";
   for (const char c : text) out += c == '\'' ? std::string("'\\''") : std::string(1, c);
   return out + "'";
@@ -92,7 +92,7 @@ std::string script(const Plan& plan, const Arguments& arguments, const std::stri
       "if [ \"$code\" -eq 75 ]; then\n"
       "  scontrol requeue \"${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}\"\n"
       "fi\nexit \"$code\"\n",
-      quoted(fs::current_path().string()), command);
+      shell_word(fs::current_path().string()), command);
   return text;
 }
 
@@ -122,12 +122,12 @@ int slurm_command(const std::vector<std::string>& args) {
   std::string out = text_of(arguments, "out");
   if (out.empty()) out = "results/" + plan.experiment.name;
 
-  std::string command = quoted((program_folder() / "ptq-host").string()) + " " +
-                        quoted(absolute_path(request.file).string()) + " --out " + quoted(out) +
-                        " --device " + quoted(text_of(arguments, "device"));
-  for (const std::string& setting : request.settings) command += " --set " + quoted(setting);
+  std::string command = shell_word((program_folder() / "ptq-host").string()) + " " +
+                        shell_word(absolute_path(request.file).string()) + " --out " + shell_word(out) +
+                        " --device " + shell_word(text_of(arguments, "device"));
+  for (const std::string& setting : request.settings) command += " --set " + shell_word(setting);
   for (const std::string& folder : request.plugins)
-    command += " --plugins " + quoted(absolute_path(folder).string());
+    command += " --plugins " + shell_word(absolute_path(folder).string());
   // Slurm makes no folder for its logs.
   make_folders(out);
   std::fputs(script(plan, arguments, command, absolute_path(out).string()).c_str(), stdout);

@@ -34,7 +34,8 @@ engine/cuda/bench     : core encoding engine engine/cuda engine/cuda/kernels
 
 eval                  : core model data engine stats tasks
 calibrate             : core model data engine engine/weights
-run                   : interface core encoding model data engine stats eval calibrate results
+prune                 : core model engine engine/weights
+run                   : interface core encoding model data engine stats eval calibrate prune results
 # Tries a method by the rules of the cache before anything runs.
 run/trial.hpp         : core encoding model engine engine/pass
 
@@ -75,6 +76,7 @@ analysis/study        : core results analysis/read analysis/write
 plugin.h              :
 plugin.hpp            : interface
 plugin_math.hpp       : interface
+plugin_prune.hpp      : interface
 plugin_weights.hpp    : interface encoding
 plugins               : interface core encoding
 plugins/example_c     : interface

@@ -68,8 +68,13 @@ inline Json to_json(const CellJob& job) {
                {"device", subject.device},
                {"threads", subject.threads},
                {"supervisor", job.supervisor},
+<<<<<<< HEAD
                {"kept_reference", path_json(job.kept_reference)},
                {"unfinished", path_json(job.unfinished)},
+=======
+               {"measurements", path_json(subject.measurements)},
+               {"kept_logits", path_json(job.kept_logits)},
+>>>>>>> 3e342e43e6e4394bff79178df8d5289a4e8b2f11
                {"kept_limit", job.kept_limit}};
   if (subject.model.random_seed) json["random_seed"] = *subject.model.random_seed;
   if (subject.calibration) {
@@ -95,6 +100,9 @@ inline CellJob job_from_json(const Json& json, const std::string& where) {
   subject.method = job.record.method;
   subject.seed = job.record.seed;
   subject.calibration_where = job.record.experiment;
+  subject.fingerprint = job.record.model.fingerprint;
+  subject.measurements = path_from_json(json.at("measurements"));
+  subject.scratch = job.attempt.string();
   subject.model.folder = path_from_json(json.at("model_folder"));
   subject.model.compute = compute_from_word(json.at("compute").get<std::string>(), where);
   if (json.contains("random_seed"))
