@@ -37,7 +37,7 @@ usage: ptq-host reproduce RECORD.json [options]
   --keep DIR      keep the new result there
 
 Paths in the record (model, texts) are seen from the working folder. Exit code 0: all is the same,
-1: something differs; times and the peak of memory are not compared.
+6: something differs; times and the peak of memory are not compared.
 )";
 
 // A folder that is removed at the end.
@@ -131,7 +131,7 @@ int reproduce_command(const std::vector<std::string>& args) {
   for (const std::string& difference : differences)
     fmt::print("differs: {}\n", one_line(difference));
   if (differences.empty()) fmt::print("the same: every number of {}\n", one_line(file.string()));
-  return int(differences.empty() ? ExitCode::ok : ExitCode::cells_failed);
+  return int(differences.empty() ? ExitCode::ok : ExitCode::disagree);
 }
 
 }  // namespace ptq

@@ -123,8 +123,8 @@ int slurm_command(const std::vector<std::string>& args) {
   if (out.empty()) out = "results/" + plan.experiment.name;
 
   std::string command = shell_word((program_folder() / "ptq-host").string()) + " " +
-                        shell_word(absolute_path(request.file).string()) + " --out " + shell_word(out) +
-                        " --device " + shell_word(text_of(arguments, "device"));
+                        shell_word(absolute_path(request.file).string()) + " --out " +
+                        shell_word(out) + " --device " + shell_word(text_of(arguments, "device"));
   for (const std::string& setting : request.settings) command += " --set " + shell_word(setting);
   for (const std::string& folder : request.plugins)
     command += " --plugins " + shell_word(absolute_path(folder).string());

@@ -68,13 +68,9 @@ inline Json to_json(const CellJob& job) {
                {"device", subject.device},
                {"threads", subject.threads},
                {"supervisor", job.supervisor},
-<<<<<<< HEAD
+               {"measurements", path_json(subject.measurements)},
                {"kept_reference", path_json(job.kept_reference)},
                {"unfinished", path_json(job.unfinished)},
-=======
-               {"measurements", path_json(subject.measurements)},
-               {"kept_logits", path_json(job.kept_logits)},
->>>>>>> 3e342e43e6e4394bff79178df8d5289a4e8b2f11
                {"kept_limit", job.kept_limit}};
   if (subject.model.random_seed) json["random_seed"] = *subject.model.random_seed;
   if (subject.calibration) {

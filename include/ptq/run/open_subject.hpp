@@ -188,7 +188,7 @@ class OpenSubject {
         request_, options_, *methods_.pruner, *second_,
         [this]() -> const Tokenizer& { return tokenizer(); },
         [this](double share, const char* doing) { report(share, doing); });
-    if (!request_.kept_logits.empty()) second_.reset();  // its logits are there
+    if (!request_.kept_logits.empty() || request_.reference_is_spare) second_.reset();
     ++steps_;
   }
 
