@@ -132,6 +132,9 @@ int64_t Session::block(Side side, int64_t heads, int64_t columns, bool sample) {
     if (p->flags & ~kKnownFlags) fail("flags of {} are {:#x}, not PTQ_KV_*", name, p->flags);
     if (p->reserved != 0) fail("reserved of {} is {}, it must be 0", name, p->reserved);
   }
+  policy_.clear();
+  for (const ptq_kv_policy* p : {&keys, &values})
+    policy_ += fmt::format("{} {} {} {} {};", p->key_space, p->sink, p->window, p->block, p->flags);
   if ((keys.flags ^ values.flags) & PTQ_KV_EVICTS) fail("it evicts rows of one side only");
   if (keys.flags & PTQ_KV_EVICTS) skip("it evicts rows and encodes none");
   if (sample && !calibrated_ && wants() != 0) {

@@ -116,6 +116,7 @@ class Session {
   // Of the policy, after block().
   bool calibrated() const { return calibrated_; }
   bool rewrites() const { return rewrites_; }
+  const std::string& policy() const { return policy_; }  // of both sides, as text
   Answer encode(Side side, const ptq_tensor& x, int64_t first = 0);
   // The same; stops with FAIL when the method refuses or leaves the encoding empty.
   Encoding must_encode(Side side, Input& input, int64_t first = 0);
@@ -131,6 +132,7 @@ class Session {
   Host host_;
   Surroundings surroundings_;
   int64_t block_[2] = {0, 0};  // of keys and values, after block()
+  std::string policy_;         // after block()
   std::string form_[2];        // of the encodings so far
   std::vector<float> shared_[2];
   void* self_ = nullptr;

@@ -53,6 +53,7 @@ std::vector<Test> load_tests();         // loading it
 std::vector<Test> description_tests();  // what its tables say
 std::vector<Test> encode_tests();       // what it computes
 std::vector<Test> prune_tests();        // what it removes
+std::vector<Test> option_tests();       // whether its options do anything
 
 // Loads the file (RTLD_NOW, RTLD_LOCAL) and never unloads it. A file that does not load, or whose
 // tables cannot be read, stops the test as skipped: other tests say why.

@@ -124,6 +124,15 @@ TEST_CASE("each plugin that is wrong on purpose is named by the right test", "[c
   }
 }
 
+TEST_CASE("an option that does nothing is named", "[check]") {
+  const std::string found =
+      check("test-plugins/bad_print.so", {"--only", "load-.*|description-.*|create-.*|options-.*"})
+          .of("options-effect");
+  INFO(found);
+  CHECK(found.rfind("warn: no other value changes a byte", 0) == 0);
+  CHECK(found.find("bad_print.level") != found.npos);
+}
+
 TEST_CASE("a method that is calibrated passes every test of a cache method", "[check]") {
   const Report report = check("test-plugins/calibrated.so");
   for (const auto& test : report.tests) {
