@@ -40,6 +40,7 @@ class FakeGradients : public Gradients<float> {
     for (int layer = 1; layer >= 0; --layer) show(layer, tokens, true, visitor);
     return double(tokens[0]);
   }
+  RemovalLosses removal_losses(std::span<const int32_t>) override { return {}; }
 
   // token + 1000 layer + 100 place (keys, rotated keys, values), and 0.5 more per number of a row;
   // the gradient is the same with a minus.

@@ -34,7 +34,8 @@ engine/cuda/bench     : core encoding engine engine/cuda engine/cuda/kernels
 
 eval                  : core model data engine stats tasks
 calibrate             : core model data engine engine/weights
-run                   : interface core encoding model data engine stats eval calibrate results
+prune                 : core model engine engine/weights
+run                   : interface core encoding model data engine stats eval calibrate prune results
 # Tries a method by the rules of the cache before anything runs.
 run/trial.hpp         : core encoding model engine engine/pass
 

@@ -435,10 +435,12 @@ TEST_CASE("cuda engine: a card with too little shared memory is one sentence", "
 
 TEST_CASE("cuda engine: a model whose layers differ gives the CPU's logits and points", "[cuda]") {
   ptq::test::RandomModel m;
-  m.layers = 3;
+  m.layers = 6;
   m.layer_sizes =
-      R"([{}, {"num_attention_heads": 3, "num_key_value_heads": 1, "intermediate_size": 40},
-          {"num_attention_heads": 4, "intermediate_size": 64}])";
+      R"([{"num_attention_heads": 0, "num_key_value_heads": 0}, {},
+          {"num_attention_heads": 3, "num_key_value_heads": 1, "intermediate_size": 40},
+          {"num_attention_heads": 0, "num_key_value_heads": 0, "intermediate_size": 0},
+          {"num_attention_heads": 4, "intermediate_size": 64}, {"intermediate_size": 0}])";
   const Folder folder(m, "cuda-uneven");
   CudaTransformer<float> cuda(folder.path, cuda::Device<float>(0));
   CpuTransformer cpu(folder.path, cpu::Device(1));
@@ -458,7 +460,8 @@ TEST_CASE("cuda engine: a model whose layers differ gives the CPU's logits and p
           if (e.name == name) return e.values;
         return {};
       });
-  CHECK(points.size() == size_t(3 * (kPoints - 5) + 3));  // without norms of heads
+  // Without norms of heads a layer has 8 points of attention, 5 of the MLP, and what leaves it.
+  CHECK(points.size() == size_t(4 * 8 + 4 * 5 + 6 + 3));
   for (const PointDifference& p : points) {
     INFO(p.name);
     CHECK(p.relative <= 1e-4);

@@ -429,6 +429,19 @@ TEST_CASE("config: layers of a pruned model have sizes of their own") {
   const int64_t whole = parameter_count(parse(three)), h = 4096;
   CHECK(parameter_count(c) == whole - 2 * 16 * 128 * h - 2 * 4 * 128 * h - 3 * h * (14336 - 1024));
 
+  // Blocks that are gone have neither tensors nor a cache.
+  const ModelConfig gone = parse(
+      adding(three, R"("layer_sizes": [{"num_attention_heads": 0, "num_key_value_heads": 0}, {},
+                                {"num_attention_heads": 0, "num_key_value_heads": 0,
+                                 "intermediate_size": 0}])"));
+  const int64_t attention = h * (2 * 32 + 2 * 8) * 128 + h, mlp = 3 * h * 14336 + h;
+  CHECK(parameter_count(gone) == whole - 2 * attention - mlp);
+  CHECK(kv_bytes_per_token_fp16(gone) == kv_bytes_per_token_fp16(parse(three)) / 3);
+  CHECK(anatomy_of(gone).layers[2].linears.empty());
+  CHECK(anatomy_of(gone).layers[0].at(Role::down).columns == 14336);
+  CHECK_THAT(error_of(adding(three, R"("layer_sizes": [{}, {"num_attention_heads": 0}, {}])")),
+             Contains("does not divide"));
+
   CHECK_THAT(error_of(adding(three, R"("layer_sizes": [{}, {}])")), Contains("2 entries for 3"));
   CHECK_THAT(error_of(adding(three, R"("layer_sizes": [{}, {"num_attention_heads": 33}, {}])")),
              Contains("num_attention_heads"));

@@ -130,8 +130,10 @@ inline KvCalibration calibrate_kv(Gradients<float>& gradients, KvMethod& method,
     }
   }
   if (fisher) result.loss = loss / double(result.sequences);
+  const Anatomy anatomy = anatomy_of(c);
   for (int layer = 0; layer < int(c.num_hidden_layers); ++layer)
-    for (const KvSide side : {KvSide::keys, KvSide::values}) samples.hand_over(method, layer, side);
+    for (const KvSide side : {KvSide::keys, KvSide::values})
+      if (anatomy.layers[size_t(layer)].attention()) samples.hand_over(method, layer, side);
   return result;
 }
 

@@ -176,14 +176,14 @@ class Encoder {
         pass_beside(l, inputs);
       else
         pass(l, &inputs, full);
-      for (const Point point : kInputPoints) add_means(means, l, point, inputs);
+      for (const Point point : points_of(l)) add_means(means, l, point, inputs);
       if (method_.scales()) fold(l, means, probe, full);
     }
     if (!groups) {
       for (const LinearPlan& linear : anatomy_.layers[size_t(l)].linears)
         encode(l, linear, &means.at(linear.input).view());
     } else {
-      for (const Point point : kInputPoints) {
+      for (const Point point : points_of(l)) {
         BlockInputs one(l, wanted_, rows_, {point});
         pass(l, &one, false);
         add_means(means, l, point, one);
@@ -194,6 +194,13 @@ class Encoder {
     if (!full && l + 1 < int(anatomy_.layers.size())) pass(l, nullptr, true);
   }
 
+  // Those of kInputPoints that the layer has, in order.
+  std::vector<Point> points_of(int l) const {
+    std::vector<Point> points;
+    for (const LinearPlan& linear : anatomy_.layers[size_t(l)].linears)
+      if (points.empty() || points.back() != linear.input) points.push_back(linear.input);
+    return points;
+  }
   void add_means(std::map<Point, MeanInputs>& means, int l, Point point, BlockInputs& from) {
     means.insert_or_assign(point,
                            MeanInputs(from.take(point), ++last_id_, anatomy_.point_name(l, point)));
@@ -219,12 +226,16 @@ class Encoder {
       std::vector<float> factor;
     };
     const LayerPlan& plan = anatomy_.layers[size_t(l)];
-    std::vector<Place> places = {
-        {SitePlace::attention_in, Point::attention_in, {Role::q, Role::k, Role::v}, {}},
-        {SitePlace::mlp_in, Point::mlp_in, {Role::gate, Role::up}, {}},
-        {SitePlace::mlp_inner, Point::mlp_inner, {Role::down}, {}}};
-    if (plan.shape.heads == plan.shape.kv_heads && !plan.at(Role::v).bias)
-      places.insert(places.begin() + 1, {SitePlace::heads_out, Point::heads_out, {Role::o}, {}});
+    std::vector<Place> places;
+    if (plan.attention())
+      places.push_back(
+          {SitePlace::attention_in, Point::attention_in, {Role::q, Role::k, Role::v}, {}});
+    if (plan.attention() && plan.shape.heads == plan.shape.kv_heads && !plan.at(Role::v).bias)
+      places.push_back({SitePlace::heads_out, Point::heads_out, {Role::o}, {}});
+    if (plan.mlp()) {
+      places.push_back({SitePlace::mlp_in, Point::mlp_in, {Role::gate, Role::up}, {}});
+      places.push_back({SitePlace::mlp_inner, Point::mlp_inner, {Role::down}, {}});
+    }
     std::vector<float> before(probe.size());
     if (advanced)
       std::copy_n(hidden_.begin(), probe.size(), before.begin());

@@ -11,6 +11,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "ptq/engine/engine.hpp"
 #include "ptq/model/config.hpp"
@@ -55,6 +56,13 @@ class GradientVisitor {
   }
 };
 
+// The mean cross-entropy of a sequence's next tokens: of the whole model, and of the model in which
+// the attention, the MLP or both of one layer add nothing. [layers] each.
+struct RemovalLosses {
+  double whole = 0;
+  std::vector<double> attention, mlp, layer;
+};
+
 // Forward and backward passes over single sequences. float is what runs; engine/cpu/backward.hpp
 // has double too, to hold the formulas against finite differences.
 template <class Real>
@@ -68,6 +76,8 @@ class Gradients {
   // Returns the loss. Keeps two activations per layer, [tokens, hidden] and [tokens, heads *
   // head_dim]; everything else is computed again on the way down.
   virtual double backward(std::span<const int32_t> tokens, GradientVisitor<Real>& visitor) = 0;
+  // Runs the layers behind a removed block again for each: 3 layers^2 / 2 layers in all.
+  virtual RemovalLosses removal_losses(std::span<const int32_t> tokens) = 0;
 };
 
 // Gradients on the CPU, for the same folders as make_cpu_engine; `options.compute` is not used.

@@ -42,7 +42,8 @@ enum class Point {
 };
 inline constexpr int kPoints = 19;
 
-// Sizes of one layer; those of pruned models differ from layer to layer.
+// Sizes of one layer; those of pruned models differ from layer to layer. heads 0: it has no
+// attention, inner 0: no MLP.
 struct Shape {
   int64_t hidden = 0;  // width of the residual stream, the same everywhere
   int64_t heads = 0, kv_heads = 0, head_dim = 0;
@@ -72,12 +73,19 @@ struct NormPlan {
 
 struct LayerPlan {
   Shape shape;
-  int64_t window;  // keys visible to a query, itself included; 0: all before it
-  NormPlan input_norm, post_norm;
+  int64_t window;                  // keys visible to a query, itself included; 0: all before it
+  NormPlan input_norm, post_norm;  // of its attention and of its MLP
   std::optional<NormPlan> q_norm, k_norm;  // of each head, before the rotary embedding
-  std::vector<LinearPlan> linears;         // in the order of Role
+  std::vector<LinearPlan> linears;         // those of its blocks, in the order of Role
 
-  const LinearPlan& at(Role role) const { return linears[size_t(role)]; }
+  bool attention() const { return shape.heads > 0; }
+  bool mlp() const { return shape.inner > 0; }
+  // Of a block that the layer has.
+  const LinearPlan& at(Role role) const { return linears[place(role)]; }
+  LinearPlan& at(Role role) { return linears[place(role)]; }
+
+ private:
+  size_t place(Role role) const { return size_t(role) - (attention() ? 0 : size_t(Role::gate)); }
 };
 
 // A tensor that the model's folder must have.
@@ -99,7 +107,7 @@ struct Anatomy {
     static const std::optional<NormPlan> kNone;
     std::vector<ExpectedTensor> list = {{embedding + ".weight", {vocab, hidden}}};
     for (const LayerPlan& layer : layers) {
-      list.push_back({layer.input_norm.name + ".weight", {hidden}});
+      if (layer.attention()) list.push_back({layer.input_norm.name + ".weight", {hidden}});
       for (const LinearPlan& linear : layer.linears) {
         if (linear.input == Point::mlp_in && linear.role == Role::gate)
           list.push_back({layer.post_norm.name + ".weight", {hidden}});
@@ -128,6 +136,12 @@ struct Anatomy {
               s.head_dim, std::max(most.inner, s.inner)};
     }
     return most;
+  }
+
+  // Layers that read and fill a cache.
+  int64_t attention_layers() const {
+    return std::count_if(layers.begin(), layers.end(),
+                         [](const LayerPlan& layer) { return layer.attention(); });
   }
 
   // What the module that gives a point is called in the folder and in Hugging Face transformers;
@@ -166,12 +180,12 @@ struct Anatomy {
 inline void fuse(LayerPlan& layer, std::initializer_list<Role> roles, const std::string& module) {
   int64_t rows = 0;
   for (const Role role : roles) {
-    layer.linears[size_t(role)].fused_first = rows;
+    layer.at(role).fused_first = rows;
     rows += layer.at(role).rows;
   }
   for (const Role role : roles) {
-    layer.linears[size_t(role)].fused = module;
-    layer.linears[size_t(role)].fused_rows = rows;
+    layer.at(role).fused = module;
+    layer.at(role).fused_rows = rows;
   }
 }
 
@@ -197,21 +211,25 @@ inline Anatomy anatomy_of(const ModelConfig& c) {
     layer.post_norm = {base + "post_attention_layernorm", Point::mlp_in};
     const int64_t h = c.hidden_size, q = layer.shape.q_width(), kv = layer.shape.kv_width(),
                   m = layer.shape.inner;
-    layer.linears = {
-        {Role::q, attention + "q_proj", q, h, c.qkv_bias, Point::attention_in, Point::query},
-        {Role::k, attention + "k_proj", kv, h, c.qkv_bias, Point::attention_in, Point::key},
-        {Role::v, attention + "v_proj", kv, h, c.qkv_bias, Point::attention_in, Point::value},
-        {Role::o, attention + "o_proj", h, q, c.o_bias, Point::heads_out, Point::attention_out},
-        {Role::gate, mlp + "gate_proj", m, h, false, Point::mlp_in, Point::gate},
-        {Role::up, mlp + "up_proj", m, h, false, Point::mlp_in, Point::up},
-        {Role::down, mlp + "down_proj", h, m, false, Point::mlp_inner, Point::mlp_out}};
-    if (c.head_norms) {
+    if (layer.attention())
+      layer.linears = {
+          {Role::q, attention + "q_proj", q, h, c.qkv_bias, Point::attention_in, Point::query},
+          {Role::k, attention + "k_proj", kv, h, c.qkv_bias, Point::attention_in, Point::key},
+          {Role::v, attention + "v_proj", kv, h, c.qkv_bias, Point::attention_in, Point::value},
+          {Role::o, attention + "o_proj", h, q, c.o_bias, Point::heads_out, Point::attention_out}};
+    if (layer.mlp())
+      layer.linears.insert(
+          layer.linears.end(),
+          {{Role::gate, mlp + "gate_proj", m, h, false, Point::mlp_in, Point::gate},
+           {Role::up, mlp + "up_proj", m, h, false, Point::mlp_in, Point::up},
+           {Role::down, mlp + "down_proj", h, m, false, Point::mlp_inner, Point::mlp_out}});
+    if (c.head_norms && layer.attention()) {
       layer.q_norm = {attention + "q_norm", Point::normed_query};
       layer.k_norm = {attention + "k_norm", Point::normed_key};
     }
     if (c.fused) {
-      fuse(layer, {Role::q, Role::k, Role::v}, attention + "qkv_proj");
-      fuse(layer, {Role::gate, Role::up}, mlp + "gate_up_proj");
+      if (layer.attention()) fuse(layer, {Role::q, Role::k, Role::v}, attention + "qkv_proj");
+      if (layer.mlp()) fuse(layer, {Role::gate, Role::up}, mlp + "gate_up_proj");
     }
     a.layers.push_back(std::move(layer));
   }

@@ -35,9 +35,12 @@ constexpr std::string_view architecture_name(Architecture a) {
   return "?";
 }
 
-// Sizes in which the layers of a pruned model differ.
+// Sizes in which the layers of a pruned model differ. Without heads (both 0) the attention block of
+// the layer is gone and adds nothing, with intermediate_size 0 its MLP; without both the layer
+// hands on what it is given.
 struct LayerSize {
   int64_t attention_heads = 0, key_value_heads = 0, intermediate_size = 0;
+  bool operator==(const LayerSize&) const = default;
 };
 
 struct ModelConfig {
@@ -230,8 +233,8 @@ inline void read_window(const JsonValue& root, ModelConfig& c) {
 }
 
 // Our own key `layer_sizes`, a list with an object for each layer whose keys override those of the
-// model: structured pruning leaves models behind whose layers differ. Other programs refuse such
-// weights by their shapes.
+// model: structured pruning leaves models behind whose layers differ, or lack a block (size 0).
+// Other programs refuse such weights by their shapes.
 inline void read_layer_sizes(const JsonValue& root, ModelConfig& c) {
   const auto list = root.find("layer_sizes");
   if (!list) return;
@@ -240,17 +243,19 @@ inline void read_layer_sizes(const JsonValue& root, ModelConfig& c) {
     LayerSize size = c.size_of_layer(0);
     node.for_each_member([&](std::string_view key, const JsonValue& value) {
       if (key == "num_attention_heads") {
-        size.attention_heads = value.as_integer(1, c.num_attention_heads);
+        size.attention_heads = value.as_integer(0, c.num_attention_heads);
       } else if (key == "num_key_value_heads") {
-        size.key_value_heads = value.as_integer(1, c.num_key_value_heads);
+        size.key_value_heads = value.as_integer(0, c.num_key_value_heads);
       } else if (key == "intermediate_size") {
-        size.intermediate_size = value.as_integer(1, c.intermediate_size);
+        size.intermediate_size = value.as_integer(0, c.intermediate_size);
       } else {
         throw value.error("the key " + shown(key) + " is not a size of a layer",
                           "known: num_attention_heads, num_key_value_heads, intermediate_size");
       }
     });
-    if (size.attention_heads % size.key_value_heads != 0) {
+    const bool none = size.attention_heads == 0 && size.key_value_heads == 0;
+    if (!none && (size.key_value_heads == 0 || size.attention_heads % size.key_value_heads != 0 ||
+                  size.attention_heads == 0)) {
       throw node.error(
           "`num_key_value_heads` = " + std::to_string(size.key_value_heads) +
           " does not divide `num_attention_heads` = " + std::to_string(size.attention_heads));

@@ -66,14 +66,12 @@ class BackwardPass final : public Gradients<Real> {
     Pass pass = begin(tokens);
     std::vector<Real> x = embed(tokens), o;
     for (const Layer& layer : model_.layers) {
-      o.resize(size_t(pass.n * layer.plan.shape.q_width()));
-      attention_inputs(layer, pass, x.data());
-      visitor.keys_values(
-          int(&layer - model_.layers.data()),
-          {pass.n, pass.keys.data(), pass.k.data(), pass.v.data(), nullptr, nullptr, nullptr});
-      sequence_attention(*pool_, shape_of(layer, pass.n), pass.q.data(), pass.k.data(),
-                         pass.v.data(), o.data());
-      attention_output(layer, pass, o.data(), x.data());
+      if (layer.plan.attention()) {
+        attention(layer, pass, x.data(), o);
+        visitor.keys_values(
+            int(&layer - model_.layers.data()),
+            {pass.n, pass.keys.data(), pass.k.data(), pass.v.data(), nullptr, nullptr, nullptr});
+      }
       mlp(layer, pass, x.data());
     }
   }
@@ -86,22 +84,46 @@ class BackwardPass final : public Gradients<Real> {
     std::vector<Real> x = embed(tokens);
     for (size_t l = 0; l < layers; ++l) {
       inputs[l] = x;
-      outputs[l].resize(size_t(pass.n * all[l].plan.shape.q_width()));
-      attention_inputs(all[l], pass, x.data());
-      sequence_attention(*pool_, shape_of(all[l], pass.n), pass.q.data(), pass.k.data(),
-                         pass.v.data(), outputs[l].data());
-      attention_output(all[l], pass, outputs[l].data(), x.data());
+      attention(all[l], pass, x.data(), outputs[l]);
       mlp(all[l], pass, x.data());
     }
     std::vector<Real> dx(x.size());
     const double loss = head(tokens, x.data(), visitor, dx.data());
     for (size_t l = layers; l-- > 0;) {
-      mlp_gradient(all[l], pass, inputs[l], outputs[l].data(), visitor, dx.data());
-      attention_gradient(int(l), pass, inputs[l].data(), outputs[l].data(), visitor, dx.data());
+      if (all[l].plan.mlp())
+        mlp_gradient(all[l], pass, inputs[l], outputs[l].data(), visitor, dx.data());
+      if (all[l].plan.attention())
+        attention_gradient(int(l), pass, inputs[l].data(), outputs[l].data(), visitor, dx.data());
       inputs[l] = {};
       outputs[l] = {};
     }
     return loss;
+  }
+
+  RemovalLosses removal_losses(std::span<const int32_t> tokens) override {
+    Pass pass = begin(tokens);
+    RemovalLosses losses;
+    std::vector<Real> x = embed(tokens), o;
+    // The loss when y enters the layers from `first` on.
+    const auto loss_from = [&](size_t first, std::vector<Real> y) {
+      for (size_t l = first; l < model_.layers.size(); ++l) {
+        attention(model_.layers[l], pass, y.data(), o);
+        mlp(model_.layers[l], pass, y.data());
+      }
+      return head_loss(tokens, y.data());
+    };
+    losses.whole = loss_from(0, x);
+    for (size_t l = 0; l < model_.layers.size(); ++l) {
+      const Layer& layer = model_.layers[l];
+      losses.layer.push_back(loss_from(l + 1, x));
+      std::vector<Real> only_mlp = x;
+      mlp(layer, pass, only_mlp.data());
+      losses.attention.push_back(loss_from(l + 1, std::move(only_mlp)));
+      attention(layer, pass, x.data(), o);
+      losses.mlp.push_back(loss_from(l + 1, x));
+      mlp(layer, pass, x.data());
+    }
+    return losses;
   }
 
  private:
@@ -178,8 +200,18 @@ class BackwardPass final : public Gradients<Real> {
     rope(p.q.data(), p.n, s.heads, s.head_dim, 1);
     rope(p.k.data(), p.n, s.kv_heads, s.head_dim, 1);
   }
+  // The attention block; o [n, q_width]: what its heads give. Blocks that are not there add
+  // nothing.
+  void attention(const Layer& w, Pass& p, Real* x, std::vector<Real>& o) const {
+    if (!w.plan.attention()) return;
+    o.resize(size_t(p.n * w.plan.shape.q_width()));
+    attention_inputs(w, p, x);
+    sequence_attention(*pool_, shape_of(w, p.n), p.q.data(), p.k.data(), p.v.data(), o.data());
+    attention_output(w, p, o.data(), x);
+  }
   // x += o_proj(o).
   void attention_output(const Layer& w, Pass& p, const Real* o, Real* x) const {
+    if (!w.plan.attention()) return;
     linear(w.at(Role::o), o, p.n, p.y.data());
     ops_.add(x, p.y.data(), p.n, config_.hidden_size);
   }
@@ -191,6 +223,7 @@ class BackwardPass final : public Gradients<Real> {
     linear(w.at(Role::up), p.y.data(), p.n, p.up.data());
   }
   void mlp(const Layer& w, Pass& p, Real* x) const {
+    if (!w.plan.mlp()) return;
     mlp_inputs(w, p, x);
     ops_.swiglu(p.gate.data(), p.up.data(), p.n, w.plan.shape.inner, p.act.data());
     linear(w.at(Role::down), p.act.data(), p.n, p.y.data());
@@ -228,6 +261,21 @@ class BackwardPass final : public Gradients<Real> {
     }
     if (want_head) visitor.gradient(name, d_head.data(), vocab, h);
     if (want_norm) visitor.gradient(norm_name, d_norm.data(), 1, h);
+    return loss / double(targets);
+  }
+
+  // The loss alone.
+  double head_loss(std::span<const int32_t> tokens, const Real* x) const {
+    constexpr int64_t kRows = 256;
+    const int64_t targets = int64_t(tokens.size()) - 1, vocab = config_.vocab_size;
+    std::vector<Real> y(size_t(kRows * config_.hidden_size)), z(size_t(kRows * vocab));
+    double loss = 0;
+    for (int64_t row = 0; row < targets; row += kRows) {
+      const int64_t count = std::min(kRows, targets - row);
+      normalise(model_.final_norm, x + row * config_.hidden_size, count, y.data());
+      ops_.linear(model_.head, nullptr, y.data(), count, z.data());
+      loss += ops_.cross_entropy(z.data(), tokens.data() + row + 1, count, vocab, targets);
+    }
     return loss / double(targets);
   }
 

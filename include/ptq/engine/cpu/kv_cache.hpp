@@ -52,6 +52,9 @@ class KvRows final : public RowSource, public CacheRules {
     if (rotary_) rotary_->extend(length_);
   }
 
+  // n rows of a layer without heads: they are counted and nothing is stored.
+  void pass_over(int64_t n) { length_ += n; }
+
   // Encodes the rows that are due. Their dense copies stay for the queries of the current pass that
   // came before the boundary moved; release() frees them.
   void encode() {

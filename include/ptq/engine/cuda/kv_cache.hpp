@@ -79,6 +79,9 @@ class KvRows : public CacheRules {
     length_ += n;
   }
 
+  // n rows of a layer without heads: they are counted and nothing is stored.
+  void pass_over(int64_t n) { length_ += n; }
+
   // What queries read. fixed: the boundary of all of them, or -1 for the policy's.
   SideView view(int64_t fixed) const {
     SideView v;

@@ -154,19 +154,29 @@ class Transformer final : public Engine, private Blocks {
   }
 
   // One decoder layer: from a.x to a.x. only_inputs: what enters its linears is all that is wanted.
+  // A block that pruning has taken away adds nothing.
   void layer(int l, const std::vector<Part>& parts, const typename D::Batch& batch, int64_t n,
              Regime regime, Buffers& a, std::span<const int32_t> positions, Tap* tap,
              bool only_inputs = false) {
+    const LayerPlan& plan = model_.layers[size_t(l)].plan;
+    if (plan.attention())
+      attention_block(l, parts, batch, n, regime, a, positions, tap);
+    else if (regime != Regime::independent)
+      pass_over(parts, l);
+    if (plan.mlp()) mlp_block(l, n, a, positions, tap, only_inputs);
+  }
+
+  void attention_block(int l, const std::vector<Part>& parts, const typename D::Batch& batch,
+                       int64_t n, Regime regime, Buffers& a, std::span<const int32_t> positions,
+                       Tap* tap) {
     const typename Model::Layer& w = model_.layers[size_t(l)];
     const Shape& s = w.plan.shape;
     const float eps = config_.rms_norm_eps;
     const int64_t h = model_.anatomy.hidden;
-    auto& [x, y, q, k, v, o, gate, up] = a;
+    Array &x = a.x, &y = a.y, &q = a.q, &k = a.k, &v = a.v, &o = a.o;
     const auto look = [&](Point point, const Array& at, int64_t width) {
       this->look(tap, positions, l, point, at, width);
     };
-
-    // Attention block.
     device_.rms_norm(x.data(), w.input_norm.data(), eps, n, h, y.data());
     look(Point::attention_in, y, h);
     linear(w.at(Role::q), y, n, q);
@@ -193,9 +203,26 @@ class Transformer final : public Engine, private Blocks {
     linear(w.at(Role::o), o, n, y);
     look(Point::attention_out, y, h);
     device_.add(x.data(), y.data(), n, h);
+  }
 
-    // MLP block.
-    device_.rms_norm(x.data(), w.post_norm.data(), eps, n, h, y.data());
+  // The cache of a layer without attention: as long as the others, and empty.
+  static void pass_over(const std::vector<Part>& parts, int l) {
+    for (const Part& p : parts) {
+      p.sequence->cache.layer(l).keys.pass_over(p.rows);
+      p.sequence->cache.layer(l).values.pass_over(p.rows);
+    }
+  }
+
+  void mlp_block(int l, int64_t n, Buffers& a, std::span<const int32_t> positions, Tap* tap,
+                 bool only_inputs) {
+    const typename Model::Layer& w = model_.layers[size_t(l)];
+    const Shape& s = w.plan.shape;
+    const int64_t h = model_.anatomy.hidden;
+    Array &x = a.x, &y = a.y, &gate = a.gate, &up = a.up;
+    const auto look = [&](Point point, const Array& at, int64_t width) {
+      this->look(tap, positions, l, point, at, width);
+    };
+    device_.rms_norm(x.data(), w.post_norm.data(), config_.rms_norm_eps, n, h, y.data());
     look(Point::mlp_in, y, h);
     linear(w.at(Role::gate), y, n, gate);
     linear(w.at(Role::up), y, n, up);
@@ -251,7 +278,7 @@ class Transformer final : public Engine, private Blocks {
                  values = cache.values.boundaries(regime, p.position, p.rows);
       cache.keys.encode();
       cache.values.encode();
-      const int64_t layers = int64_t(model_.layers.size());
+      const int64_t layers = model_.anatomy.attention_layers();
       CacheReads& read = p.sequence->read;
       count_reads(read, KvSide::keys, cache.keys, keys, p.position, plan.window, layers);
       count_reads(read, KvSide::values, cache.values, values, p.position, plan.window, layers);

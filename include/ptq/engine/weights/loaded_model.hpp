@@ -52,8 +52,8 @@ struct LoadedModel {
   };
   struct Layer {
     LayerPlan plan;
-    Vector input_norm, post_norm;
-    Vector q_norm, k_norm;  // empty where the architecture has none
+    Vector input_norm, post_norm;  // empty where the layer has no such block, as its linears
+    Vector q_norm, k_norm;         // empty where the architecture has none
     std::array<Linear, kRoles> linears;
 
     Linear& at(Role role) { return linears[size_t(role)]; }
@@ -97,8 +97,8 @@ struct LoadedModel {
     for (const LayerPlan& plan : anatomy.layers) {
       Layer layer;
       layer.plan = plan;
-      layer.input_norm = vector(plan.input_norm.name + ".weight", h);
-      layer.post_norm = vector(plan.post_norm.name + ".weight", h);
+      if (plan.attention()) layer.input_norm = vector(plan.input_norm.name + ".weight", h);
+      if (plan.mlp()) layer.post_norm = vector(plan.post_norm.name + ".weight", h);
       if (plan.q_norm) layer.q_norm = vector(plan.q_norm->name + ".weight", plan.shape.head_dim);
       if (plan.k_norm) layer.k_norm = vector(plan.k_norm->name + ".weight", plan.shape.head_dim);
       for (const LinearPlan& linear : plan.linears) {

@@ -13,7 +13,7 @@ WeightBytes weight_bytes(const Model& model) {
     (w.encoded() ? sum.encoded_scalars : sum.dense_scalars) += w.scalars();
   };
   for (const auto& layer : model.layers)
-    for (const auto& linear : layer.linears) count(linear.weight);
+    for (const auto& linear : layer.plan.linears) count(layer.at(linear.role).weight);
   if (!model.anatomy.tied) count(model.head);
   sum.dense += model.embedding->bytes + model.small_bytes;
   sum.dense_scalars += model.anatomy.vocab * model.anatomy.hidden + model.small_scalars;
