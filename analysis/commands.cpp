@@ -290,6 +290,15 @@ int pruning_command(const Words& words) {
   return 0;
 }
 
+// Is it a folder with results of pruned models?
+bool holds_pruning(const std::string& folder) {
+  std::error_code error;
+  if (!std::filesystem::is_directory(folder, error)) return false;
+  const std::vector<Cell> cells = read_results(folder).cells;
+  return std::any_of(cells.begin(), cells.end(),
+                     [](const Cell& cell) { return cell.metrics.contains("pruning"); });
+}
+
 int verify_command(const Words& words) {
   const Arguments arguments = parse_arguments(words, {}, {}, {"FILE or RESULTS"});
   const std::string& file = arguments.positions[0];
@@ -297,6 +306,11 @@ int verify_command(const Words& words) {
   std::vector<Check> checks;
   if (std::filesystem::is_directory(file, error) || file.ends_with(".json")) {
     checks = verify_records(file);
+    if (holds_pruning(file)) {
+      std::vector<Damaged> damaged;  // the records among them are named already
+      const std::vector<Check> more = verify_pruning_records(read_pruning(file, damaged));
+      checks.insert(checks.end(), more.begin(), more.end());
+    }
   } else if (file.ends_with(".csv")) {
     std::vector<Damaged> damaged;
     checks = verify_pruning_records(read_pruning(file, damaged));

@@ -42,6 +42,7 @@ usage: ptq-host EXPERIMENT.toml [options]
   sensitivity          which layer a method hurts
   trace                every point of a pass, and where two traces part
   quantize             a model quantized here, as a checkpoint that other programs load
+  prune                a model with heads, channels or layers taken away
   import --check       a packed checkpoint against the model that it was made of
   doctor               what this build and this machine have
 
@@ -59,7 +60,7 @@ constexpr Command kCommands[] = {
     {"logits", logits_command},     {"trace", trace_command},
     {"import", import_command},     {"doctor", doctor_command},
     {"fidelity", fidelity_command}, {"sensitivity", sensitivity_command},
-    {"quantize", quantize_command},
+    {"quantize", quantize_command}, {"prune", prune_command},
 };
 
 // A word without dot and slash that is no command is a mistyped command, not a file.

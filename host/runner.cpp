@@ -245,6 +245,7 @@ class Runner {
     if (subject.calibration) {
       subject.calibration->file = absolute_path(subject.calibration->file).string();
     }
+    subject.measurements = absolute_path(store_.folder() / ".measured").string();
     subject.plugin_files = plan_.grid.methods[cell.method].plugin_files;
     for (std::string& file : subject.plugin_files) file = absolute_path(file).string();
     const int cores = std::max(1, int(std::thread::hardware_concurrency()));

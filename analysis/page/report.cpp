@@ -20,7 +20,7 @@ namespace fs = std::filesystem;
 // A pruning study lies as CSV beside the records or is made of them.
 bool holds_pruning(const fs::path& folder, const Results& results) {
   for (const Cell& cell : results.cells) {
-    if (cell.track == "pruning" && cell.metrics.contains("acc_mean")) return true;
+    if (cell.metrics.contains("pruning")) return true;
   }
   std::error_code error;
   for (const fs::directory_entry& entry : fs::directory_iterator(folder, error)) {

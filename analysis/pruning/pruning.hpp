@@ -31,7 +31,8 @@ inline constexpr std::array<const char*, 6> kGradientMetrics = {
 struct PruningRun {
   std::string model, method;  // method: "taylor", "layerwise", "blockwise", ...
   std::optional<double> seq_len, num_samples, acc_mean, ppl, extreme_layers;
-  std::array<std::optional<double>, 7> tasks;      // as kPruningTasks
+  std::array<std::optional<double>, 7> tasks;  // as kPruningTasks
+  std::array<int64_t, 7> task_sizes = kPruningTaskSizes;
   std::array<std::optional<double>, 6> gradients;  // as kGradientMetrics; may be infinite
   std::string output_dir, success;
 };
@@ -45,10 +46,13 @@ struct PruningModel {
 };
 
 // A CSV file with a line of names, columns as in test/fixtures/report/pruning.csv
-// (more are ignored), or a folder of such files or of our own records.
+// (more are ignored), or a folder of such files or of our own records: those of one model and
+// pruning method are a run (docs/report.md).
 // In a folder a damaged file costs itself only and is named in `damaged`.
 std::vector<PruningModel> read_pruning(const std::filesystem::path& path,
                                        std::vector<Damaged>& damaged);
+// Does a record belong to a run?
+bool is_pruning_record(const Record& record);
 // Is it a CSV file whose first line names the column `pruning_method`?
 bool is_pruning_csv(const std::filesystem::path& file);
 std::vector<PruningModel> parse_pruning_csv(const std::string& text, const std::string& where);
@@ -93,8 +97,10 @@ struct Check {
   Verdict verdict = Verdict::holds;
 };
 
-// Checks a document of the study's form, from its printed numbers alone.
-std::vector<Check> verify_pruning_document(const std::string& text);
+// Checks a document of the study's form, from its printed numbers alone. sizes: questions of the
+// tasks, of each model in its order; empty: those of the official sets.
+std::vector<Check> verify_pruning_document(const std::string& text,
+                                           const std::vector<std::array<int64_t, 7>>& sizes = {});
 // Checks records: their own invariants, and those of the document that they give.
 std::vector<Check> verify_pruning_records(const std::vector<PruningModel>& models);
 

@@ -8,8 +8,10 @@
 #include <cstdlib>
 #include <fstream>
 #include <iterator>
+#include <tuple>
 
 #include "analysis/pruning/pruning.hpp"
+#include "analysis/read/headline.hpp"
 #include "analysis/write/table.hpp"
 
 namespace ptq::report {
@@ -98,38 +100,110 @@ std::string model_in_name(const fs::path& file) {
 
 std::string read_text(const fs::path& file) { return read_text_file(file, uint64_t{256} << 20); }
 
-// Our own records of track "pruning": the columns are members of the metrics.
-void add_record(const Record& record, std::vector<PruningModel>& models) {
-  const Json& m = record.metrics;
-  const auto number = [&](const std::string& key) -> std::optional<double> {
-    const Json value = m.value(key, Json());
-    if (value.is_number()) return value.get<double>();
-    // JSON has no infinity: the record keeps a null and the reason.
-    const Json why = m.value(key + "_why", Json());
-    if (why.is_string() && why.get<std::string>().find("infinit") != std::string::npos) {
-      return HUGE_VAL;
-    }
-    return {};
-  };
+// The part of a method that prunes: the one that has a ratio.
+const Record::Part* pruning_part(const Record& record) {
+  for (const Record::Part& part : record.method.parts)
+    if (part.options.contains("ratio")) return &part;
+  return nullptr;
+}
+
+// A number of metrics.pruning. JSON has no infinity: the record keeps a null and the reason.
+std::optional<double> pruning_number(const Json& pruning, const std::string& key) {
+  const Json value = pruning.value(key, Json());
+  if (value.is_number()) return value.get<double>();
+  const Json why = pruning.value(key + "_why", Json());
+  if (why.is_string() && why.get<std::string>().find("infinit") != std::string::npos)
+    return HUGE_VAL;
+  return {};
+}
+
+PruningRun run_of(const Record& record, const Record::Part& part) {
   PruningRun run;
   run.model = record.model.name;
-  run.method = record.method.parts.empty() ? record.method.label : record.method.parts[0].method;
-  const Json method = m.value("pruning_method", Json());
-  if (method.is_string()) run.method = method.get<std::string>();
-  run.seq_len = number("taylor_seq_len");
-  run.num_samples = number("taylor_num_samples");
-  run.acc_mean = number("acc_mean");
-  run.ppl = number("ppl");
-  run.extreme_layers = number("extreme_pruning_layers");
-  for (size_t t = 0; t < kPruningTasks.size(); ++t) {
-    run.tasks[t] = number(std::string("acc_") + kPruningTasks[t]);
-  }
-  for (size_t g = 0; g < kGradientMetrics.size(); ++g)
-    run.gradients[g] = number(kGradientMetrics[g]);
-  run.output_dir = record.cell;
-  run.success = record.status == "ok" ? "True" : "False";
-  model_of(models, run.model).runs.push_back(std::move(run));
+  for (const Record::Part& one : record.method.parts)
+    run.method += (run.method.empty() ? "" : "+") + one.method;
+  const auto option = [&](const char* key) -> std::optional<double> {
+    const Json value = part.options.value(key, Json());
+    if (value.is_number()) return value.get<double>();
+    return {};
+  };
+  run.seq_len = option("seq_len");
+  run.num_samples = option("num_samples");
+  run.output_dir = record.method.label;
+  run.success = "True";
+  return run;
 }
+
+// What one record adds to its run: a task's accuracy, by which the task ranks, the perplexity, what
+// pruning has done.
+void add_record(const Record& record, PruningRun& run) {
+  if (record.status == "failed") {
+    run.success = "False";
+    return;
+  }
+  if (const auto pruning = record.metrics.find("pruning"); pruning != record.metrics.end()) {
+    run.extreme_layers = pruning_number(*pruning, "extreme_pruning_layers");
+    for (size_t g = 0; g < kGradientMetrics.size(); ++g)
+      run.gradients[g] = pruning_number(*pruning, kGradientMetrics[g]);
+  }
+  const std::optional<double> figure = figure_at(record.metrics, headline_of(record));
+  if (record.evaluation.kind == "perplexity" && !run.ppl) run.ppl = figure;
+  if (record.evaluation.kind != "choices") return;
+  for (size_t t = 0; t < kPruningTasks.size(); ++t) {
+    if (record.evaluation.name != kPruningTasks[t]) continue;
+    run.tasks[t] = figure;
+    run.task_sizes[t] = record.metrics.value("total", kPruningTaskSizes[t]);
+  }
+}
+
+// The mean of the seven tasks; nothing where one is missing.
+std::optional<double> mean_of_tasks(const PruningRun& run) {
+  double sum = 0;
+  for (const std::optional<double>& task : run.tasks) {
+    if (!task) return {};
+    sum += *task / double(run.tasks.size());
+  }
+  return sum;
+}
+
+// The order in which the study lists its runs; it decides between equals.
+void order_runs(std::vector<PruningRun>& runs) {
+  const auto place = [](const PruningRun& run) {
+    const std::vector<std::string> known = {"taylor", "layerwise", "blockwise"};
+    return std::find(known.begin(), known.end(), run.method) - known.begin();
+  };
+  std::stable_sort(runs.begin(), runs.end(), [&](const PruningRun& a, const PruningRun& b) {
+    return std::make_tuple(place(a), a.method, a.seq_len, a.num_samples) <
+           std::make_tuple(place(b), b.method, b.seq_len, b.num_samples);
+  });
+}
+
+// Runs of records, by model and label of the method.
+class RecordRuns {
+ public:
+  void add(const Record& record) {
+    const Record::Part* part = pruning_part(record);
+    if (!part) return;
+    const auto [at, first] = runs_.try_emplace({record.model.name, record.method.label});
+    if (first) at->second = run_of(record, *part);
+    add_record(record, at->second);
+  }
+  void move_to(std::vector<PruningModel>& models) {
+    std::map<std::string, std::vector<PruningRun>> by_model;
+    for (auto& [key, run] : runs_) {
+      run.acc_mean = mean_of_tasks(run);
+      by_model[key.first].push_back(std::move(run));
+    }
+    for (auto& [name, runs] : by_model) {
+      order_runs(runs);
+      auto& all = model_of(models, name).runs;
+      std::move(runs.begin(), runs.end(), std::back_inserter(all));
+    }
+  }
+
+ private:
+  std::map<std::pair<std::string, std::string>, PruningRun> runs_;
+};
 
 // The study's order; other models follow by name.
 void order_models(std::vector<PruningModel>& models) {
@@ -248,6 +322,10 @@ void find_csv_files(const fs::path& folder, const fs::path& top, std::vector<fs:
 
 }  // namespace
 
+bool is_pruning_record(const Record& record) {
+  return record.track == "pruning" || record.metrics.contains("pruning");
+}
+
 bool is_pruning_csv(const fs::path& file) {
   if (file.extension() != ".csv") return false;
   std::ifstream in(file, std::ios::binary);
@@ -281,13 +359,14 @@ std::vector<PruningModel> read_pruning(const fs::path& path, std::vector<Damaged
       }
     });
   }
+  RecordRuns runs;
   for (const fs::path& file : record_files(path, damaged)) {
     costing_itself(file, [&] {
       const Record record = read_record(file);
-      if (record.track == "pruning" && record.metrics.contains("acc_mean"))
-        add_record(record, models);
+      if (is_pruning_record(record)) runs.add(record);
     });
   }
+  runs.move_to(models);
   if (models.empty()) {
     std::string reasons;
     for (const Damaged& file : damaged) reasons += "\n      " + file.file + ": " + file.reason;

@@ -1,6 +1,7 @@
 // The invariants of a pruning study, checked on what its document prints. Bounds come from
 // the rounding of four decimals: every printed mean and deviation may be off by h = 0.00005.
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <map>
 
@@ -51,8 +52,10 @@ class Checker {
  public:
   std::vector<Check> checks;
 
-  void model(const printed::Model& m, const std::vector<CrossRow>& cross) {
+  void model(const printed::Model& m, const std::vector<CrossRow>& cross,
+             const std::array<int64_t, 7>& sizes) {
     name_ = m.name;
+    sizes_ = sizes;
     const std::vector<std::pair<const char*, const std::vector<Row>*>> all = {
         {"methods", &m.methods},
         {"seq_len", &m.seq_len},
@@ -199,10 +202,10 @@ class Checker {
     }
     double sum = 0;
     for (size_t t = 0; t < m.tasks.size(); ++t) {
-      const double value = m.tasks[t].second, n = double(kPruningTaskSizes[t]);
+      const double value = m.tasks[t].second, n = double(sizes_[t]);
       sum += value / double(m.tasks.size());
       const double nearest = std::round(value * n) / n;
-      add(fmt::format("8. {} is k/{}", m.tasks[t].first, kPruningTaskSizes[t]),
+      add(fmt::format("8. {} is k/{}", m.tasks[t].first, sizes_[t]),
           std::abs(nearest - value) <= kHalf + kSlack, fmt::format("{:.4f}", value));
     }
     add("7. ACC is the mean of its seven tasks",
@@ -241,14 +244,17 @@ class Checker {
   }
 
   std::string name_;
+  std::array<int64_t, 7> sizes_ = kPruningTaskSizes;
 };
 
 }  // namespace
 
-std::vector<Check> verify_pruning_document(const std::string& text) {
+std::vector<Check> verify_pruning_document(const std::string& text,
+                                           const std::vector<std::array<int64_t, 7>>& sizes) {
   const printed::Pages pages = printed::read(text);
   Checker checker;
-  for (const printed::Model& model : pages.models) checker.model(model, pages.cross);
+  for (size_t m = 0; m < pages.models.size(); ++m)
+    checker.model(pages.models[m], pages.cross, m < sizes.size() ? sizes[m] : kPruningTaskSizes);
   if (!pages.cross.empty()) checker.order(pages.cross);
   return checker.checks;
 }
@@ -271,7 +277,7 @@ std::vector<Check> verify_pruning_records(const std::vector<PruningModel>& model
           complete = false;
           continue;
         }
-        const double n = double(kPruningTaskSizes[t]), k = *run.tasks[t] * n;
+        const double n = double(run.task_sizes[t]), k = *run.tasks[t] * n;
         sum += *run.tasks[t] / double(run.tasks.size());
         if (std::abs(k - std::round(k)) > 1e-6 * n && ++wrong_tasks == 1) first = i;
       }
@@ -298,8 +304,11 @@ std::vector<Check> verify_pruning_records(const std::vector<PruningModel>& model
         wrong_tasks ? fmt::format("{} values are not, first in record {}", wrong_tasks, first + 1)
                     : fmt::format("{} records", with_tasks));
   }
+  std::vector<std::array<int64_t, 7>> sizes;  // of the run whose tasks are printed
+  for (const PruningModel& model : models)
+    sizes.push_back(model.best() ? model.best()->task_sizes : kPruningTaskSizes);
   const std::vector<Check> printed =
-      verify_pruning_document(pruning_document(models, Language::zh));
+      verify_pruning_document(pruning_document(models, Language::zh), sizes);
   checks.insert(checks.end(), printed.begin(), printed.end());
   return checks;
 }

@@ -97,7 +97,8 @@ Arguments parse(const std::vector<std::string>& args) {
 
 std::vector<Test> all_tests() {
   std::vector<Test> tests;
-  for (const auto& group : {file_tests(), load_tests(), description_tests(), encode_tests()}) {
+  for (const auto& group :
+       {file_tests(), load_tests(), description_tests(), encode_tests(), prune_tests()}) {
     tests.insert(tests.end(), group.begin(), group.end());
   }
   return tests;

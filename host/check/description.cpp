@@ -263,6 +263,7 @@ Result capabilities(const Subject& subject) {
     } known[] = {{PTQ_WEIGHTS_1, PTQ_CAN_WEIGHTS, sizeof(ptq_weights)},
                  {PTQ_TRANSFORM_1, PTQ_CAN_TRANSFORM, sizeof(ptq_transform)},
                  {PTQ_ACTIVATIONS_1, PTQ_CAN_ACTIVATIONS, sizeof(ptq_activations)},
+                 {PTQ_PRUNE_1, PTQ_CAN_PRUNE, sizeof(ptq_prune)},
                  {PTQ_WEIGHTS_CALIBRATION_1, 0, sizeof(ptq_weights_calibration)},
                  {PTQ_KV_1, PTQ_CAN_KV, sizeof(ptq_kv)},
                  {PTQ_KV_CALIBRATION_1, 0, sizeof(ptq_kv_calibration)}};  // beside ptq.kv/1

@@ -94,6 +94,15 @@ class Session {
   void must_create();
   void destroy();
 
+  // fn(method, call): one call of a function that has no member here.
+  template <class Fn>
+  Answer call(const char* function, const Fn& fn) {
+    Answer answer;
+    answer.status = fn(self_, host_.begin());
+    settle(function, answer);
+    return answer;
+  }
+
   const void* get(const char* id) const { return method_.get(self_, id); }
   bool can(Side side) const;  // does the instance offer the capability, on the CPU
   // Rows per block of the cache policy; FAIL when the policy is not valid. 1 for weights.

@@ -52,6 +52,7 @@ std::vector<Test> file_tests();         // read from the file, nothing is execut
 std::vector<Test> load_tests();         // loading it
 std::vector<Test> description_tests();  // what its tables say
 std::vector<Test> encode_tests();       // what it computes
+std::vector<Test> prune_tests();        // what it removes
 
 // Loads the file (RTLD_NOW, RTLD_LOCAL) and never unloads it. A file that does not load, or whose
 // tables cannot be read, stops the test as skipped: other tests say why.

@@ -18,6 +18,7 @@ int sensitivity_command(const std::vector<std::string>& args);
 int trace_command(const std::vector<std::string>& args);
 int check_command(const std::vector<std::string>& args);
 int quantize_command(const std::vector<std::string>& args);
+int prune_command(const std::vector<std::string>& args);
 int import_command(const std::vector<std::string>& args);
 int doctor_command(const std::vector<std::string>& args);
 

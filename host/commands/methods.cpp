@@ -32,7 +32,8 @@ std::vector<std::string> capabilities(const MethodInfo& method) {
   for (const auto& [bit, name] : {std::pair{PTQ_CAN_WEIGHTS, "weights"},
                                   {PTQ_CAN_ACTIVATIONS, "activations"},
                                   {PTQ_CAN_TRANSFORM, "transform"},
-                                  {PTQ_CAN_KV, "kv"}})
+                                  {PTQ_CAN_KV, "kv"},
+                                  {PTQ_CAN_PRUNE, "prune"}})
     if ((method.capabilities & bit) != 0) names.push_back(name);
   return names;
 }

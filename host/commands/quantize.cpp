@@ -11,6 +11,7 @@
 
 #include "host/bytes_text.hpp"
 #include "host/commands/commands.hpp"
+#include "host/commands/companions.hpp"
 #include "host/commands/one_sequence.hpp"
 #include "ptq/core/atomic_file.hpp"
 #include "ptq/core/mapped_file.hpp"
@@ -51,18 +52,6 @@ Tensors that the method leaves alone keep their bytes (norms into which it moved
 float32), the tokenizer's files are copied. What was
 written is read back and held against what the method gave. It runs on the CPU.
 )";
-
-// Files of a model folder that belong to a quantized copy, too.
-constexpr const char* kCompanions[] = {"generation_config.json",
-                                       "tokenizer.json",
-                                       "tokenizer_config.json",
-                                       "tokenizer.model",
-                                       "special_tokens_map.json",
-                                       "added_tokens.json",
-                                       "vocab.json",
-                                       "merges.txt",
-                                       "chat_template.jinja",
-                                       "chat_template.json"};
 
 struct Place {
   fs::path model, out;
@@ -204,15 +193,15 @@ std::string quantize(const Arguments& arguments) {
   const Place place = check_place(arguments);
   const std::string format = text_of(arguments, "format");
   const OneSequence one = open_one_sequence(arguments);
+  if (one.subject->pruned() != nullptr)
+    throw usage_error("a method that prunes cannot be written in a format of others", "--method",
+                      "ptq-host prune writes the pruned model; then quantize its folder");
   const Layers layers = layers_of(one.subject->engine(), format);
   const PackedWeights how = choose_packing(format, layers.to_pack);
   const Json quantization = quantization_config(format, how, layers.to_pack, layers.plain);
 
   make_folders(place.out);
-  std::error_code ignored;
-  for (const char* name : kCompanions)
-    if (fs::exists(place.model / name, ignored))
-      fs::copy_file(place.model / name, place.out / name);
+  copy_companions(place.model, place.out);
   const WeightFiles original(place.model);
   const uint64_t bytes = write_weights(place.out / kSingleFile, original, how, layers);
   // Last: a folder without it is no model.

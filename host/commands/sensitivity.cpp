@@ -107,6 +107,9 @@ Json figures(const Arguments& arguments, OneSequence& one) {
     throw usage_error("unknown part `" + by + "`", "--by", "layer or linear");
   if (list_of(arguments, "method").size() != 1)
     throw usage_error("exactly one method is needed", "--method", "ptq-host methods lists them");
+  if (one.subject->pruned() != nullptr)
+    throw usage_error("a method that prunes has no parts to be tried alone", "--method",
+                      "ptq-host prune --json says what each layer loses");
   const bool cache = one.subject->kv() != nullptr;
   if (cache && by == "linear")
     throw usage_error("the method encodes the cache, which has no linear layers", "--by linear");

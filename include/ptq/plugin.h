@@ -576,6 +576,81 @@ typedef struct ptq_kv_calibration {
 #define PTQ_WANT_SAMPLES 1u
 #define PTQ_WANT_FISHER 2u
 
+/* ---- capability: pruning ------------------------------------------------------------------- */
+
+/* Growing, since 1.2. A linear layer of a block and what was measured of it. A group is what leaves
+   together: a key/value head with the query heads that read it, or one channel of an MLP. Group i
+   has `group_size` rows (of q, k, v, gate, up) or columns (of o, down), from i * group_size on.
+   Tensors are float32, read-only; those that were not asked for are NULL. */
+typedef struct ptq_prune_linear {
+  uint32_t struct_size;
+  int32_t axis; /* 0: rows, 1: columns belong to groups */
+  const ptq_linear* linear;
+  int64_t groups, group_size;
+  const ptq_tensor* gradient;        /* [out, in]: of the mean loss of a batch, mean over batches */
+  const ptq_tensor* gradient_square; /* [out, in]: mean over batches of its square */
+  const ptq_tensor* input_mean;      /* [in]: of x over the tokens */
+  const ptq_tensor* input_mean_square; /* [in] */
+} ptq_prune_linear;
+
+/* Growing, since 1.2. All groups of a model, in order of (layer, block, index), and what was
+   measured of its layers; arrays that were not asked for are NULL. */
+typedef struct ptq_prune_groups {
+  uint32_t struct_size, reserved;
+  int64_t layers, groups;
+  int64_t parameters;           /* of the model, embeddings included */
+  const int32_t* layer;         /* [groups] */
+  const int32_t* block;         /* [groups]: PTQ_PRUNE_ATTENTION, PTQ_PRUNE_MLP */
+  const int64_t* cost;          /* [groups]: parameters, biases not counted */
+  const double* importance;     /* [groups]: what `measure` gave, summed over the block's linears */
+  const double* layer_loss;     /* [layers]: growth of the mean loss, in nats, without the layer, */
+  const double* attention_loss; /* without its attention, */
+  const double* mlp_loss;       /* without its MLP */
+  const double* influence; /* [layers]: 1 - mean cosine of the hidden state before and behind it */
+} ptq_prune_groups;
+#define PTQ_PRUNE_ATTENTION 0
+#define PTQ_PRUNE_MLP 1
+
+/* "ptq.prune/1", growing, since 1.2. Structured pruning: the method scores the groups, the host
+   removes those of the lowest scores: all in one order, ties by their place, the longest prefix
+   whose cost is at most ratio * parameters (at least one group, none for ratio 0). What is left is
+   a smaller dense model, with which all else goes on. `get` may give another table, or NULL, for
+   another choice of options. */
+#define PTQ_PRUNE_1 "ptq.prune/1"
+typedef struct ptq_prune {
+  uint32_t struct_size;
+  uint32_t wants;        /* PTQ_PRUNE_GRADIENT ... */
+  double ratio;          /* 0 to 1, of all parameters */
+  double collapse_below; /* a layer goes whole when the mean of what is left of its heads and of its
+                            channels is a smaller share; 0: none does */
+  int64_t round_mlp_to;  /* channels left are a multiple, or all; 1: any number */
+  int32_t unit;          /* PTQ_PRUNE_GROUPS; PTQ_PRUNE_LAYERS: whole layers leave, by the mean of
+                            their groups' scores */
+  int32_t batch;         /* sequences whose mean loss is one gradient */
+  int64_t sequences, length; /* pieces of the calibration text, tokens of each */
+  int64_t loss_sequences;    /* the first so many, for the losses of layers; 0: a fifth */
+  /* What the answers of `measure` depend on, of the options: methods of one plugin with equal texts
+     share them. NULL: they are not shared. */
+  const char* shares;
+
+  /* [method] Once for each linear of the layers, in any order. importance: [groups], zeros: what
+     the linear adds. NULL: nothing is measured. */
+  ptq_status (*measure)(void* method, const ptq_call* call, const ptq_prune_linear* linear,
+                        double* importance);
+
+  /* [method] After it. score: [groups], zeros; finite, or infinity: never to be removed. */
+  ptq_status (*score)(void* method, const ptq_call* call, const ptq_prune_groups* groups,
+                      double* score);
+} ptq_prune;
+#define PTQ_PRUNE_GRADIENT 1u
+#define PTQ_PRUNE_GRADIENT_SQUARE 2u
+#define PTQ_PRUNE_INPUTS 4u
+#define PTQ_PRUNE_LOSSES 8u
+#define PTQ_PRUNE_INFLUENCE 16u
+
+#define PTQ_PRUNE_GROUPS 0
+#define PTQ_PRUNE_LAYERS 1
+
 /* ---- methods and the plugin ---------------------------------------------------------------- */
 
 /* Bits of ptq_method.capabilities, a summary for listings; `get` decides. */
@@ -583,6 +658,7 @@ typedef struct ptq_kv_calibration {
 #define PTQ_CAN_KV 2u
 #define PTQ_CAN_TRANSFORM 4u   /* since 1.2 */
 #define PTQ_CAN_ACTIVATIONS 8u /* since 1.2 */
+#define PTQ_CAN_PRUNE 16u      /* since 1.2 */
 
 /* Bits of ptq_method.traits. */
 #define PTQ_LOSSLESS 1u /* a full-precision baseline: no effect is expected of it */

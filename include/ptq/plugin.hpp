@@ -16,6 +16,10 @@
 // and, for what the weights side of a method learns from (what == 0: nothing with these options),
 //   ptq_inputs_wanted encode_wants() const;  // and scale_wants, choose_wants
 //   bool encodes_weights() const;  // false: with these options it does not; and scales, chooses
+// and, when it prunes (plugin_prune.hpp has the options that such methods share),
+//   void pruning(ptq_prune&) const;  // sets what differs from zeros; `shares` lives with the
+//   method void measure(const ptq::plugin::Call&, const ptq_prune_linear&, double* importance);
+//   void score(const ptq::plugin::Call&, const ptq_prune_groups&, double* score);
 // It may throw: every exception becomes a failed call with its text. PTQ_PLUGIN(name, license,
 // Method...) makes the exported symbol. plugins/kivi.cpp is a short example; plugin_math.hpp has
 // arithmetic that several methods share.
@@ -347,6 +351,13 @@ concept ActivationMethod = requires(M m, const Call& call, const ptq_linear& lin
   m.choose(call, linear, how);
 };
 
+template <class M>
+concept PruneMethod = requires(const M c, M m, const Call& call, ptq_prune& table,
+                               const ptq_prune_groups& groups, double* score) {
+  c.pruning(table);
+  m.score(call, groups, score);
+};
+
 // The C tables of the method class M.
 template <class M>
 struct Tables {
@@ -356,6 +367,7 @@ struct Tables {
     ptq_weights_calibration calibration{};
     ptq_transform transform{};
     ptq_activations activations{};
+    ptq_prune prune{};
   };
   static Instance& of(void* method) { return *static_cast<Instance*>(method); }
 
@@ -386,6 +398,15 @@ struct Tables {
   static ptq_status activations_choose(void* method, const ptq_call* call, const ptq_linear* linear,
                                        ptq_activation* how) {
     return guarded(call, [&] { of(method).choose(Call(call), *linear, *how); });
+  }
+
+  static ptq_status prune_measure(void* method, const ptq_call* call,
+                                  const ptq_prune_linear* linear, double* importance) {
+    return guarded(call, [&] { of(method).measure(Call(call), *linear, importance); });
+  }
+  static ptq_status prune_score(void* method, const ptq_call* call, const ptq_prune_groups* groups,
+                                double* score) {
+    return guarded(call, [&] { of(method).score(Call(call), *groups, score); });
   }
 
   // Where encode() may be called. A method that only hands x on to the host says
@@ -427,6 +448,8 @@ struct Tables {
       if (std::strcmp(id, PTQ_TRANSFORM_1) == 0) return transform(of(method));
     if constexpr (ActivationMethod<M>)
       if (std::strcmp(id, PTQ_ACTIVATIONS_1) == 0) return activations(of(method));
+    if constexpr (PruneMethod<M>)
+      if (std::strcmp(id, PTQ_PRUNE_1) == 0) return prune(of(method));
     return nullptr;
   }
 
@@ -452,6 +475,19 @@ struct Tables {
     return &m.activations;
   }
 
+  static const void* prune(Instance& m) {
+    m.prune = {};
+    m.prune.struct_size = sizeof m.prune;
+    m.prune.round_mlp_to = m.prune.batch = 1;
+    m.prune.score = prune_score;
+    if constexpr (requires(const Call& call, const ptq_prune_linear& linear, double* importance) {
+                    m.measure(call, linear, importance);
+                  })
+      m.prune.measure = prune_measure;
+    m.pruning(m.prune);
+    return &m.prune;
+  }
+
   // What an instance declares when nobody has chosen yet. Lives as long as the plugin.
   static const std::vector<const ptq_option*>& options() {
     static Options declared;
@@ -470,7 +506,8 @@ struct Tables {
                                      (KvMethod<M> ? PTQ_CAN_KV : 0u) |
                                          (WeightMethod<M> ? PTQ_CAN_WEIGHTS : 0u) |
                                          (TransformMethod<M> ? PTQ_CAN_TRANSFORM : 0u) |
-                                         (ActivationMethod<M> ? PTQ_CAN_ACTIVATIONS : 0u),
+                                         (ActivationMethod<M> ? PTQ_CAN_ACTIVATIONS : 0u) |
+                                         (PruneMethod<M> ? PTQ_CAN_PRUNE : 0u),
                                      M::about.traits,
                                      M::about.name,
                                      M::about.version,

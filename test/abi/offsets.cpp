@@ -222,6 +222,47 @@ FIELD(ptq_kv_calibration, struct_size, 0, 4);
 FIELD(ptq_kv_calibration, wants, 4, 4);
 FIELD(ptq_kv_calibration, calibrate, 8, 8);
 
+STRUCT(ptq_prune_linear, 64, 8);
+FIELD(ptq_prune_linear, struct_size, 0, 4);
+FIELD(ptq_prune_linear, axis, 4, 4);
+FIELD(ptq_prune_linear, linear, 8, 8);
+FIELD(ptq_prune_linear, groups, 16, 8);
+FIELD(ptq_prune_linear, group_size, 24, 8);
+FIELD(ptq_prune_linear, gradient, 32, 8);
+FIELD(ptq_prune_linear, gradient_square, 40, 8);
+FIELD(ptq_prune_linear, input_mean, 48, 8);
+FIELD(ptq_prune_linear, input_mean_square, 56, 8);
+
+STRUCT(ptq_prune_groups, 96, 8);
+FIELD(ptq_prune_groups, struct_size, 0, 4);
+FIELD(ptq_prune_groups, reserved, 4, 4);
+FIELD(ptq_prune_groups, layers, 8, 8);
+FIELD(ptq_prune_groups, groups, 16, 8);
+FIELD(ptq_prune_groups, parameters, 24, 8);
+FIELD(ptq_prune_groups, layer, 32, 8);
+FIELD(ptq_prune_groups, block, 40, 8);
+FIELD(ptq_prune_groups, cost, 48, 8);
+FIELD(ptq_prune_groups, importance, 56, 8);
+FIELD(ptq_prune_groups, layer_loss, 64, 8);
+FIELD(ptq_prune_groups, attention_loss, 72, 8);
+FIELD(ptq_prune_groups, mlp_loss, 80, 8);
+FIELD(ptq_prune_groups, influence, 88, 8);
+
+STRUCT(ptq_prune, 88, 8);
+FIELD(ptq_prune, struct_size, 0, 4);
+FIELD(ptq_prune, wants, 4, 4);
+FIELD(ptq_prune, ratio, 8, 8);
+FIELD(ptq_prune, collapse_below, 16, 8);
+FIELD(ptq_prune, round_mlp_to, 24, 8);
+FIELD(ptq_prune, unit, 32, 4);
+FIELD(ptq_prune, batch, 36, 4);
+FIELD(ptq_prune, sequences, 40, 8);
+FIELD(ptq_prune, length, 48, 8);
+FIELD(ptq_prune, loss_sequences, 56, 8);
+FIELD(ptq_prune, shares, 64, 8);
+FIELD(ptq_prune, measure, 72, 8);
+FIELD(ptq_prune, score, 80, 8);
+
 STRUCT(ptq_method, 88, 8);
 FIELD(ptq_method, struct_size, 0, 4);
 FIELD(ptq_method, n_options, 4, 4);

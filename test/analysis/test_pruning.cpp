@@ -1,5 +1,7 @@
 // The pruning analysis: the study's document to the byte, our grid against an independent script
 // (fixtures/report/make_pruning.py), and the invariants, which must notice wrong numbers.
+#include <unistd.h>
+
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <filesystem>
@@ -8,6 +10,7 @@
 
 #include "analysis/pruning/pruning.hpp"
 #include "analysis/study/study.hpp"
+#include "ptq/results/record_json.hpp"
 
 namespace {
 
@@ -177,4 +180,90 @@ TEST_CASE("our pruning page says what the study's hides", "[pruning]") {
   CHECK(has("| 10 | 2 |"));
   CHECK(has("by mean the best method is layerwise"));
   CHECK(has("does not support a best level"));
+}
+
+namespace {
+
+// A folder of records: two methods and two lengths, seven tasks of 100 questions and a perplexity
+// for each, one task missing of the last.
+struct RecordFolder {
+  fs::path path = fs::temp_directory_path() / ("ptq-test-pruning-" + std::to_string(::getpid()));
+  RecordFolder() {
+    fs::remove_all(path);
+    int run = 0;
+    for (const char* method : {"blockwise", "taylor"})
+      for (const int length : {128, 16}) write_run(method, length, run++);
+    Record whole = record("fp16", "fp16", Json::object());
+    whole.evaluation = {"boolq", "choices", Json::object()};
+    whole.metrics = {{"accuracy", .99}, {"total", 100}};
+    write(whole);
+  }
+  ~RecordFolder() { fs::remove_all(path); }
+
+  static Record record(const std::string& label, const std::string& method, const Json& options) {
+    Record r;
+    r.experiment = "x";
+    r.track = "pruning";
+    r.model.name = "tiny";
+    r.method = {label, false, {{"p.so", "0", method, "1.0.0", options}}};
+    return r;
+  }
+  void write(Record r) {
+    r.cell = std::to_string(++cells_);
+    const fs::path folder = path / ("tiny__" + r.cell);
+    fs::create_directories(folder);
+    std::ofstream(folder / "record.json") << to_json(r).dump();
+  }
+  void write_run(const std::string& method, int length, int run) {
+    const Json options = {{"ratio", .2}, {"seq_len", length}, {"num_samples", 128}};
+    Record r = record(method + " seq_len=" + std::to_string(length), method, options);
+    const Json pruning = {{"extreme_pruning_layers", run},
+                          {"grad_mean_ratio", 1.5 + run},
+                          {"grad_norm_ratio", nullptr},
+                          {"grad_norm_ratio_why", "3 numbers are infinite or not a number"}};
+    for (size_t t = 0; t < kPruningTasks.size(); ++t) {
+      if (run == 3 && t == 2) continue;
+      r.evaluation = {kPruningTasks[t], "choices", Json::object()};
+      r.headline = {{"accuracy", "higher", ""}};
+      r.metrics = {{"accuracy", .5 + .01 * double(run) + .02 * double(t)},
+                   {"total", 100},
+                   {"pruning", pruning}};
+      write(r);
+    }
+    r.evaluation = {"ppl", "perplexity", Json::object()};
+    r.headline = {{"ppl", "lower", "perplexity"}};
+    r.metrics = {{"ppl", 10.0 + run}, {"pruning", pruning}};
+    write(r);
+  }
+
+ private:
+  int cells_ = 0;
+};
+
+}  // namespace
+
+TEST_CASE("records of one model and pruning method are one run of the study's pages", "[pruning]") {
+  RecordFolder folder;
+  const auto models = models_of(folder.path);
+  REQUIRE(models.size() == 1);
+  CHECK(models[0].name == "tiny");
+  REQUIRE(models[0].runs.size() == 4);
+  const PruningRun& first = models[0].runs[0];  // the study's order: taylor, then by length
+  CHECK(first.method == "taylor");
+  CHECK(first.seq_len == 16);
+  CHECK(!first.acc_mean);  // a task is missing
+  const PruningRun& best = *models[0].best();
+  CHECK(best.method == "taylor");
+  CHECK(best.seq_len == 128);
+  CHECK(*best.acc_mean == Approx(.52 + .06));
+  CHECK(*best.ppl == 12);
+  CHECK(best.extreme_layers == 2);
+  CHECK(best.task_sizes[3] == 100);
+  CHECK(*best.gradients[0] == 3.5);
+  CHECK(std::isinf(*best.gradients[1]));
+  CHECK(!best.gradients[2]);
+  CHECK(violations(verify_pruning_records(models)) == 0);
+  const std::string document = pruning_document(models, Language::en);
+  for (const char* section : {"1. ", "2. ", "3. ", "4. ", "5. ", "6. "})
+    CHECK(document.find(section) != document.npos);
 }

@@ -76,6 +76,7 @@ analysis/study        : core results analysis/read analysis/write
 plugin.h              :
 plugin.hpp            : interface
 plugin_math.hpp       : interface
+plugin_prune.hpp      : interface
 plugin_weights.hpp    : interface encoding
 plugins               : interface core encoding
 plugins/example_c     : interface

@@ -76,10 +76,12 @@ double relative_error(const float* got, const std::vector<float>& want) {
 struct Compare : GradientVisitor<float> {
   const Expected& expected;
   size_t width;
+  int64_t every;
   int compared = 0;
   double largest = 0;
-  Compare(const Expected& e, const ModelConfig& c)
-      : expected(e), width(size_t(c.num_key_value_heads * c.head_dim)) {}
+  // Of the weights, every so many rows are there.
+  Compare(const Expected& e, const ModelConfig& c, int64_t rows = 32)
+      : expected(e), width(size_t(c.num_key_value_heads * c.head_dim)), every(rows) {}
 
   void check(const std::string& name, const float* got, const std::vector<float>& want) {
     INFO(name);
@@ -98,8 +100,8 @@ struct Compare : GradientVisitor<float> {
   }
   bool wants(const std::string& tensor) override { return expected.file.find(tensor) != nullptr; }
   void gradient(const std::string& tensor, const float* d, int64_t rows, int64_t columns) override {
-    std::vector<float> kept;  // every 32nd row
-    for (int64_t r = 0; r < rows; r += 32)
+    std::vector<float> kept;
+    for (int64_t r = 0; r < rows; r += every)
       kept.insert(kept.end(), d + r * columns, d + (r + 1) * columns);
     const std::vector<float> want = expected.get(tensor);
     REQUIRE(kept.size() == want.size());
@@ -149,6 +151,21 @@ TEST_CASE("gradients: automatic differentiation of the embedded models", "[backw
     CHECK(compare.compared == int(expected.file.tensors().size()) - 2);  // all but ids and loss
     if (std::getenv("PTQ_SHOW_DIFFERENCES"))
       std::printf("%-14s gradients: largest relative error %.1e\n", name.c_str(), compare.largest);
+  }
+}
+
+TEST_CASE("gradients: automatic differentiation of norms of heads and of fused matrices",
+          "[backward]") {
+  for (const char* name : {"qwen3-head-dim", "qwen3-bias-window-tied", "phi3-fused"}) {
+    INFO(name);
+    const Expected expected(name);
+    const auto gradients = gradients_of(fs::path(PTQ_SOURCE_DIR) / "test/fixtures/families" / name);
+    Compare compare(expected, gradients->config(), 8);
+    const double loss = gradients->backward(expected.ids(), compare);
+    CHECK(loss == Approx(double(expected.get("loss")[0])).epsilon(1e-6));
+    CHECK(compare.compared == int(expected.file.tensors().size()) - 2);
+    if (std::getenv("PTQ_SHOW_DIFFERENCES"))
+      std::printf("%-24s gradients: largest relative error %.1e\n", name, compare.largest);
   }
 }
 

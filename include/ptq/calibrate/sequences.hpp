@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "ptq/core/error.hpp"
+#include "ptq/core/hash.hpp"
 #include "ptq/core/mt19937.hpp"
 #include "ptq/data/text.hpp"
 #include "ptq/model/tokenizer.hpp"
@@ -53,6 +54,14 @@ inline std::vector<std::vector<int32_t>> random_sequences(const std::vector<int3
     result.emplace_back(first, first + length);
   }
   return result;
+}
+
+// What tells two sets of sequences apart.
+inline std::string tokens_sha256(const std::vector<std::vector<int32_t>>& sequences) {
+  Sha256 tokens;
+  for (const auto& sequence : sequences)
+    tokens.update({reinterpret_cast<const char*>(sequence.data()), 4 * sequence.size()});
+  return tokens.hex();
 }
 
 // `file`: where settings.text was found. `longest`: tokens that the model allows. Errors: a text

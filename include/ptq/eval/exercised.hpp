@@ -23,7 +23,7 @@ struct Finding {
 // What the caller knows about the cell's method.
 struct MethodFacts {
   bool lossless = false;
-  bool weights = false;  // has a weight method
+  bool weights = false;  // has a method that changes the weights: encodes or prunes
   bool kv = false;       // has a cache method
   bool evicts = false;   // which drops rows instead of encoding them
   // Tokens before a query from which on the cache must hold encoded rows; unused without kv.

@@ -44,7 +44,7 @@ struct MeasuredLinear {
 // All groups, as groups_of() lists them. Figures of layers that were not asked for are empty.
 struct MeasuredGroups {
   std::span<const Group> groups;
-  int64_t parameters;                  // of the model
+  int64_t layers, parameters;          // of the model
   std::span<const double> importance;  // of each group: the sum of what measure() gave
   // [layers]: by how much the mean loss grows, in nats, when the layer or one block adds nothing.
   std::span<const double> layer_loss, attention_loss, mlp_loss;

@@ -84,9 +84,10 @@ class Measurement {
     measure_importance(result);
     measure_layers(result);
     std::vector<double> score(groups_.size());
-    method_.score({groups_, result.parameters_before, importance_, result.removal.layer,
-                   result.removal.attention, result.removal.mlp, result.influence},
-                  score);
+    method_.score(
+        {groups_, int64_t(anatomy_.layers.size()), result.parameters_before, importance_,
+         result.removal.layer, result.removal.attention, result.removal.mlp, result.influence},
+        score);
     result.plan = choose(anatomy_, score, result.parameters_before, settings_.amount);
     result.config = pruned_config(tools_.engine.config(), result.plan);
     result.parameters_after = parameter_count(result.config);

@@ -101,7 +101,9 @@ inline void note_overlap(OpenSubject& opened, const std::vector<std::string>& fi
                          Record& record) {
   double share = 0;
   for (const std::string& file : files) share = std::max(share, opened.calibration_overlap(file));
-  record.metrics["calibration"]["overlap"] = share;
+  Json& metrics = record.metrics;
+  (metrics.contains("calibration") ? metrics : metrics["pruning"])["calibration"]["overlap"] =
+      share;
   if (share <= 0.01) return;
   record.warnings.push_back(
       "contamination: " + std::to_string(int(std::lround(100 * share))) +
@@ -112,7 +114,7 @@ inline void note_overlap(OpenSubject& opened, const std::vector<std::string>& fi
 inline void judge(const eval::Outcome& outcome, const MethodSet& methods, Record& record) {
   eval::MethodFacts facts;
   facts.lossless = record.method.lossless;
-  facts.weights = methods.weights != nullptr;
+  facts.weights = methods.weights != nullptr || methods.pruner != nullptr;
   facts.kv = methods.kv != nullptr;
   if (methods.kv != nullptr) {
     facts.first_encoded_length = eval::first_encoded_length(*methods.kv);
@@ -241,16 +243,18 @@ inline void run_cell(const CellJob& job,
   const double eval_seconds = evaluating.seconds();
 
   record.metrics = outcome.metrics;
-  if (!opened.calibration().is_null()) {
-    record.metrics["calibration"] = opened.calibration();
-    if (!job.files.empty()) cell_detail::note_overlap(opened, job.files, record);
-  }
+  if (!opened.calibration().is_null()) record.metrics["calibration"] = opened.calibration();
+  if (const PrunedModel* pruned = opened.pruned()) record.metrics["pruning"] = pruned->json();
+  const bool learnt =
+      !opened.calibration().is_null() || (opened.pruned() && !opened.pruned()->sequences().empty());
+  if (learnt && !job.files.empty()) cell_detail::note_overlap(opened, job.files, record);
   MethodSet& methods = opened.methods();
   for (const std::string& change : methods.settle()) record.warnings.push_back(change);
   record.metrics["memory"] = {{"peak_resident_bytes", peak_resident_bytes()},
                               {"plugin_scratch_peak_bytes", methods.peak_scratch()},
                               {"plugin_bookkeeping_peak_bytes", methods.peak_bookkeeping()}};
   record.metrics["time"] = {{"load_seconds", opened.load_seconds()},
+                            {"prune_seconds", opened.prune_seconds()},
                             {"calibrate_seconds", opened.calibrate_seconds()},
                             {"quantize_seconds", opened.quantize_seconds()},
                             {"eval_seconds", eval_seconds}};

@@ -68,6 +68,7 @@ inline Json to_json(const CellJob& job) {
                {"device", subject.device},
                {"threads", subject.threads},
                {"supervisor", job.supervisor},
+               {"measurements", path_json(subject.measurements)},
                {"kept_reference", path_json(job.kept_reference)},
                {"unfinished", path_json(job.unfinished)},
                {"kept_limit", job.kept_limit}};
@@ -95,6 +96,9 @@ inline CellJob job_from_json(const Json& json, const std::string& where) {
   subject.method = job.record.method;
   subject.seed = job.record.seed;
   subject.calibration_where = job.record.experiment;
+  subject.fingerprint = job.record.model.fingerprint;
+  subject.measurements = path_from_json(json.at("measurements"));
+  subject.scratch = job.attempt.string();
   subject.model.folder = path_from_json(json.at("model_folder"));
   subject.model.compute = compute_from_word(json.at("compute").get<std::string>(), where);
   if (json.contains("random_seed"))

@@ -69,6 +69,7 @@ inline bool fits_track(const MethodInfo& method, const std::string& track) {
   if (track == "A") return weights == PTQ_CAN_WEIGHTS;
   if (track == "B") return (weights & PTQ_CAN_ACTIVATIONS) != 0;
   if (track == "C") return (method.capabilities & PTQ_CAN_KV) != 0;
+  if (track == "pruning") return (method.capabilities & PTQ_CAN_PRUNE) != 0;
   return false;
 }
 
@@ -137,16 +138,21 @@ inline std::string place_word(const std::string& name) {
   return path_word(name) + (ascii ? "" : "-" + sha256_hex(name).substr(0, 8));
 }
 
-// At most one method of a composition encodes the cache. Which part encodes the weights depends on
-// options: JoinedWeights of run/method_set.hpp finds out.
+// At most one method of a composition encodes the cache, and at most one prunes. Which part encodes
+// the weights depends on options: JoinedWeights of run/method_set.hpp finds out.
 inline void check_composition(const MethodVariant& variant,
                               const std::vector<const MethodInfo*>& infos) {
-  const auto count = std::count_if(infos.begin(), infos.end(), [](const auto* info) {
-    return (info->capabilities & PTQ_CAN_KV) != 0;
-  });
-  if (count > 1)
+  const auto several = [&](uint64_t capability) {
+    return std::count_if(infos.begin(), infos.end(), [&](const auto* info) {
+             return (info->capabilities & capability) != 0;
+           }) > 1;
+  };
+  if (several(PTQ_CAN_KV))
     throw usage_error("the parts of `" + variant.label + "` both want to encode the cache",
                       variant.where, "combine one weights method and one cache method");
+  if (several(PTQ_CAN_PRUNE))
+    throw usage_error("the parts of `" + variant.label + "` both want to prune", variant.where,
+                      "combine one pruning method with others");
 }
 
 // Where a file of an evaluation is. Errors: nowhere; the message says how to get it.

@@ -22,6 +22,7 @@
 #include "ptq/plugin.h"
 #include "ptq/run/host_services.hpp"
 #include "ptq/run/plugin_library.hpp"
+#include "ptq/run/plugin_prune.hpp"
 
 namespace ptq {
 
@@ -78,6 +79,13 @@ class MethodInstance {
         activations);
     return weights_.get();
   }
+  // What the method removes of a model before all else, or nullptr.
+  prune::Method* pruner() {
+    const auto* table = capability<ptq_prune>(PTQ_PRUNE_1);
+    if (!table) return nullptr;
+    pruner_ = std::make_unique<PluginPruner>(host_, method_, table);
+    return pruner_.get();
+  }
   // Of ptq.math/1; 0: one per core.
   void set_threads(int threads) { host_.threads = threads; }
 
@@ -95,23 +103,6 @@ class MethodInstance {
     return host_.look("get",
                       [&] { return static_cast<const Table*>(info_.table->get(method_, id)); });
   }
-  static ptq_tensor matrix_view(const float* x, std::initializer_list<int64_t> shape) {
-    ptq_tensor t{};
-    t.data = const_cast<float*>(x);
-    t.dtype = {PTQ_FLOAT, 32, 1};
-    t.ndim = int32_t(shape.size());
-    t.device_type = PTQ_CPU;
-    t.flags = PTQ_READ_ONLY;
-    std::fill(t.shape, t.shape + 6, 1);
-    std::copy(shape.begin(), shape.end(), t.shape);
-    int64_t stride = 1;
-    for (int i = 5; i >= 0; --i) {
-      t.stride[i] = stride;
-      stride *= t.shape[i];
-    }
-    return t;
-  }
-
   class Kv final : public KvMethod {
    public:
     Kv(MethodInstance& owner, const ptq_kv* table, const ptq_kv_calibration* calibration,
@@ -176,7 +167,7 @@ class MethodInstance {
               const float* x, RowSink& out) {
       const int s = int(side);
       const ptq_kv_block block{sizeof block, s, layer, 0, first, tokens};
-      ptq_tensor view = matrix_view(x, {heads_[size_t(layer)], tokens, dim_});
+      ptq_tensor view = read_only_tensor(x, {heads_[size_t(layer)], tokens, dim_});
       if (place) {
         view.device_type = PTQ_CUDA;
         view.device_id = place->device_id;
@@ -202,8 +193,8 @@ class MethodInstance {
       const int s = int(side);
       const int64_t heads = heads_[size_t(layer)];
       const ptq_kv_block rows{sizeof rows, s, layer, 0, 0, length};
-      const ptq_tensor view = matrix_view(x, {tokens, heads, dim_}),
-                       squared = matrix_view(fisher, {tokens, heads, dim_});
+      const ptq_tensor view = read_only_tensor(x, {tokens, heads, dim_}),
+                       squared = read_only_tensor(fisher, {tokens, heads, dim_});
       owner_.host_.invoke(
           "calibrate",
           [&](const ptq_call* call) {
@@ -306,7 +297,7 @@ class MethodInstance {
     class Shown {
      public:
       Shown(const LinearView& l, bool with_inputs)
-          : name_(l.name), kind_(l.kind), weight_(matrix_view(l.w, {l.rows, l.columns})) {
+          : name_(l.name), kind_(l.kind), weight_(read_only_tensor(l.w, {l.rows, l.columns})) {
         linear_ = {sizeof linear_, l.layer, name_.c_str(), kind_.c_str(), &weight_, nullptr};
         if (!l.inputs || !with_inputs) return;
         const LinearInputs& in = *l.inputs;
@@ -314,7 +305,7 @@ class MethodInstance {
         const auto view = [&](int at, std::span<const float> x,
                               std::initializer_list<int64_t> shape) -> const ptq_tensor* {
           if (x.empty()) return nullptr;
-          tensors_[at] = matrix_view(x.data(), shape);
+          tensors_[at] = read_only_tensor(x.data(), shape);
           return &tensors_[at];
         };
         inputs_ = {sizeof inputs_,
@@ -358,6 +349,7 @@ class MethodInstance {
   void* method_ = nullptr;
   std::unique_ptr<Kv> kv_;
   std::unique_ptr<Weights> weights_;
+  std::unique_ptr<PluginPruner> pruner_;
 };
 
 }  // namespace ptq

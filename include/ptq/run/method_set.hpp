@@ -67,6 +67,7 @@ class JoinedWeights final : public WeightMethod {
 struct MethodSet {
   std::vector<std::unique_ptr<MethodInstance>> instances;
   std::unique_ptr<JoinedWeights> joined;  // where several parts have a weights side
+  prune::Method* pruner = nullptr;        // nullptr: the model stays whole
   KvMethod* kv = nullptr;                 // nullptr: a full-precision cache
   WeightMethod* weights = nullptr;        // nullptr: the weights stay as they are
 
@@ -109,16 +110,22 @@ inline std::unique_ptr<MethodInstance> make_instance(const Record::Part& part,
 }  // namespace method_set_detail
 
 // files: the plugin of each part. Loads exactly these: a plugin that cannot be loaded must not
-// touch other cells.
+// touch other cells. What depends on the model comes with attach().
 inline MethodSet make_methods(const std::vector<Record::Part>& parts,
-                              const std::vector<std::string>& files, uint64_t seed,
-                              const ModelConfig& config) {
+                              const std::vector<std::string>& files, uint64_t seed) {
   MethodSet methods;
   for (size_t i = 0; i < parts.size(); ++i) {
     methods.instances.push_back(method_set_detail::make_instance(parts[i], files.at(i), seed));
-    MethodInstance& instance = *methods.instances.back();
-    if (KvMethod* kv = instance.kv(config)) methods.kv = kv;
-    WeightMethod* weights = instance.weights();
+    if (prune::Method* pruner = methods.instances.back()->pruner()) methods.pruner = pruner;
+  }
+  return methods;
+}
+
+// The sides of the methods for a model, which is pruned already.
+inline void attach(MethodSet& methods, const ModelConfig& config) {
+  for (const auto& instance : methods.instances) {
+    if (KvMethod* kv = instance->kv(config)) methods.kv = kv;
+    WeightMethod* weights = instance->weights();
     if (!weights) continue;
     if (methods.weights != nullptr && !methods.joined) {
       methods.joined = std::make_unique<JoinedWeights>();
@@ -127,7 +134,6 @@ inline MethodSet make_methods(const std::vector<Record::Part>& parts,
     if (methods.joined) methods.joined->add(*weights);
     methods.weights = methods.joined ? methods.joined.get() : weights;
   }
-  return methods;
 }
 
 inline bool wants_calibration(const KvMethod* kv) {
@@ -139,13 +145,6 @@ inline bool wants_calibration(const WeightMethod* weights) {
 }
 inline bool wants_calibration(const MethodSet& methods) {
   return wants_calibration(methods.kv) || wants_calibration(methods.weights);
-}
-
-// where: the place that would name the text; hint: what to write there.
-inline Error calibration_is_missing(const std::string& label, const std::string& where,
-                                    const std::string& hint) {
-  return usage_error("`" + label + "` learns from a calibration text, and none is named", where,
-                     hint);
 }
 
 }  // namespace ptq

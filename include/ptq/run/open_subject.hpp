@@ -18,7 +18,6 @@
 #include "ptq/calibrate/sequences.hpp"
 #include "ptq/calibrate/weights.hpp"
 #include "ptq/core/clock.hpp"
-#include "ptq/core/hash.hpp"
 #include "ptq/core/own_json.hpp"
 #include "ptq/engine/engine.hpp"
 #include "ptq/engine/kept_logits.hpp"
@@ -28,14 +27,15 @@
 #include "ptq/run/engine_loader.hpp"
 #include "ptq/run/method_set.hpp"
 #include "ptq/run/model_source.hpp"
+#include "ptq/run/pruned_model.hpp"
 #include "ptq/run/subject_request.hpp"
 
 namespace ptq {
 
 // What is told while a subject is opened and asked; either may be empty.
 struct SubjectReports {
-  // steps: how many of the long steps are done, of which a method may need two: calibrating and
-  // encoding the weights.
+  // steps: how many of the long steps are done, of which a method may need two, a composition
+  // three: pruning, calibrating and encoding the weights.
   std::function<void(double steps, const std::string& doing)> step;
   // What a method says of one long call: its name and a fraction of the call. From any thread.
   std::function<void(const std::string& method, double fraction)> method;
@@ -98,16 +98,14 @@ class OpenSubject {
     if (!tokenizer_) tokenizer_ = load_tokenizer(request_.model);
     return *tokenizer_;
   }
-  // The model in full precision.
+  // The model in full precision, unpruned.
   Engine& reference() { return kept_reference_ ? *kept_reference_ : real_reference(); }
   // Encodes the weights of another engine of the model with a method that stands for this one's.
   void encode(Engine& engine, WeightMethod& method) const {
     calibrate::encode_weights(engine, method, {sequences_, false});
   }
-  // One more engine of the model, in full precision.
-  std::unique_ptr<Engine> another_engine() const {
-    return make_engine(request_.device, request_.build, request_.model.folder.string(), options_);
-  }
+  // One more engine of the model, in full precision; pruned where the subject is.
+  std::unique_ptr<Engine> another_engine() const { return engine_of(folder()); }
   // As evaluations see it; the subject itself must stay where it is.
   eval::Subject subject(bool with_reference) {
     return {*engine_, methods_.kv, with_reference ? &reference() : nullptr, tokenizer()};
@@ -117,11 +115,14 @@ class OpenSubject {
   double load_seconds() const { return load_seconds_; }
   double calibrate_seconds() const { return calibrate_seconds_; }
   double quantize_seconds() const { return quantize_seconds_; }
-  int steps() const { return steps_; }                      // the long ones that there were
-  const Json& calibration() const { return calibration_; }  // null: the methods wanted none
+  double prune_seconds() const { return pruned_ ? pruned_->json().at("seconds").get<double>() : 0; }
+  const PrunedModel* pruned() const { return pruned_.get(); }  // nullptr: the model is whole
+  int steps() const { return steps_; }                         // the long ones that there were
+  const Json& calibration() const { return calibration_; }     // null: the methods wanted none
   // Share of the 13-grams of a file that the calibration has too.
   double calibration_overlap(const std::string& file) {
-    return calibrate::overlap(sequences_, tokenizer().encode(read_utf8_file(file)));
+    const auto& learnt = sequences_.empty() && pruned_ ? pruned_->sequences() : sequences_;
+    return calibrate::overlap(learnt, tokenizer().encode(read_utf8_file(file)));
   }
   const std::vector<std::string>& warnings() const { return warnings_; }
   // Bytes of the resident weights, and which layers the method encoded.
@@ -135,9 +136,16 @@ class OpenSubject {
   // Where the methods leave the weights alone, the same engine with a full-precision cache is the
   // reference.
   Engine& real_reference() {
-    if (methods_.weights == nullptr) return *engine_;
-    if (!second_) second_ = another_engine();
+    if (methods_.weights == nullptr && !pruned_) return *engine_;
+    if (!second_) second_ = engine_of(request_.model.folder);
     return *second_;
+  }
+  std::unique_ptr<Engine> engine_of(const std::filesystem::path& model) const {
+    return make_engine(request_.device, request_.build, model.string(), options_);
+  }
+  // Of the model that is run.
+  const std::filesystem::path& folder() const {
+    return pruned_ ? pruned_->folder() : request_.model.folder;
   }
   void report(double steps, const char* doing) const {
     if (reports_.step) reports_.step(steps, doing);
@@ -148,15 +156,18 @@ class OpenSubject {
     report(0, "loading");
     if (request_.with_tokenizer) tokenizer();
     options_ = engine_options(request_.model, request_.threads);
-    engine_ = another_engine();
-    methods_ = make_methods(request_.method.parts, request_.plugin_files, request_.seed,
-                            engine_->config());
+    methods_ = make_methods(request_.method.parts, request_.plugin_files, request_.seed);
     for (const auto& instance : methods_.instances) {
       instance->set_threads(request_.threads);
       instance->on_progress([this, name = instance->info().name](double fraction) {
         if (reports_.method) reports_.method(name, fraction);
       });
     }
+    load_seconds_ = clock.seconds();
+    if (methods_.pruner != nullptr) prune();
+    const Stopwatch loading;
+    engine_ = another_engine();
+    attach(methods_, engine_->config());
     if (!request_.kept_logits.empty() || request_.reference_is_spare) {
       if (request_.kept_logits.empty())
         kept_.emplace(uint64_t{0});
@@ -168,7 +179,17 @@ class OpenSubject {
     } else if (request_.with_reference) {
       real_reference();
     }
-    load_seconds_ = clock.seconds();
+    load_seconds_ += loading.seconds();
+  }
+
+  void prune() {
+    second_ = engine_of(request_.model.folder);
+    pruned_ = std::make_unique<PrunedModel>(
+        request_, options_, *methods_.pruner, *second_,
+        [this]() -> const Tokenizer& { return tokenizer(); },
+        [this](double share, const char* doing) { report(share, doing); });
+    if (!request_.kept_logits.empty()) second_.reset();  // its logits are there
+    ++steps_;
   }
 
   // The sequences that all methods of the experiment learn from.
@@ -180,16 +201,13 @@ class OpenSubject {
     const auto& [settings, file, sha256] = *request_.calibration;
     sequences_ = calibrate::read_sequences(
         tokenizer(), file, settings, engine_->config().max_position_embeddings, request_.seed);
-    Sha256 tokens;
-    for (const auto& sequence : sequences_)
-      tokens.update({reinterpret_cast<const char*>(sequence.data()), 4 * sequence.size()});
     calibration_ = {{"text", settings.text},
                     {"text_sha256", sha256},
                     {"join", settings.join},
                     {"sequences", sequences_.size()},
                     {"length", sequences_.front().size()},
                     {"seed", request_.seed},
-                    {"tokens_sha256", tokens.hex()}};
+                    {"tokens_sha256", calibrate::tokens_sha256(sequences_)}};
   }
   void say_used(int64_t used, const char* for_what) {
     if (used >= int64_t(sequences_.size())) return;
@@ -205,10 +223,10 @@ class OpenSubject {
   // Shows the cache method what it wants to learn from.
   void calibrate_cache() {
     const Stopwatch clock;
-    const auto gradients = make_cpu_gradients(request_.model.folder.string(), options_);
+    const auto gradients = make_cpu_gradients(folder().string(), options_);
     const calibrate::KvCalibration used =
         calibrate::calibrate_kv(*gradients, *methods_.kv, sequences_, calibration_memory(),
-                                [&](double share) { report(share, "calibrating"); });
+                                [&](double share) { report(steps_ + share, "calibrating"); });
     say_used(used.sequences, "cache");
     calibration_["sample_bytes"] = used.sample_bytes;
     put_number(calibration_, "loss", used.loss, "the method wants no gradients");
@@ -241,7 +259,8 @@ class OpenSubject {
   SubjectReports reports_;
   EngineOptions options_;
   std::optional<Tokenizer> tokenizer_;
-  MethodSet methods_;  // outlives the engines, whose sequences refer to it
+  std::unique_ptr<PrunedModel> pruned_;  // outlives the engines, which map its file
+  MethodSet methods_;                    // outlives the engines, whose sequences refer to it
   std::unique_ptr<Engine> engine_, second_;
   std::optional<KeptLogits> kept_;
   std::unique_ptr<KeptEngine> kept_reference_;

@@ -38,14 +38,17 @@ namespace trial_detail {
 inline std::string try_here(const GridMethod& method, const ModelConfig& config, uint64_t seed) {
   Json answer;
   try {
-    const MethodSet methods = make_methods(method.record.parts, method.plugin_files, seed, config);
+    MethodSet methods = make_methods(method.record.parts, method.plugin_files, seed);
+    attach(methods, config);
     if (methods.kv != nullptr) {
       for (int64_t l = 0; l < config.num_hidden_layers; ++l)
         for (const KvSide side : {KvSide::keys, KvSide::values})
           CacheRules(side, int(l), config.head_dim, methods.kv);
       answer["evicts"] = methods.kv->policy(KvSide::keys).evicts;
     }
-    answer["wants_calibration"] = wants_calibration(methods);
+    const bool prunes_by_text =
+        methods.pruner != nullptr && methods.pruner->settings().wants.text();
+    answer["wants_calibration"] = prunes_by_text || wants_calibration(methods);
   } catch (const Error& e) {
     answer = {{"code", int(e.code())},
               {"message", e.message()},

@@ -1,0 +1,247 @@
+// Tests of a method that prunes (ptq.prune/1), on a made-up model of two layers.
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "host/check/session.hpp"
+
+namespace ptq::check {
+namespace {
+
+constexpr int64_t kLayers = 2, kHidden = 16, kHeads = 2, kPerHead = 3, kDim = 4, kChannels = 9;
+constexpr int64_t kGroups = kLayers * (kHeads + kChannels);
+constexpr double kGuard = -12345.5;  // around what the plugin writes
+
+// One linear of a layer, its groups and everything that can be measured of it.
+struct Linear {
+  std::string kind;
+  int block, axis;
+  int64_t rows, columns, size;
+};
+const std::vector<Linear>& linears() {
+  constexpr int64_t kQueries = kHeads * kPerHead * kDim;
+  static const std::vector<Linear> list = {
+      {"q_proj", PTQ_PRUNE_ATTENTION, 0, kQueries, kHidden, kPerHead * kDim},
+      {"k_proj", PTQ_PRUNE_ATTENTION, 0, kHeads * kDim, kHidden, kDim},
+      {"v_proj", PTQ_PRUNE_ATTENTION, 0, kHeads * kDim, kHidden, kDim},
+      {"o_proj", PTQ_PRUNE_ATTENTION, 1, kHidden, kQueries, kPerHead * kDim},
+      {"gate_proj", PTQ_PRUNE_MLP, 0, kChannels, kHidden, 1},
+      {"up_proj", PTQ_PRUNE_MLP, 0, kChannels, kHidden, 1},
+      {"down_proj", PTQ_PRUNE_MLP, 1, kHidden, kChannels, 1}};
+  return list;
+}
+int64_t groups_of(int block) { return block == PTQ_PRUNE_ATTENTION ? kHeads : kChannels; }
+
+// [n] between guards.
+struct Guarded {
+  std::vector<double> all;
+  explicit Guarded(int64_t n) : all(size_t(n + 2), 0.0) { all.front() = all.back() = kGuard; }
+  double* data() { return all.data() + 1; }
+  std::vector<double> values() const { return {all.begin() + 1, all.end() - 1}; }
+  void check(const char* function) const {
+    if (all.front() != kGuard || all.back() != kGuard)
+      fail("{} wrote past the ends of its answer", function);
+  }
+};
+
+class Pruner {
+ public:
+  Pruner(const ptq_method& method, const Subject& subject)
+      : session_(method, subject), seed_(subject.seed) {
+    session_.must_create();
+    table_ = static_cast<const ptq_prune*>(session_.get(PTQ_PRUNE_1));
+    if (!table_) skip("with its defaults it does not prune");
+  }
+  const ptq_prune& table() const { return *table_; }
+  // A host that measures nothing, whatever is asked for.
+  bool silent = false;
+
+  // The scores, or the sentence with which one of the functions refused.
+  std::pair<std::vector<double>, std::string> scores() {
+    std::vector<double> importance;
+    std::string refused;
+    for (int32_t l = 0; l < kLayers && refused.empty(); ++l) {
+      std::vector<double> of_block[2];
+      for (int64_t i = 0; i < int64_t(linears().size()) && refused.empty(); ++i) {
+        const Linear& linear = linears()[size_t(i)];
+        std::vector<double>& sums = of_block[linear.block];
+        sums.resize(size_t(groups_of(linear.block)));
+        Guarded given(groups_of(linear.block));
+        refused = measure(l, linear, uint64_t(16 * l + i), given);
+        for (size_t g = 0; g < sums.size(); ++g) sums[g] += given.values()[g];
+      }
+      for (const auto& sums : of_block)
+        importance.insert(importance.end(), sums.begin(), sums.end());
+    }
+    if (!refused.empty()) return {{}, refused};
+    for (const double x : importance)
+      if (std::isnan(x)) fail("measure gave an importance that is not a number");
+    Guarded score(kGroups);
+    refused = make_scores(importance, score);
+    return {score.values(), refused};
+  }
+
+ private:
+  bool wants(uint32_t bit) const { return !silent && (table_->wants & bit) != 0; }
+
+  std::string measure(int32_t layer, const Linear& l, uint64_t salt, Guarded& given) {
+    if (!table_->measure) return {};
+    const auto bell = [&](int64_t rows, uint64_t more, bool squared) {
+      std::vector<float> x = bell_curve(1, rows, l.columns, seed_ + 1000 * more + salt);
+      if (squared)
+        for (float& v : x) v *= v;
+      return Input(1, rows, l.columns, x);
+    };
+    Input weight = bell(l.rows, 1, false), gradient = bell(l.rows, 2, false),
+          square = bell(l.rows, 3, true), mean = bell(1, 4, false), mean_square = bell(1, 5, true);
+    ptq_tensor tensors[] = {weight.tensor(true), gradient.tensor(true), square.tensor(true),
+                            mean.tensor(true), mean_square.tensor(true)};
+    for (ptq_tensor* t : {&tensors[3], &tensors[4]}) {  // vectors
+      t->ndim = 1;
+      t->shape[0] = l.columns;
+      t->shape[1] = t->stride[0] = 1;
+    }
+    const std::string name = "model.layers." + std::to_string(layer) + ".x." + l.kind;
+    const ptq_linear linear{sizeof linear,  layer,       name.c_str(),
+                            l.kind.c_str(), &tensors[0], nullptr};
+    const bool gradients = wants(PTQ_PRUNE_GRADIENT) || wants(PTQ_PRUNE_GRADIENT_SQUARE);
+    const ptq_prune_linear shown{sizeof shown,
+                                 l.axis,
+                                 &linear,
+                                 groups_of(l.block),
+                                 l.size,
+                                 gradients ? &tensors[1] : nullptr,
+                                 wants(PTQ_PRUNE_GRADIENT_SQUARE) ? &tensors[2] : nullptr,
+                                 wants(PTQ_PRUNE_INPUTS) ? &tensors[3] : nullptr,
+                                 wants(PTQ_PRUNE_INPUTS) ? &tensors[4] : nullptr};
+    const Answer answer = session_.call("measure", [&](void* method, const ptq_call* call) {
+      return table_->measure(method, call, &shown, given.data());
+    });
+    for (const Input* x : {&weight, &gradient, &square, &mean, &mean_square})
+      if (x->changed()) fail("measure wrote into its input");
+    given.check("measure");
+    return answer.status == PTQ_OK ? std::string() : answer.sentence;
+  }
+
+  std::string make_scores(const std::vector<double>& importance, Guarded& score) {
+    std::vector<int32_t> layer, block;
+    std::vector<int64_t> cost;
+    for (int32_t l = 0; l < kLayers; ++l)
+      for (const int32_t b : {PTQ_PRUNE_ATTENTION, PTQ_PRUNE_MLP})
+        for (int64_t i = 0; i < groups_of(b); ++i) {
+          layer.push_back(l);
+          block.push_back(b);
+          cost.push_back(b == PTQ_PRUNE_ATTENTION ? 2 * kHidden * (kPerHead + 1) * kDim
+                                                  : 3 * kHidden);
+        }
+    const std::vector<double> growth = {0.5, -0.01}, of_attention = {0.3, 0.1}, of_mlp = {0.2, 2.0},
+                              influence = {0.4, 0.1};
+    const auto losses = [&](const std::vector<double>& x) {
+      return wants(PTQ_PRUNE_LOSSES) ? x.data() : nullptr;
+    };
+    const ptq_prune_groups groups{sizeof groups,
+                                  0,
+                                  kLayers,
+                                  kGroups,
+                                  10000,
+                                  layer.data(),
+                                  block.data(),
+                                  cost.data(),
+                                  importance.data(),
+                                  losses(growth),
+                                  losses(of_attention),
+                                  losses(of_mlp),
+                                  wants(PTQ_PRUNE_INFLUENCE) ? influence.data() : nullptr};
+    const Answer answer = session_.call("score", [&](void* method, const ptq_call* call) {
+      return table_->score(method, call, &groups, score.data());
+    });
+    score.check("score");
+    return answer.status == PTQ_OK ? std::string() : answer.sentence;
+  }
+
+  Session session_;
+  uint64_t seed_;
+  const ptq_prune* table_ = nullptr;
+};
+
+Result settings(const Subject&, Pruner& pruner) {
+  const ptq_prune& t = pruner.table();
+  const uint32_t known = 2 * PTQ_PRUNE_INFLUENCE - 1;
+  if (t.wants & ~known) fail("wants is {:#x}, which has unknown bits", t.wants);
+  if (!t.score) fail("score is NULL");
+  if (!(t.ratio >= 0 && t.ratio <= 1)) fail("ratio is {}, it must be 0 to 1", t.ratio);
+  if (!(t.collapse_below >= 0 && t.collapse_below <= 1))
+    fail("collapse_below is {}, it must be 0 to 1", t.collapse_below);
+  if (t.round_mlp_to < 1) fail("round_mlp_to is {}, it must be at least 1", t.round_mlp_to);
+  if (t.unit != PTQ_PRUNE_GROUPS && t.unit != PTQ_PRUNE_LAYERS) fail("unit is {}", t.unit);
+  if (t.batch < 1) fail("batch is {}, it must be at least 1", t.batch);
+  if (t.wants != 0 && (t.sequences < 1 || t.length < 2))
+    fail("it measures on {} sequences of {} tokens", t.sequences, t.length);
+  return {};
+}
+
+Result scores(const Subject&, Pruner& pruner) {
+  const auto [score, refused] = pruner.scores();
+  if (!refused.empty()) fail("it refuses: {}", refused);
+  for (const double s : score)
+    if (std::isnan(s) || s == -HUGE_VAL) fail("a score is {}", s);
+  if (std::all_of(score.begin(), score.end(), [&](double s) { return s == score[0]; }))
+    return {Verdict::warn, "all scores are equal"};
+  return {};
+}
+
+Result same_twice(const Subject&, Pruner& pruner) {
+  const auto first = pruner.scores(), second = pruner.scores();
+  if (first != second) fail("the same numbers gave other scores the second time");
+  return {};
+}
+
+Result nothing_measured(const Subject&, Pruner& pruner) {
+  if (pruner.table().wants == 0) skip("it asks for nothing");
+  pruner.silent = true;
+  if (pruner.scores().second.empty()) fail("it made scores of what the host has not measured");
+  return {};
+}
+
+// Runs test(subject, pruner) for every method that prunes.
+template <Result (*test)(const Subject&, Pruner&)>
+Result each(const Subject& subject) {
+  const ptq_plugin& plugin = load_plugin(subject);
+  Result worst{Verdict::skip, "no method prunes"};
+  for (uint32_t i = 0; i < plugin.n_methods; ++i) {
+    const ptq_method& method = *plugin.methods[i];
+    if ((method.capabilities & PTQ_CAN_PRUNE) == 0) continue;
+    Result result;
+    try {
+      Pruner pruner(method, subject);
+      result = test(subject, pruner);
+    } catch (Stop& stop) {
+      result = stop.result;
+    }
+    if (!result.sentence.empty())
+      result.sentence = fmt::format("{}: {}", method.name, result.sentence);
+    if (result.verdict == Verdict::fail) return result;
+    if (result.verdict == Verdict::warn || worst.verdict == Verdict::skip) worst = result;
+  }
+  return worst;
+}
+
+}  // namespace
+
+std::vector<Test> prune_tests() {
+  return {
+      {"prune-settings", "What a pruning method asks for lies in its ranges.", "create-default",
+       each<settings>},
+      {"prune-scores", "Every group gets a score, and nothing beside the answers is written.",
+       "prune-settings", each<scores>},
+      {"prune-same-twice", "The same numbers give the same scores again.", "prune-scores",
+       each<same_twice>},
+      {"prune-not-measured", "What the host has not measured is refused with a sentence.",
+       "prune-scores", each<nothing_measured>},
+  };
+}
+
+}  // namespace ptq::check
