@@ -97,10 +97,17 @@ struct Check {
   Verdict verdict = Verdict::holds;
 };
 
-// Checks a document of the study's form, from its printed numbers alone. sizes: questions of the
-// tasks, of each model in its order; empty: those of the official sets.
+// What a document does not print and its checks need: questions of the tasks, and how many of the
+// valid runs have a length and a number of samples; -1: all.
+struct PruningFacts {
+  std::array<int64_t, 7> task_sizes = kPruningTaskSizes;
+  int64_t with_seq_len = -1, with_num_samples = -1;
+};
+
+// Checks a document of the study's form, from its printed numbers alone. facts: of each model in
+// its order; empty: those of the study.
 std::vector<Check> verify_pruning_document(const std::string& text,
-                                           const std::vector<std::array<int64_t, 7>>& sizes = {});
+                                           const std::vector<PruningFacts>& facts = {});
 // Checks records: their own invariants, and those of the document that they give.
 std::vector<Check> verify_pruning_records(const std::vector<PruningModel>& models);
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstdint>
 #include <map>
 
 #include "analysis/pruning/printed.hpp"
@@ -53,9 +54,9 @@ class Checker {
   std::vector<Check> checks;
 
   void model(const printed::Model& m, const std::vector<CrossRow>& cross,
-             const std::array<int64_t, 7>& sizes) {
+             const PruningFacts& facts) {
     name_ = m.name;
-    sizes_ = sizes;
+    sizes_ = facts.task_sizes;
     const std::vector<std::pair<const char*, const std::vector<Row>*>> all = {
         {"methods", &m.methods},
         {"seq_len", &m.seq_len},
@@ -70,8 +71,12 @@ class Checker {
       if (!entry.second->empty()) groups.push_back(entry);
     }
     for (const auto& [what, rows] : groups) {
-      add(fmt::format("1. group sizes of {} add to the valid runs", what),
-          size_of(*rows) == m.valid, fmt::format("{} of {}", size_of(*rows), m.valid));
+      const int64_t known = rows == &m.seq_len       ? facts.with_seq_len
+                            : rows == &m.num_samples ? facts.with_num_samples
+                                                     : -1;
+      const int64_t runs = known < 0 ? m.valid : known;
+      add(fmt::format("1. group sizes of {} add to the valid runs", what), size_of(*rows) == runs,
+          fmt::format("{} of {}", size_of(*rows), runs));
     }
     if (m.methods.empty()) return;
     for (const auto& [what, rows] : groups) {
@@ -250,11 +255,11 @@ class Checker {
 }  // namespace
 
 std::vector<Check> verify_pruning_document(const std::string& text,
-                                           const std::vector<std::array<int64_t, 7>>& sizes) {
+                                           const std::vector<PruningFacts>& facts) {
   const printed::Pages pages = printed::read(text);
   Checker checker;
   for (size_t m = 0; m < pages.models.size(); ++m)
-    checker.model(pages.models[m], pages.cross, m < sizes.size() ? sizes[m] : kPruningTaskSizes);
+    checker.model(pages.models[m], pages.cross, m < facts.size() ? facts[m] : PruningFacts{});
   if (!pages.cross.empty()) checker.order(pages.cross);
   return checker.checks;
 }
@@ -304,11 +309,18 @@ std::vector<Check> verify_pruning_records(const std::vector<PruningModel>& model
         wrong_tasks ? fmt::format("{} values are not, first in record {}", wrong_tasks, first + 1)
                     : fmt::format("{} records", with_tasks));
   }
-  std::vector<std::array<int64_t, 7>> sizes;  // of the run whose tasks are printed
-  for (const PruningModel& model : models)
-    sizes.push_back(model.best() ? model.best()->task_sizes : kPruningTaskSizes);
+  std::vector<PruningFacts> facts;
+  for (const PruningModel& model : models) {
+    PruningFacts& f = facts.emplace_back();
+    f.with_seq_len = f.with_num_samples = 0;
+    for (const PruningRun* run : model.valid()) {
+      f.with_seq_len += run->seq_len.has_value();
+      f.with_num_samples += run->num_samples.has_value();
+    }
+    if (model.best()) f.task_sizes = model.best()->task_sizes;
+  }
   const std::vector<Check> printed =
-      verify_pruning_document(pruning_document(models, Language::zh), sizes);
+      verify_pruning_document(pruning_document(models, Language::zh), facts);
   checks.insert(checks.end(), printed.begin(), printed.end());
   return checks;
 }

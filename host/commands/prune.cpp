@@ -63,7 +63,8 @@ std::string write_pruned_model(const Arguments& arguments) {
   const OneSequence one = open_one_sequence(arguments);
   const PrunedModel* pruned = one.subject->pruned();
   if (pruned == nullptr)
-    throw usage_error("the method does not prune", "--method " + text_of(arguments, "method"),
+    throw usage_error("the method does not prune",
+                      "--method " + list_of(arguments, "method").front(),
                       "`ptq-host methods` lists those that can: prune");
   const fs::path out = text_of(arguments, "out");
   const fs::path model =

@@ -68,6 +68,7 @@ struct MethodSet {
   std::vector<std::unique_ptr<MethodInstance>> instances;
   std::unique_ptr<JoinedWeights> joined;  // where several parts have a weights side
   prune::Method* pruner = nullptr;        // nullptr: the model stays whole
+  size_t pruner_part = 0;                 // its place among the parts
   KvMethod* kv = nullptr;                 // nullptr: a full-precision cache
   WeightMethod* weights = nullptr;        // nullptr: the weights stay as they are
 
@@ -116,7 +117,10 @@ inline MethodSet make_methods(const std::vector<Record::Part>& parts,
   MethodSet methods;
   for (size_t i = 0; i < parts.size(); ++i) {
     methods.instances.push_back(method_set_detail::make_instance(parts[i], files.at(i), seed));
-    if (prune::Method* pruner = methods.instances.back()->pruner()) methods.pruner = pruner;
+    prune::Method* pruner = methods.instances.back()->pruner();
+    if (!pruner) continue;
+    methods.pruner = pruner;
+    methods.pruner_part = i;
   }
   return methods;
 }

@@ -185,7 +185,7 @@ class OpenSubject {
   void prune() {
     second_ = engine_of(request_.model.folder);
     pruned_ = std::make_unique<PrunedModel>(
-        request_, options_, *methods_.pruner, *second_,
+        request_, options_, *methods_.pruner, methods_.pruner_part, *second_,
         [this]() -> const Tokenizer& { return tokenizer(); },
         [this](double share, const char* doing) { report(share, doing); });
     if (!request_.kept_logits.empty()) second_.reset();  // its logits are there

@@ -110,10 +110,11 @@ inline Json pruning_json(const prune::Pruned& pruned, const prune::Settings& set
 
 class PrunedModel {
  public:
-  // engine: the model in full precision. progress: share, what is done. Errors: random weights, a
-  // text that is missing or too short, what pruning refuses.
+  // part: of the method's parts, the one that prunes; engine: the model in full precision.
+  // progress: share, what is done. Errors: random weights, a text that is missing or too short,
+  // what pruning refuses.
   PrunedModel(const SubjectRequest& request, const EngineOptions& options, prune::Method& method,
-              Engine& engine, const std::function<const Tokenizer&()>& tokenizer,
+              size_t part, Engine& engine, const std::function<const Tokenizer&()>& tokenizer,
               const std::function<void(double, const char*)>& progress)
       : folder_(request.scratch) {
     const Stopwatch clock;
@@ -125,7 +126,7 @@ class PrunedModel {
     const prune::Kept kept(request.measurements);
     const prune::Pruned pruned = prune::prune(
         method, {engine, [&] { return make_cpu_gradients(model, options); }, sequences_, kept,
-                 identity(request), gradient_bytes(request), options.threads, progress});
+                 identity(request, part), gradient_bytes(request), options.threads, progress});
     progress(1, "writing the pruned model");
     const uint64_t bytes =
         prune::write_pruned(request.model.folder, engine.config(), pruned.plan, folder_.path());
@@ -161,12 +162,10 @@ class PrunedModel {
              {"seed", request.seed},
              {"tokens_sha256", calibrate::tokens_sha256(sequences_)}};
   }
-  Json identity(const SubjectRequest& request) const {
-    std::string plugins;
-    for (const Record::Part& part : request.method.parts) plugins += part.plugin_sha256;
+  Json identity(const SubjectRequest& request, size_t part) const {
     return {{"model", request.fingerprint},
             {"program", request.build},
-            {"plugins", sha256_hex(plugins)},
+            {"plugin", request.method.parts[part].plugin_sha256},
             {"text", text_}};
   }
   static uint64_t gradient_bytes(const SubjectRequest& request) {
