@@ -188,7 +188,12 @@ class OpenSubject {
         request_, options_, *methods_.pruner, methods_.pruner_part, *second_,
         [this]() -> const Tokenizer& { return tokenizer(); },
         [this](double share, const char* doing) { report(share, doing); });
-    if (!request_.kept_logits.empty()) second_.reset();  // its logits are there
+    if (is_gguf(request_.model.folder))
+      warnings_.push_back(
+          "pruning turns the blocks of a GGUF file into float32: its bytes are those of other "
+          "pruned models and not to be held against the whole model's");
+    // What it says of the evaluation is there already.
+    if (!request_.kept_logits.empty() || request_.reference_is_spare) second_.reset();
     ++steps_;
   }
 
