@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <optional>
 #include <set>
@@ -93,6 +94,35 @@ void add_figure(const Board& board, Table& table, const std::string& head,
   });
 }
 
+// The mean over a board's tasks, one number of each: the metric that its description ranks by. What
+// several evaluations ask of one task counts once each.
+struct TaskMean {
+  double mean = 0, error = 0;  // standard error, of independent tasks: sqrt(sum of squares) / k
+  int tasks = 0;
+};
+// Nothing for fewer than two tasks, or where the row lacks one.
+inline std::optional<TaskMean> task_mean(const Board& board, const Row& row) {
+  TaskMean out;
+  double squares = 0;
+  for (const Evaluation& evaluation : board.evaluations) {
+    if (evaluation.kind != "choices" && evaluation.kind != "answers") continue;
+    const Cell* cell = row.cell(evaluation.name);
+    const auto share = figure_of(cell);
+    const auto total = cell ? cell->number({"total"}) : std::nullopt;
+    if (!share || !total || *total < 2) return {};
+    const std::string primary = cell->metrics.value("primary", "");
+    const auto known = cell->number({(primary + "_se").c_str()});  // pooled over subjects
+    const double error = known.value_or(std::sqrt(*share * (1 - *share) / (*total - 1)));
+    out.mean += *share;
+    squares += error * error;
+    ++out.tasks;
+  }
+  if (out.tasks < 2) return {};
+  out.mean /= out.tasks;
+  out.error = std::sqrt(squares) / out.tasks;
+  return out;
+}
+
 inline Table leaderboard(const Board& board) {
   Table table;
   table.rows.resize(board.rows.size());
@@ -126,6 +156,13 @@ inline Table leaderboard(const Board& board) {
   const auto any = [&](auto property) {
     return std::any_of(board.rows.begin(), board.rows.end(), property);
   };
+  const auto mean_of = [&](const Row& row) { return task_mean(board, row); };
+  if (any(mean_of)) {
+    add_column(board, table, "Mean of tasks ↑", [&](const Row& row) {
+      const auto mean = task_mean(board, row);
+      return mean ? fmt::format("{:.4f} ± {:.4f}", mean->mean, mean->error) : std::string("-");
+    });
+  }
   if (any([](const Row& row) { return exposures_text(row) != "-"; })) {
     add_column(board, table, "Exposure", exposures_text);
   }

@@ -33,6 +33,23 @@ Json encoded(double ppl, double kl, double bits) { return perplexity(ppl, kl, 0.
 
 }  // namespace
 
+TEST_CASE("tasks have a mean of one number each, and its error", "[report]") {
+  const ResultsFolder folder;
+  const auto task = [](double acc, double se, double total) {
+    return Json{{"correct", acc * total}, {"total", total}, {"accuracy", acc},
+                {"primary", "acc"},       {"acc", acc},     {"acc_se", se}};
+  };
+  folder.add(make("fp16", "piqa", "choices", task(0.75, 0.03, 100)));
+  folder.add(make("fp16", "mmlu", "choices", task(0.25, 0.04, 100)));
+  folder.add(make("kivi", "piqa", "choices", task(0.5, 0.05, 100)));
+  const std::string page = folder.render(Format::terminal);
+  CHECK(has(page, "Mean of tasks"));
+  CHECK(has(page, "0.5000 ± 0.0250"));
+  const ResultsFolder one;
+  one.add(make("fp16", "piqa", "choices", task(0.75, 0.03, 100)));
+  CHECK_FALSE(has(one.render(Format::terminal), "Mean of tasks"));
+}
+
 TEST_CASE("the experiment's baseline is what everything is compared with", "[report]") {
   const ResultsFolder folder;
   const auto loss = [](double shift) {
