@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <filesystem>
 #include <new>
@@ -130,6 +131,8 @@ int main(int argc, char** argv) {
   for (int fd = 0; fd <= 2; ++fd) {
     if (::fcntl(fd, F_GETFD) < 0 && ::open("/dev/null", O_RDWR) != fd) return 1;
   }
+  // In our children the BLAS starts no threads of its own: our pool calls it.
+  ::setenv("OPENBLAS_NUM_THREADS", "1", 1);
   ::signal(SIGCHLD, SIG_DFL);  // who started us may ignore it; the ends of children must be told
   try {
     const int code = dispatch({argv + 1, argv + argc});

@@ -2,9 +2,11 @@
 //
 // Scores are kept in float32 and never stored as a whole: keys come in tiles of 64 rows, each tile
 // is decoded into a buffer of the first-level caches, and the softmax runs along (streaming
-// softmax, arXiv 2205.14135); few queries over many keys are split over the keys and joined. A
-// query takes row s from encoded storage exactly when sink <= s < boundary of that query, so that a
-// whole window is evaluated as token-by-token decoding would.
+// softmax, arXiv 2205.14135) for spans of 512 keys, which are joined in their order. Tiles and
+// spans are counted from position 0, so that a query's result does not depend on which others stand
+// beside it, on where a sequence is cut into passes, or on the threads. A query takes row s from
+// encoded storage exactly when sink <= s < boundary of that query, so that a whole window is
+// evaluated as token-by-token decoding would.
 #pragma once
 
 #include <algorithm>
@@ -40,10 +42,10 @@ struct AttentionShape {
 
 namespace attention_detail {
 
-inline constexpr int64_t kTile = 64;           // keys per tile
-inline constexpr int64_t kTransposeRows = 16;  // with fewer, a tile of keys is not turned around
-// Keys per task where few queries look back far (decoding): threads share the keys, and what all
-// heads need to read them (angles of positions) stays in the second-level cache from head to head.
+inline constexpr int64_t kTile = 64;     // keys per tile
+inline constexpr int64_t kFewRows = 16;  // with fewer, threads share the keys
+// Keys whose softmax runs along. Where few queries look back far (decoding), a task: what all heads
+// need to read them (angles of positions) stays in the second-level cache from head to head.
 inline constexpr int64_t kSpan = 8 * kTile;
 
 // Which of the two sources a tile [begin, end) needs for queries with boundaries low .. high.
@@ -80,11 +82,6 @@ inline void read_tile(const AttentionSide& side, bool encoded, int64_t head, int
   zero_until(begin + kTile);
 }
 
-inline void transpose(const float* in, int64_t stride, int64_t columns, float* out) {
-  for (int64_t c = 0; c < columns; ++c)
-    for (int64_t r = 0; r < kTile; ++r) out[c * kTile + r] = in[r * stride + c];
-}
-
 // The running softmax of a block's rows: row r is query i0 + r / group, head-in-group r % group.
 struct State {
   float* o;  // [rows, width] sum of exp(score - m) value
@@ -99,12 +96,7 @@ class Attention {
  public:
   Attention(const Kernels& kernels, const AttentionShape& shape, const float* q,
             const AttentionSide& keys, const AttentionSide& values, float* out)
-      : multiply_(kernels.multiply),
-        shape_(shape),
-        q_(q),
-        keys_(keys),
-        values_(values),
-        out_(out) {}
+      : kernels_(kernels), shape_(shape), q_(q), keys_(keys), values_(values), out_(out) {}
 
   int64_t per_block() const { return std::max<int64_t>(1, 128 / group_); }
   int64_t blocks() const { return (shape_.queries + per_block() - 1) / per_block(); }
@@ -116,6 +108,11 @@ class Attention {
   }
   int64_t first_key(int64_t i) const {
     return shape_.window > 0 ? std::max<int64_t>(0, shape_.first + i + 1 - shape_.window) : 0;
+  }
+
+  // The first tile that queries from i on see, of the keys from `begin` on, which begins a tile.
+  int64_t first_tile(int64_t i, int64_t begin) const {
+    return std::max(begin, first_key(i) / kTile * kTile);
   }
 
   // Queries [i0, i1) of one head over the keys [from, to) that they see; from begins a tile.
@@ -154,11 +151,17 @@ class Attention {
     }
   }
 
-  // Adds what `part` saw to `all`: the same rows over other keys.
-  void merge(const State& all, const State& part) const {
-    for (int64_t r = 0; r < most_rows(); ++r) {
+  // Adds what `part` saw to `all`: the same rows over later keys.
+  void merge(const State& all, const State& part, int64_t rows) const {
+    for (int64_t r = 0; r < rows; ++r) {
+      if (part.m[r] == kLowest) continue;  // this row sees none of them
+      if (all.m[r] == kLowest) {
+        all.m[r] = part.m[r];
+        all.l[r] = part.l[r];
+        std::copy_n(part.o + r * width_, width_, all.o + r * width_);
+        continue;
+      }
       const float top = std::max(all.m[r], part.m[r]);
-      if (top == kLowest) continue;  // this row sees no key so far
       const float a = exp_nonpositive(all.m[r] - top), b = exp_nonpositive(part.m[r] - top);
       all.m[r] = top;
       all.l[r] = all.l[r] * a + part.l[r] * b;
@@ -183,12 +186,9 @@ class Attention {
     const int64_t low = keys_.boundary[b.i0], high = keys_.boundary[b.i1 - 1];
     const auto scores = [&](bool encoded, float* to) {
       read_tile(keys_, encoded, b.head, begin, end, low, high, b.tile, width_);
-      if (b.rows < kTransposeRows) {
-        small_gemm_nt(b.qs, width_, b.tile, width_, to, kTile, b.rows, kTile, width_);
-      } else {
-        transpose(b.tile, width_, shape_.head_dim, b.tile_t);
-        multiply_(b.qs, b.rows, width_, b.tile_t, kTile, shape_.head_dim, kTile, to, kTile, false);
-      }
+      kernels_.turn(b.tile, width_, kTile, width_, b.tile_t);
+      kernels_.multiply(b.qs, b.rows, width_, b.tile_t, kTile, shape_.head_dim, kTile, to, kTile,
+                        false);
     };
     const Need needed = need(keys_, begin, end, low, high);
     scores(needed.encoded, b.s);
@@ -250,19 +250,19 @@ class Attention {
         }
       }
       read_tile(values_, false, b.head, begin, end, low, high, b.tile, width_);
-      multiply_(b.s2, b.rows, kTile, b.tile, width_, kTile, width_, state.o, width_, true);
+      kernels_.multiply(b.s2, b.rows, kTile, b.tile, width_, kTile, width_, state.o, width_, true);
     }
     read_tile(values_, needed.encoded, b.head, begin, end, low, high, b.tile, width_);
-    multiply_(b.s, b.rows, kTile, b.tile, width_, kTile, width_, state.o, width_, true);
+    kernels_.multiply(b.s, b.rows, kTile, b.tile, width_, kTile, width_, state.o, width_, true);
   }
 
-  decltype(Kernels::multiply) multiply_;
+  const Kernels& kernels_;
   const AttentionShape& shape_;
   const float* q_;
   const AttentionSide &keys_, &values_;
   float* out_;
   const int64_t group_ = shape_.heads / shape_.kv_heads;
-  const int64_t width_ = (shape_.head_dim + kLanes - 1) / kLanes * kLanes;  // columns, padded
+  const int64_t width_ = (shape_.head_dim + 15) / 16 * 16;  // columns, padded
   const float scale_ = 1.0f / std::sqrt(float(shape_.head_dim));
 };
 
@@ -276,18 +276,30 @@ inline void attention(ThreadPool& pool, const AttentionShape& shape, const float
   const Attention work(kernels, shape, q, keys, values, out);
   const int64_t blocks = work.blocks(), per_block = work.per_block(),
                 scratch_size = work.scratch_size(), state_size = work.state_size();
-  const int64_t start = work.first_key(0) / kTile * kTile, stop = shape.first + shape.queries;
-  const int64_t spans = (stop - start + kSpan - 1) / kSpan;
+  const int64_t group = shape.heads / shape.kv_heads, stop = shape.first + shape.queries;
+  const auto span_of = [](int64_t key) { return key / kSpan; };
+  const int64_t first_span = span_of(work.first_key(0)), spans = span_of(stop - 1) + 1 - first_span;
   // A bfloat16 probability depends on the largest score so far: there, one sweep as the reference.
-  if (blocks > 1 || work.most_rows() >= kTransposeRows || spans < 2 || shape.bf16) {
+  if (blocks > 1 || work.most_rows() >= kFewRows || spans < 2 || shape.bf16) {
     pool.for_each(blocks * shape.kv_heads, [&](int64_t task) {
       // Later blocks read more rows: they go first, so that the threads finish together.
       const int64_t head = task % shape.kv_heads, block = blocks - 1 - task / shape.kv_heads;
       const int64_t i0 = block * per_block, i1 = std::min(i0 + per_block, shape.queries);
-      std::vector<float> buffer(size_t(scratch_size + state_size));
-      const State state = work.state_at(buffer.data() + scratch_size);
-      work.look(head, i0, i1, work.first_key(i0) / kTile * kTile, stop, buffer.data(), state);
-      work.finish(head, i0, i1, state);
+      std::vector<float> buffer(size_t(scratch_size + 2 * state_size));
+      float* const scratch = buffer.data();
+      const State all = work.state_at(scratch + scratch_size),
+                  part = work.state_at(scratch + scratch_size + state_size);
+      const int64_t begin = span_of(work.first_key(i0)), last = span_of(shape.first + i1 - 1);
+      if (shape.bf16) {
+        work.look(head, i0, i1, work.first_tile(i0, 0), stop, scratch, all);
+      } else {
+        for (int64_t span = begin; span <= last; ++span) {
+          work.look(head, i0, i1, work.first_tile(i0, span * kSpan), (span + 1) * kSpan, scratch,
+                    span == begin ? all : part);
+          if (span > begin) work.merge(all, part, (i1 - i0) * group);
+        }
+      }
+      work.finish(head, i0, i1, all);
     });
     return;
   }
@@ -296,15 +308,16 @@ inline void attention(ThreadPool& pool, const AttentionShape& shape, const float
   const auto state_of = [&](int64_t span, int64_t head) {
     return work.state_at(states.data() + (span * shape.kv_heads + head) * state_size);
   };
-  pool.for_each(spans, [&](int64_t span) {
+  pool.for_each(spans, [&](int64_t task) {
     std::vector<float> scratch(static_cast<size_t>(scratch_size));
-    const int64_t from = start + span * kSpan;
+    const int64_t span = first_span + task;
     for (int64_t head = 0; head < shape.kv_heads; ++head)
-      work.look(head, 0, shape.queries, from, from + kSpan, scratch.data(), state_of(span, head));
+      work.look(head, 0, shape.queries, work.first_tile(0, span * kSpan), (span + 1) * kSpan,
+                scratch.data(), state_of(task, head));
   });
   for (int64_t head = 0; head < shape.kv_heads; ++head) {
     for (int64_t span = 1; span < spans; ++span)
-      work.merge(state_of(0, head), state_of(span, head));
+      work.merge(state_of(0, head), state_of(span, head), shape.queries * group);
     work.finish(head, 0, shape.queries, state_of(0, head));
   }
 }

@@ -141,16 +141,7 @@ class Device {
       seen.largest = largest_;
     }
     if (wanted.gram) {
-      gram_.resize(size_t(width * width));
-      constexpr int64_t kSlice = 64;  // fixed: sums do not depend on the number of threads
-      run((width + kSlice - 1) / kSlice, n * width * width, [&](int64_t task) {
-        const int64_t r0 = task * kSlice, r1 = std::min(r0 + kSlice, width);  // from column r0 on
-        cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, int(r1 - r0), int(width - r0), int(n),
-                    1.0f, x + r0, int(width), x + r0, int(width), 0.0f,
-                    gram_.data() + r0 * width + r0, int(width));
-      });
-      for (int64_t r = 1; r < width; ++r)
-        for (int64_t c = 0; c < r; ++c) gram_[size_t(r * width + c)] = gram_[size_t(c * width + r)];
+      gram(x, n, width);
       seen.gram = gram_;
     }
   }
@@ -320,6 +311,30 @@ class Device {
         magnitudes_[size_t(c)] += double(a);
         largest_[size_t(c)] = std::max(largest_[size_t(c)], a);
       }
+  }
+
+  // gram_ = x^T x of x [n, width]: each number one chain of multiply-adds along the rows.
+  void gram(const float* x, int64_t n, int64_t width) {
+    constexpr int64_t kSlice = 64, kRows = 256;  // columns of a task, rows of x at once
+    const int64_t wide = (width + 15) / 16 * 16, slices = (width + kSlice - 1) / kSlice;
+    gram_.resize(size_t(width * width));
+    std::vector<float> rows(size_t(kRows * wide)), turned(size_t(wide * kRows));
+    for (int64_t i = 0; i < n; i += kRows) {
+      const int64_t count = std::min(kRows, n - i);
+      for (int64_t r = 0; r < count; ++r)
+        std::copy_n(x + (i + r) * width, width, rows.data() + r * wide);
+      run(slices, count * width * width, [&](int64_t task) {
+        const int64_t c0 = task * kSlice, c1 = std::min(c0 + kSlice, wide);
+        kernels_->turn(rows.data() + c0, wide, kRows, c1 - c0, turned.data() + c0 * kRows);
+      });
+      run(slices, count * width * width, [&](int64_t task) {
+        const int64_t r0 = task * kSlice, r1 = std::min(r0 + kSlice, width);  // from column r0 on
+        kernels_->multiply(turned.data() + r0 * kRows, r1 - r0, kRows, rows.data() + r0, wide,
+                           count, width - r0, gram_.data() + r0 * width + r0, width, i > 0);
+      });
+    }
+    for (int64_t r = 1; r < width; ++r)
+      for (int64_t c = 0; c < r; ++c) gram_[size_t(r * width + c)] = gram_[size_t(c * width + r)];
   }
 
   // Small jobs run on the calling thread: waking the others would cost more.

@@ -2,11 +2,9 @@
 //
 // Few tokens (decoding): the kernels of kernels/table.hpp read the stored rows, so that memory
 // moves only the packed bytes. Many tokens: panels of W, decoded once per call to the second-level
-// cache, are multiplied with all of x, by our own product where there is one for the machine, else
-// by the BLAS. Weights that no kernel reads are decoded to float32 slice by slice first.
+// cache, are multiplied with all of x. Weights that no kernel reads are decoded to float32 slice by
+// slice first. Both ways give the same bits, whatever the number of tokens, rows and threads.
 #pragma once
-
-#include <cblas.h>
 
 #include <algorithm>
 #include <cstdint>
@@ -153,7 +151,7 @@ inline int64_t panels_of_task(int64_t panels, int64_t threads) {
 
 // The product by panels. Depth is cut, so that the panels of a task stay in the second-level cache.
 inline void many(const Call& c) {
-  constexpr int64_t kDepth = 512, kTokens = 8;
+  constexpr int64_t kTokens = 8;
   const Kernels& k = c.kernels;
   const WeightRows rows = stored_rows(c);
   const int64_t wide = k.panel_rows, in = c.in(), out = c.out();
@@ -165,31 +163,22 @@ inline void many(const Call& c) {
     const WeightRows w = other ? WeightRows(decoded(c, begin, end), in) : rows;
     const int64_t first = other ? begin : 0;  // row of W that is row 0 of w
     thread_local std::vector<float> packed;
-    packed.resize(size_t(step * std::min(kDepth, in)));
+    // A panel takes as many numbers, and begins with a line of the caches.
+    const int64_t most = panel_size(wide, std::min(kDepth, in));
+    packed.resize(size_t(per_task * most + 16));
+    float* const panels =
+        packed.data() + (64 - reinterpret_cast<uintptr_t>(packed.data()) % 64) % 64 / 4;
     for (int64_t c0 = 0; c0 < in; c0 += kDepth) {
       const int64_t depth = std::min(kDepth, in - c0);
       for (int64_t r = begin; r < end; r += wide)
-        k.panel(w, r - first, end - first, c0, c0 + depth, packed.data() + (r - begin) * depth);
+        k.panel(w, r - first, end - first, c0, depth, panels + (r - begin) / wide * most);
       for (int64_t i = 0; i < c.n; i += kTokens)
         for (int64_t r = begin; r < end; r += wide)
-          k.multiply(c.x + i * in + c0, std::min(kTokens, c.n - i), in,
-                     packed.data() + (r - begin) * depth, wide, depth, std::min(wide, end - r),
+          k.by_panel(c.x + i * in + c0, std::min(kTokens, c.n - i), in,
+                     panels + (r - begin) / wide * most, depth, std::min(wide, end - r),
                      c.y + i * out + r, out, c0 > 0);
     }
     finish(c, begin, end);
-  });
-}
-
-// The product by the BLAS, one call of one thread per slice of rows. The slices do not depend on
-// the number of threads, as the order of sums inside the BLAS may depend on them.
-inline void many_by_blas(const Call& c) {
-  constexpr int64_t slice = 96;  // small enough to balance threads and to stay in the caches
-  const int64_t in = c.in(), out = c.out();
-  c.for_each((out + slice - 1) / slice, [&](int64_t task) {
-    const int64_t r0 = task * slice, r1 = std::min(r0 + slice, out);
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, int(c.n), int(r1 - r0), int(in), 1.0f, c.x,
-                int(in), decoded(c, r0, r1), int(in), 0.0f, c.y + r0, int(out));
-    finish(c, r0, r1);
   });
 }
 
@@ -205,12 +194,10 @@ inline void linear(ThreadPool& pool, const Kernels& kernels, const LinearWeight&
     ordered = in_order(call, order_of_columns(w));
     call.x = ordered.data();
   }
-  if (n < kMany)
+  if (n < kMany || !kernels.panel)
     few(call);
-  else if (kernels.panel)
-    many(call);
   else
-    many_by_blas(call);
+    many(call);
 }
 
 }  // namespace ptq::cpu

@@ -5,7 +5,6 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
-#include <utility>
 
 namespace ptq::cpu {
 
@@ -64,29 +63,6 @@ inline float dot(const float* a, const float* b, int64_t n) {
   return total;
 }
 
-// Lanes with bit W clear take from x, the others from y: their own number and their partner's.
-template <int W, int... L>
-inline VecF fold(VecF x, VecF y, std::integer_sequence<int, L...>) {
-#ifdef __CUDACC__  // whose front end takes no pack as the numbers of a shuffle
-  VecF sum;
-  for (int l = 0; l < kLanes; ++l) sum[l] = (l & W ? y : x)[l] + (l & W ? y : x)[l ^ W];
-  return sum;
-#else
-  return __builtin_shufflevector(x, y, (L & W ? L + kLanes : L)...) +
-         __builtin_shufflevector(x, y, ((L & W ? L + kLanes : L) ^ W)...);
-#endif
-}
-// Lane l of the result is the sum of the lanes of v[l]; v is used up.
-template <int W = kLanes / 2>
-inline VecF totals(VecF (&v)[kLanes]) {
-  if constexpr (W > 0) {
-    for (int i = 0; i < W; ++i)
-      v[i] = fold<W>(v[i], v[i + W], std::make_integer_sequence<int, kLanes>{});
-    return totals<W / 2>(v);
-  }
-  return v[0];
-}
-
 // exp(x) for x <= 88, relative error below 2e-7; 0 for x below -87.3 (and for -inf).
 // exp(x) = 2^k exp(r), r = x - k ln 2 in [-ln2/2, ln2/2], exp(r) by its series to degree 7.
 inline float exp_nonpositive(float x) {
@@ -141,22 +117,6 @@ inline void small_gemm(const float* a, int64_t lda, const float* b, int64_t ldb,
   int64_t i = 0;
   for (; i + 4 <= rows; i += 4) rows_of(std::integral_constant<int, 4>{}, i);
   for (; i < rows; ++i) rows_of(std::integral_constant<int, 1>{}, i);
-}
-
-// C [rows, columns] = A [rows, k] B^T of B [columns, k], row-major; k and columns are multiples of
-// kLanes. For few rows, where turning B around first would cost more than the product.
-inline void small_gemm_nt(const float* a, int64_t lda, const float* b, int64_t ldb, float* c,
-                          int64_t ldc, int64_t rows, int64_t columns, int64_t k) {
-  for (int64_t i = 0; i < rows; ++i)
-    for (int64_t j = 0; j < columns; j += kLanes) {
-      VecF sum[kLanes];
-      for (int l = 0; l < kLanes; ++l) sum[l] = load(a + i * lda) * load(b + (j + l) * ldb);
-      for (int64_t p = kLanes; p < k; p += kLanes) {
-        const VecF x = load(a + i * lda + p);
-        for (int l = 0; l < kLanes; ++l) sum[l] += x * load(b + (j + l) * ldb + p);
-      }
-      store(c + i * ldc + j, totals(sum));
-    }
 }
 
 }  // namespace ptq::cpu

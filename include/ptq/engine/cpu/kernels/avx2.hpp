@@ -1,5 +1,4 @@
-// Kernels for AVX2 with FMA and F16C: dot products with stored rows, and products of integers. The
-// matrix product of many tokens is the BLAS's.
+// Kernels for AVX2 with FMA and F16C: products with stored rows, and products of integers.
 #pragma once
 
 #ifdef __x86_64__
@@ -8,6 +7,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <vector>
 
 #include "ptq/engine/cpu/kernels/int8.hpp"
@@ -27,18 +27,32 @@ struct Ints {
 
 PTQ_INLINE Reg zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
 PTQ_INLINE Reg load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+PTQ_INLINE void store(float* p, Reg v) {
+  _mm256_storeu_ps(p, v.low);
+  _mm256_storeu_ps(p + 8, v.high);
+}
 PTQ_INLINE Reg add(Reg a, Reg b) {
   return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)};
 }
+PTQ_INLINE Reg spread(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
 PTQ_INLINE Reg fma(Reg a, Reg b, Reg c) {
   return {_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};
 }
-// Halves added to halves.
-PTQ_INLINE float sum(Reg v) {
-  const __m256 h = _mm256_add_ps(v.low, v.high);
-  __m128 q = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
-  q = _mm_add_ps(q, _mm_movehl_ps(q, q));
-  return _mm_cvtss_f32(_mm_add_ss(q, _mm_movehdup_ps(q)));
+// The first lanes of a register.
+using Lanes = int;
+inline constexpr Lanes kAllLanes = 16;
+inline Lanes lanes(int64_t count) { return Lanes(count); }
+PTQ_INLINE Reg load(const float* p, Lanes some) {
+  if (some == 16) return load(p);
+  float whole[16] = {};
+  std::memcpy(whole, p, size_t(some) * sizeof(float));
+  return load(whole);
+}
+PTQ_INLINE void store(float* p, Reg v, Lanes some) {
+  if (some == 16) return store(p, v);
+  float whole[16];
+  store(whole, v);
+  std::memcpy(p, whole, size_t(some) * sizeof(float));
 }
 
 PTQ_INLINE __m128i sixteen(const uint8_t* p) {
@@ -142,7 +156,51 @@ struct Levels {
   PTQ_INLINE Reg at(Ints code) const { return {part(code.low), part(code.high)}; }
 };
 
-#include "ptq/engine/cpu/kernels/rows.inl"
+// 8 x 8 numbers turned around.
+PTQ_INLINE void transpose8(__m256 (&v)[8]) {
+  __m256 a[8], b[8];
+  for (int i = 0; i < 8; i += 2) {
+    a[i] = _mm256_unpacklo_ps(v[i], v[i + 1]);
+    a[i + 1] = _mm256_unpackhi_ps(v[i], v[i + 1]);
+  }
+  for (int i = 0; i < 8; i += 4) {
+    b[i] = _mm256_shuffle_ps(a[i], a[i + 2], 0x44);
+    b[i + 1] = _mm256_shuffle_ps(a[i], a[i + 2], 0xEE);
+    b[i + 2] = _mm256_shuffle_ps(a[i + 1], a[i + 3], 0x44);
+    b[i + 3] = _mm256_shuffle_ps(a[i + 1], a[i + 3], 0xEE);
+  }
+  for (int i = 0; i < 4; ++i) {
+    v[i] = _mm256_permute2f128_ps(b[i], b[i + 4], 0x20);
+    v[i + 4] = _mm256_permute2f128_ps(b[i], b[i + 4], 0x31);
+  }
+}
+// 16 x 16 numbers turned around.
+PTQ_INLINE void transpose(Reg (&v)[16]) {
+  __m256 part[4][8];  // rows 0-7 and 8-15 of the low columns, then of the high ones
+  for (int i = 0; i < 8; ++i) {
+    part[0][i] = v[i].low;
+    part[1][i] = v[i + 8].low;
+    part[2][i] = v[i].high;
+    part[3][i] = v[i + 8].high;
+  }
+  for (auto& p : part) transpose8(p);
+  for (int i = 0; i < 8; ++i) {
+    v[i] = {part[0][i], part[1][i]};
+    v[i + 8] = {part[2][i], part[3][i]};
+  }
+}
+
+#include "ptq/engine/cpu/kernels/readers.inl"
+
+inline constexpr int64_t kPanel = 16;  // rows of w in a panel
+// Registers of b beside each other, at most, the rows of x that go with so many, and sums of dot
+// products.
+inline constexpr int kMostRegs = 1, kMostSums = 4;
+template <int V>
+inline constexpr int kMostRows = 6;
+#define PTQ_KEEP(r) asm("" : "+x"(r.low), "+x"(r.high))
+
+#include "ptq/engine/cpu/kernels/products.inl"
 
 // ---- integers ----------------------------------------------------------------------------------
 
@@ -238,6 +296,7 @@ inline void int8(const uint8_t* codes, int64_t columns, int64_t count, const int
 
 }  // namespace ptq::cpu::avx2
 
+#undef PTQ_KEEP
 #undef PTQ_INLINE
 #undef PTQ_TARGET
 #endif

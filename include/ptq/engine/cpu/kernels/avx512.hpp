@@ -32,15 +32,16 @@ using Ints = __m512i;
 
 PTQ_INLINE Reg zero() { return _mm512_setzero_ps(); }
 PTQ_INLINE Reg load(const float* p) { return _mm512_loadu_ps(p); }
+PTQ_INLINE void store(float* p, Reg v) { _mm512_storeu_ps(p, v); }
 PTQ_INLINE Reg add(Reg a, Reg b) { return _mm512_add_ps(a, b); }
+PTQ_INLINE Reg spread(float x) { return _mm512_set1_ps(x); }
 PTQ_INLINE Reg fma(Reg a, Reg b, Reg c) { return _mm512_fmadd_ps(a, b, c); }
-// Halves added to halves.
-PTQ_INLINE float sum(Reg v) {
-  const __m256 h = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
-  __m128 q = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
-  q = _mm_add_ps(q, _mm_movehl_ps(q, q));
-  return _mm_cvtss_f32(_mm_add_ss(q, _mm_movehdup_ps(q)));
-}
+// The first lanes of a register.
+using Lanes = __mmask16;
+inline constexpr Lanes kAllLanes = 0xFFFF;
+inline Lanes lanes(int64_t count) { return Lanes((1 << count) - 1); }
+PTQ_INLINE Reg load(const float* p, Lanes some) { return _mm512_maskz_loadu_ps(some, p); }
+PTQ_INLINE void store(float* p, Reg v, Lanes some) { _mm512_mask_storeu_ps(p, some, v); }
 
 PTQ_INLINE void prefetch(const uint8_t* p) { _mm_prefetch(p, _MM_HINT_T0); }
 template <DType kType>
@@ -142,10 +143,6 @@ requires(Bits == 6 || Bits == 7) struct Levels<Bits> : Levels<8> {
   }
 };
 
-#include "ptq/engine/cpu/kernels/rows.inl"
-
-// ---- many tokens -------------------------------------------------------------------------------
-
 // 16 x 16 numbers turned around.
 PTQ_INLINE void transpose(Reg (&v)[16]) {
   Reg a[16], b[16];
@@ -171,118 +168,19 @@ PTQ_INLINE void transpose(Reg (&v)[16]) {
   }
 }
 
+#include "ptq/engine/cpu/kernels/readers.inl"
+// Behind the readers, in front of what uses them:
+#include "ptq/engine/cpu/kernels/avx512_turned.inl"
+
 inline constexpr int64_t kPanel = kInt8Rows;  // rows of w in a panel
-
-// Columns [begin, ...) of 16 rows, turned around: `count` of them to out [count, kPanel].
-template <class Row>
-PTQ_INLINE void turn(const Rows<Row, 16>& rows, int64_t begin, int64_t count, float* out) {
-  Reg v[Row::kRun][16];
-  for (int i = 0; i < 16; ++i) {
-    Reg got[Row::kRun];
-    if (begin + 16 <= rows.columns)
-      rows.row[i].run(begin, got);
-    else
-      got[0] = rows.row[i].tail(begin, rows.columns);
-    for (int k = 0; k < Row::kRun; ++k) v[k][i] = got[k];
-  }
-  for (int k = 0; k < Row::kRun; ++k) {
-    transpose(v[k]);
-    for (int64_t c = 0; c < 16 && 16 * k + c < count; ++c)
-      _mm512_storeu_ps(out + (16 * k + c) * kPanel, v[k][c]);
-  }
-}
-
-// Columns [c0, c1) of the rows r0 .. min(r0 + kPanel, end) - 1 to out [c1 - c0, kPanel]; c0 is a
-// multiple of 64.
-struct Panel {
-  const WeightRows& w;
-  int64_t r0, end, c0, c1;
-  float* out;
-  template <class Row>
-  PTQ_TARGET void run() const {
-    Rows<Row, 16> rows(w);
-    for (int64_t part = 0; part < kPanel && r0 + part < end; part += 16) {
-      rows.move(w, r0 + part, end - 1);
-      for (int64_t c = c0; c < c1;) {
-        const int64_t u = c / rows.unit, stop = std::min((u + 1) * rows.unit, c1);
-        for (Row& row : rows.row) row.enter(u);
-        for (; c < stop; c += 16 * Row::kRun)
-          turn<Row>(rows, c, stop - c, out + (c - c0) * kPanel + part);
-        c = stop;
-      }
-    }
-  }
-};
-inline void panel(const WeightRows& w, int64_t r0, int64_t end, int64_t c0, int64_t c1,
-                  float* out) {
-  with_reader(w, Panel{w, r0, end, c0, c1, out});
-}
-
-// y [R, 16 V] (+)= x [R, depth] b [depth, 16 V]; of the last register the lanes `last`. Every
-// number is one chain of sums along the depth, however the work is cut.
-template <int R, int V>
-PTQ_TARGET inline void block(const float* x, int64_t ldx, const float* b, int64_t ldb,
-                             int64_t depth, __mmask16 last, float* y, int64_t ldy, bool add) {
-  Reg acc[R][V];
-  PTQ_UNROLL(8)
-  for (int r = 0; r < R; ++r) {
-    PTQ_UNROLL(4)
-    for (int v = 0; v < V; ++v)
-      acc[r][v] =
-          add ? _mm512_maskz_loadu_ps(v == V - 1 ? last : 0xFFFF, y + r * ldy + 16 * v) : zero();
-  }
-  for (int64_t p = 0; p < depth; ++p) {
-    Reg row[V];
-    PTQ_UNROLL(4)
-    for (int v = 0; v < V; ++v) {
-      row[v] = load(b + p * ldb + 16 * v);
-      asm("" : "+v"(row[v]));  // one load for R uses: gcc would fold it into each of them
-    }
-    PTQ_UNROLL(8)
-    for (int r = 0; r < R; ++r) {
-      const Reg a = _mm512_set1_ps(x[r * ldx + p]);
-      PTQ_UNROLL(4)
-      for (int v = 0; v < V; ++v) acc[r][v] = fma(a, row[v], acc[r][v]);
-    }
-  }
-  PTQ_UNROLL(8)
-  for (int r = 0; r < R; ++r) {
-    PTQ_UNROLL(4)
-    for (int v = 0; v < V; ++v)
-      _mm512_mask_storeu_ps(y + r * ldy + 16 * v, v == V - 1 ? last : 0xFFFF, acc[r][v]);
-  }
-}
-
-// All rows of x, as many at once as leave registers for b.
+// Registers of b beside each other, at most, the rows of x that go with so many, and sums of dot
+// products.
+inline constexpr int kMostRegs = 4, kMostSums = 16;
 template <int V>
-inline void blocks(const float* x, int64_t n, int64_t ldx, const float* b, int64_t ldb,
-                   int64_t depth, __mmask16 last, float* y, int64_t ldy, bool add) {
-  int64_t i = 0;
-  const auto rows = [&](auto count) {
-    constexpr int R = decltype(count)::value;
-    for (; i + R <= n; i += R)
-      block<R, V>(x + i * ldx, ldx, b, ldb, depth, last, y + i * ldy, ldy, add);
-  };
-  rows(std::integral_constant < int, V == 4 ? 6 : 8 > {});
-  rows(std::integral_constant<int, 4>{});
-  rows(std::integral_constant<int, 1>{});
-}
+inline constexpr int kMostRows = V == 4 ? 6 : 8;
+#define PTQ_KEEP(r) asm("" : "+v"(r))
 
-// y [n, columns] (+)= x [n, depth] b [depth, columns]; with columns % 16 != 0 b has readable
-// numbers up to the next multiple.
-inline void multiply(const float* x, int64_t n, int64_t ldx, const float* b, int64_t ldb,
-                     int64_t depth, int64_t columns, float* y, int64_t ldy, bool add) {
-  int64_t c = 0;
-  for (; columns - c > 48; c += 64) {
-    const __mmask16 last = columns - c >= 64 ? 0xFFFF : __mmask16((1 << (columns - c - 48)) - 1);
-    blocks<4>(x, n, ldx, b + c, ldb, depth, last, y + c, ldy, add);
-  }
-  if (c >= columns) return;
-  const __mmask16 last = __mmask16(0xFFFF >> ((16 - columns % 16) % 16));
-  if (columns - c > 32) return blocks<3>(x, n, ldx, b + c, ldb, depth, last, y + c, ldy, add);
-  if (columns - c > 16) return blocks<2>(x, n, ldx, b + c, ldb, depth, last, y + c, ldy, add);
-  blocks<1>(x, n, ldx, b + c, ldb, depth, last, y + c, ldy, add);
-}
+#include "ptq/engine/cpu/kernels/products.inl"
 
 // ---- integers ----------------------------------------------------------------------------------
 
@@ -370,6 +268,7 @@ inline void int8(const uint8_t* codes, int64_t columns, int64_t count, const int
 #pragma GCC diagnostic pop
 #endif
 
+#undef PTQ_KEEP
 #undef PTQ_INLINE
 #undef PTQ_TARGET
 #endif

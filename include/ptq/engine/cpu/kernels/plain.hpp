@@ -2,6 +2,7 @@
 // compiler's vectors multiply it.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -11,19 +12,54 @@
 
 namespace ptq::cpu::plain {
 
+inline void multiply(const float* x, int64_t n, int64_t ldx, const float* b, int64_t ldb,
+                     int64_t depth, int64_t columns, float* y, int64_t ldy, bool add) {
+  const int64_t whole = columns / kLanes * kLanes, rest = columns - whole;
+  small_gemm(x, ldx, b, ldb, y, ldy, n, whole, depth, add);
+  for (int64_t i = 0; i < n && rest > 0; ++i) {
+    float last[kLanes] = {};
+    if (add) std::copy_n(y + i * ldy + whole, rest, last);
+    small_gemm(x + i * ldx, ldx, b + whole, ldb, last, kLanes, 1, kLanes, depth, add);
+    std::copy_n(last, rest, y + i * ldy + whole);
+  }
+}
+
+inline void turn(const float* b, int64_t ld, int64_t rows, int64_t columns, float* out) {
+  for (int64_t c = 0; c < columns; ++c)
+    for (int64_t r = 0; r < rows; ++r) out[c * rows + r] = b[r * ld + c];
+}
+
+// T tokens x [T, columns] times a decoded row: 16 sums for the columns l, l + 16, ... of a block of
+// kDepth, added one after the other, as kernels/products.inl has it.
+template <int T>
+inline void dot_row(const float* row, int64_t columns, const float* x, float* y, int64_t ldy) {
+  for (int64_t c0 = 0; c0 < columns; c0 += kDepth) {
+    const int64_t end = std::min(c0 + kDepth, columns), whole = c0 + (end - c0) / 16 * 16;
+    float sums[T][16] = {};
+    for (int64_t c = c0; c < whole; c += 16)
+      for (int t = 0; t < T; ++t)
+        for (int l = 0; l < 16; ++l) sums[t][l] += x[t * columns + c + l] * row[c + l];
+    for (int t = 0; t < T; ++t) {
+      for (int64_t l = 0; l < end - whole; ++l)
+        sums[t][l] += x[t * columns + whole + l] * row[whole + l];
+      float total = sums[t][0];
+      for (int64_t l = 1; l < std::min<int64_t>(16, end - c0); ++l) total += sums[t][l];
+      y[t * ldy] = c0 > 0 ? y[t * ldy] + total : total;
+    }
+  }
+}
+
 inline void dots(const WeightRows& w, int64_t begin, int64_t end, const float* x, int64_t n,
                  float* y, int64_t ldy) {
   const int64_t in = w.columns();
   std::vector<float> row(static_cast<size_t>(in));
   for (int64_t r = begin; r < end; ++r) {
     w.decode(r, r + 1, row.data());
-    for (int64_t t = 0; t < n; ++t) y[t * ldy + r - begin] = dot(x + t * in, row.data(), in);
+    float* to = y + (r - begin);
+    int64_t t = 0;
+    for (; t + 4 <= n; t += 4) dot_row<4>(row.data(), in, x + t * in, to + t * ldy, ldy);
+    for (; t < n; ++t) dot_row<1>(row.data(), in, x + t * in, to + t * ldy, ldy);
   }
-}
-
-inline void multiply(const float* x, int64_t n, int64_t ldx, const float* b, int64_t ldb,
-                     int64_t depth, int64_t columns, float* y, int64_t ldy, bool add) {
-  small_gemm(x, ldx, b, ldb, y, ldy, n, columns, depth, add);
 }
 
 inline void int8(const uint8_t* codes, int64_t columns, int64_t count, const int8_t* x, int64_t n,

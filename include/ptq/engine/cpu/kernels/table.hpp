@@ -16,20 +16,28 @@ namespace ptq::cpu {
 
 struct Kernels {
   const char* name;
-  // y[t * ldy + r - begin] = row r of w, begin <= r < end, times token t of x [n, columns].
+  // Linear layers. Every number is the same whichever of the two ways computes it, and however many
+  // tokens and rows there are; the order of its sums is in kernels/products.inl.
+  // Few tokens: y[t * ldy + r - begin] = row r of w, begin <= r < end, times token t of x [n,
+  // columns].
   void (*dots)(const WeightRows& w, int64_t begin, int64_t end, const float* x, int64_t n, float* y,
                int64_t ldy);
+  // Many tokens: `depth` columns from c0 on, a multiple of kDepth, of the rows r0 .. min(r0 +
+  // panel_rows, end) - 1 of w to out [depth rounded up to 16, panel_rows], and y [n, count] (+)=
+  // x [n, depth] times that. nullptr: dots() for any number.
+  void (*panel)(const WeightRows& w, int64_t r0, int64_t end, int64_t c0, int64_t depth,
+                float* out);
+  void (*by_panel)(const float* x, int64_t n, int64_t ldx, const float* panel, int64_t depth,
+                   int64_t count, float* y, int64_t ldy, bool add);
+  int64_t panel_rows;
 
-  // y [n, columns] (+)= x [n, depth] b [depth, columns], row-major with distances ldx, ldb and ldy
-  // of rows; b has readable numbers up to columns rounded up to sixteens, the plain kernel wants
-  // them whole.
+  // Attention, and sums over tokens: y [n, columns] (+)= x [n, depth] b [depth, columns], row-major
+  // with distances ldx, ldb and ldy of rows; b has readable numbers up to columns rounded up to
+  // sixteens. Every number is one chain of multiply-adds along the depth.
   void (*multiply)(const float* x, int64_t n, int64_t ldx, const float* b, int64_t ldb,
                    int64_t depth, int64_t columns, float* y, int64_t ldy, bool add);
-  // Linear layers of many tokens: columns [c0, c1) of rows r0 .. min(r0 + panel_rows, end) - 1 of
-  // w, turned around for multiply, to out [c1 - c0, panel_rows]; c0 is a multiple of 64. nullptr
-  // where the BLAS multiplies better.
-  void (*panel)(const WeightRows& w, int64_t r0, int64_t end, int64_t c0, int64_t c1, float* out);
-  int64_t panel_rows;
+  // b [rows, columns], rows a distance ld apart, to out [columns, rows]; both are multiples of 16.
+  void (*turn)(const float* b, int64_t ld, int64_t rows, int64_t columns, float* out);
 
   // y[t * kInt8Rows + r] = the exact sum of codes of row r, 0 .. 255, times token t of x [n,
   // stride]; rows of codes [count, columns], count <= kInt8Rows; stride is columns rounded up to
@@ -41,16 +49,19 @@ struct Kernels {
 // Those that this machine can run, the plain ones first, the fastest last.
 inline const std::vector<Kernels>& runnable_kernels() {
   static const std::vector<Kernels> list = [] {
-    std::vector<Kernels> found = {{"plain", plain::dots, plain::multiply, nullptr, 0, plain::int8}};
+    std::vector<Kernels> found = {
+        {"plain", plain::dots, nullptr, nullptr, 0, plain::multiply, plain::turn, plain::int8}};
 #ifdef __x86_64__
     // All that have both have F16C, which clang 14 cannot ask for.
     const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    if (v3) found.push_back({"avx2", avx2::dots, plain::multiply, nullptr, 0, avx2::int8});
+    if (v3)
+      found.push_back({"avx2", avx2::dots, avx2::panel, avx2::by_panel, avx2::kPanel,
+                       avx2::multiply, avx2::turn, avx2::int8});
     if (v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
         __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni"))
-      found.push_back(
-          {"avx512", avx512::dots, avx512::multiply, avx512::panel, avx512::kPanel, avx512::int8});
+      found.push_back({"avx512", avx512::dots, avx512::panel, avx512::by_panel, avx512::kPanel,
+                       avx512::multiply, avx512::turn, avx512::int8});
 #endif
     return found;
   }();

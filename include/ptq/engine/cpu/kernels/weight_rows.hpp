@@ -18,6 +18,14 @@
 
 namespace ptq::cpu {
 
+// Columns of a row whose sums are kept together, see kernels/products.inl.
+inline constexpr int64_t kDepth = 1024;
+// A panel of `wide` rows and `depth` columns: numbers from the columns of one of its 16 sums to
+// those of the next, and in all. With the 16 more the sums' columns do not fall into one set of the
+// first-level cache.
+inline int64_t panel_lane(int64_t wide, int64_t depth) { return (depth + 15) / 16 * wide + 16; }
+inline int64_t panel_size(int64_t wide, int64_t depth) { return 16 * panel_lane(wide, depth); }
+
 // `codes`: affine, 2 to 8 bits, with groups of 16, 32 or a multiple of 64 numbers along the
 // row, or one group; `q*`: blocks of GGUF files; `other`: what no kernel reads, its rows are
 // decoded first.

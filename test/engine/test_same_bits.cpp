@@ -1,0 +1,147 @@
+// The logits of a token are the same bits however its sequence is computed: any number of threads,
+// any cut into passes, any other sequences beside it, on one set of kernels.
+#include <catch2/catch.hpp>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "ptq/engine/cpu/transformer.hpp"
+#include "test/support/random_model.hpp"
+
+namespace ptq::test {
+namespace {
+
+using CpuTransformer = Transformer<cpu::Device>;
+using Logits = std::vector<float>;
+
+constexpr int64_t kTokens = 600;  // more than one span of attention
+constexpr int64_t kHeads = 2, kDim = 16;
+
+// KIVI's two policies, or one row at a time behind a window.
+struct Codes final : KvMethod {
+  bool kivi;
+  explicit Codes(bool k) : kivi(k) {}
+  KvPolicy policy(KvSide side) const override {
+    if (!kivi) return {3, 5, 1};
+    return side == KvSide::keys ? KvPolicy{0, 0, 16} : KvPolicy{0, 16, 1};
+  }
+  void encode(KvSide side, int, int64_t, int64_t tokens, const float* x, RowSink& out) override {
+    const int axis = kivi && side == KvSide::keys ? 0 : 1;
+    out.affine({kivi ? 2 : 4, Grid::min, axis, 8}, kHeads, tokens, kDim, x);
+  }
+};
+
+std::vector<int32_t> text(uint32_t seed, int64_t n = kTokens) {
+  std::mt19937 random(seed);
+  std::vector<int32_t> ids(static_cast<size_t>(n));
+  for (auto& id : ids) id = int32_t(random() % 96);
+  return ids;
+}
+
+// Logits of all tokens, of which `first` go into the first pass and `cut` into each other one.
+Logits run(CpuTransformer& engine, KvMethod* method, const std::vector<int32_t>& ids, int64_t first,
+           int64_t cut) {
+  Logits all;
+  auto sequence = engine.start(method);
+  const std::span<const int32_t> rest(ids);
+  for (int64_t at = 0, n = first; at < int64_t(ids.size()); at += n, n = cut) {
+    n = std::min(n, int64_t(ids.size()) - at);
+    engine.forward(*sequence, rest.subspan(size_t(at), size_t(n)), Regime::streaming, 0,
+                   [&](int64_t, int64_t rows, const float* logits) {
+                     all.insert(all.end(), logits, logits + rows * 96);
+                   });
+  }
+  return all;
+}
+
+// The second of three sequences that are computed together.
+Logits run_beside_others(CpuTransformer& engine, KvMethod* method,
+                         const std::vector<int32_t>& ids) {
+  const auto before = text(7, 37), behind = text(8, 211);
+  auto a = engine.start(method), b = engine.start(method), c = engine.start(nullptr);
+  Logits all;
+  const std::vector<Request> requests = {{*a, before, 0, [](int64_t, int64_t, const float*) {}},
+                                         {*b, ids, 0,
+                                          [&](int64_t, int64_t rows, const float* logits) {
+                                            all.insert(all.end(), logits, logits + rows * 96);
+                                          }},
+                                         {*c, behind, 0, [](int64_t, int64_t, const float*) {}}};
+  engine.forward(requests, Regime::streaming);
+  return all;
+}
+
+enum class Weights { float32, float16, int4, int8 };
+
+// Changes every linear layer of a model.
+void encode(CpuTransformer& engine, Weights how) {
+  if (how == Weights::float32) return;
+  Blocks& blocks = engine.blocks();
+  for (int l = 0; l < int(blocks.anatomy().layers.size()); ++l)
+    for (int role = 0; role < kRoles; ++role) {
+      LinearWeight& w = blocks.weight(l, Role(role));
+      Logits x(size_t(w.scalars()));
+      w.decode(0, w.out(), x.data());
+      if (how == Weights::float16) w.dense(DType::f16, 1, w.out(), w.in(), x.data());
+      if (how == Weights::int4) w.affine({4, Grid::asym_gptq, 1, 16}, 1, w.out(), w.in(), x.data());
+      if (how == Weights::int8) {
+        w.affine({8, Grid::sym_narrow, 1, 0}, 1, w.out(), w.in(), x.data());
+        w.set_activation({ActivationKind::int8_token, 0, 0});
+      }
+      blocks.changed(l, Role(role));
+    }
+}
+
+struct Model {
+  std::string path;
+  explicit Model(const RandomModel& m) : path(write_random_model(m, "same-bits")) {}
+  ~Model() { std::filesystem::remove_all(path); }
+  std::unique_ptr<CpuTransformer> open(int threads, Weights weights, Compute compute,
+                                       const cpu::Kernels& kernels) const {
+    auto engine = std::make_unique<CpuTransformer>(path, cpu::Device(threads, compute, kernels));
+    encode(*engine, weights);
+    return engine;
+  }
+};
+
+void check(const Model& model, Weights weights, Compute compute, const cpu::Kernels& kernels) {
+  INFO("kernels " << kernels.name << ", weights " << int(weights) << ", " << compute_word(compute));
+  Codes kivi(true), rows(false);
+  const auto ids = text(1);
+  const auto two = model.open(2, weights, compute, kernels);
+  const auto other = [&](int threads) { return model.open(threads, weights, compute, kernels); };
+  for (KvMethod* method : {static_cast<KvMethod*>(nullptr), static_cast<KvMethod*>(&kivi),
+                           static_cast<KvMethod*>(&rows)}) {
+    INFO("cache " << (!method ? "16 bit" : method == &kivi ? "kivi" : "4 bit, one row at a time"));
+    const Logits whole = run(*two, method, ids, kTokens, 1);
+    REQUIRE(int64_t(whole.size()) == kTokens * 96);
+    CHECK(run(*other(1), method, ids, kTokens, 1) == whole);
+    CHECK(run(*other(3), method, ids, 100, 77) == whole);
+    CHECK(run(*other(64), method, ids, 301, 5) == whole);
+    CHECK(run(*two, method, ids, 530, 1) == whole);  // prefill, then token by token
+    CHECK(run_beside_others(*two, method, ids) == whole);
+  }
+}
+
+}  // namespace
+
+TEST_CASE("engine: logits do not depend on threads, cuts or neighbours", "[same-bits]") {
+  const Model model(RandomModel{});
+  for (const cpu::Kernels& kernels : cpu::runnable_kernels())
+    for (const Weights weights : {Weights::float32, Weights::float16, Weights::int4, Weights::int8})
+      check(model, weights, Compute::fp32, kernels);
+}
+
+TEST_CASE("engine: the same in bfloat16 and within a sliding window", "[same-bits]") {
+  RandomModel m;
+  m.architecture = "MistralForCausalLM";
+  m.model_type = "mistral";
+  m.sliding_window = 90;
+  const Model model(m);
+  for (const Compute compute : {Compute::fp32, Compute::bf16})
+    check(model, Weights::float32, compute, cpu::chosen_kernels());
+}
+
+}  // namespace ptq::test
