@@ -28,6 +28,7 @@ class FakeGradients : public Gradients<float> {
   static constexpr int64_t kWidth = 4;
   FakeGradients() {
     config_.num_hidden_layers = 2;
+    config_.num_attention_heads = 2;
     config_.num_key_value_heads = 2;
     config_.head_dim = 2;
     config_.max_position_embeddings = 100;

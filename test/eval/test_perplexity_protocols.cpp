@@ -26,8 +26,8 @@ Json expected() {
 
 Outcome run(const PerplexitySettings& settings) {
   const std::string model = kSource + "/models/tiny-mistral";
-  static const Tokenizer tokenizer = Tokenizer::load(model);
-  static const auto engine = make_cpu_engine(model, 2);
+  const Tokenizer tokenizer = Tokenizer::load(model);
+  const auto engine = make_cpu_engine(model, 2);
   Subject subject{*engine, nullptr, nullptr, tokenizer};
   return perplexity(subject, settings, {});
 }

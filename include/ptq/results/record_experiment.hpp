@@ -39,8 +39,9 @@ inline std::string record_experiment(const Record& record) {
   using record_experiment_detail::line;
   std::string toml =
       line("name", record.experiment) + line("track", record.track) + line("seed", record.seed);
-  Json model = {{"model", record.model.path}};
-  if (!record.model.name.empty()) model["name"] = record.model.name;
+  Json model = record.model.path;
+  if (!record.model.name.empty())
+    model = {{"model", record.model.path}, {"name", record.model.name}};
   toml += line("models", Json::array({model}));
   const Json compute = record.environment.value("compute", Json());
   const Json weights = record.environment.value("weights", Json());
