@@ -88,8 +88,8 @@ struct Folder {
 void check_same_decoding(CpuTransformer& engine, KvMethod& kivi, const std::vector<int32_t>& ids,
                          int64_t cut) {
   INFO(ids.size() << " tokens, pieces of " << cut);
-  CHECK(run(engine, &kivi, ids, Regime::streaming) ==
-        run(engine, &kivi, ids, Regime::streaming, cut));
+  CHECK((run(engine, &kivi, ids, Regime::streaming) ==
+         run(engine, &kivi, ids, Regime::streaming, cut)));
 }
 
 TEST_CASE("engine: streaming in parallel equals token by token") {
@@ -326,7 +326,7 @@ TEST_CASE("engine: results do not depend on the number of threads") {
   const auto ids = random_ids(140, one.config().vocab_size);
   TestKivi kivi;
   for (KvMethod* method : {static_cast<KvMethod*>(nullptr), static_cast<KvMethod*>(&kivi)})
-    CHECK(run(one, method, ids, Regime::streaming) == run(three, method, ids, Regime::streaming));
+    CHECK((run(one, method, ids, Regime::streaming) == run(three, method, ids, Regime::streaming)));
 }
 
 TEST_CASE("engine: a linear layer from packed codes equals its decoded weights") {

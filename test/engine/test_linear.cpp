@@ -178,7 +178,7 @@ TEST_CASE("linear: a token's result depends on neither its neighbours nor the th
         const auto x = numbers(tokens * in, 2);
         const auto all = product(k, s.weight, x.data(), tokens);
         for (const int threads : {1, 3, 64})
-          REQUIRE(all == product(k, s.weight, x.data(), tokens, threads));
+          REQUIRE((all == product(k, s.weight, x.data(), tokens, threads)));
         for (const int64_t n : {1, 2, 5, 7, 9, 13})  // few and many at once
           for (const int64_t first : {0, 6}) {
             INFO("tokens " << first << " to " << first + n);
