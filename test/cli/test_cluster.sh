@@ -10,7 +10,7 @@ for part in 1 2 3; do
   run 0 "$work/e.toml" --out "$work/parts" --threads 1 --shard "$part/3"
   says out "all parts together: ptq-report"
 done
-[ "$(ls -d "$work"/parts/*__perplexity__* | wc -l)" -eq 5 ] || fail "the parts are not the grid"
+[ "$(ls -d "$work"/parts/*__perplexity-* | wc -l)" -eq 5 ] || fail "the parts are not the grid"
 run 0 "$work/e.toml" --out "$work/parts" --threads 1
 says err "0 cells computed, 5 kept"
 run 2 "$work/e.toml" --out "$work/parts" --shard 4/3

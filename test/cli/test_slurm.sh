@@ -90,7 +90,7 @@ scancel --signal=KILL --full "${job}_1" 2>/dev/null
 finished "$job"
 second=$(sbatch --parsable "$work/grid.sh") || fail "sbatch again"
 finished "$second"
-[ "$(ls -d "$work"/results/*__perplexity__* | wc -l)" -eq 5 ] || {
+[ "$(ls -d "$work"/results/*__perplexity-* | wc -l)" -eq 5 ] || {
   fail "not all cells are there"
   tail -n 5 "$work"/results/*.log
 }
