@@ -47,9 +47,11 @@ void add(Sha256& hash, const std::vector<T>& values) {
 
 // All that a method shows of itself with these options: the policy of the cache, and what two
 // layers of each side are encoded to. Empty: it refuses them.
-std::string shown(const ptq_method& method, const Subject& subject, const OptionValues& options) {
+std::string shown(const ptq_method& method, const Subject& subject, const OptionValues& options,
+                  bool cache) {
   Sha256 hash;
   for (const Side side : {Side::keys, Side::values, Side::weights}) {
+    if ((side != Side::weights) != cache) continue;
     Session session(method, subject, options);
     if (session.create().status != PTQ_OK) return {};
     if (!session.can(side)) continue;
@@ -63,7 +65,7 @@ std::string shown(const ptq_method& method, const Subject& subject, const Option
       hash.update(session.policy());  // it evicts, and the policy is all there is
       continue;
     }
-    hash.update(session.policy());
+    hash.update(session.policy() + std::to_string(session.wants()));
     Input input(batch, rows, columns, bell_curve(batch, rows, columns, subject.seed));
     const Answer answer = session.encode(side, input.tensor(weights));
     if (answer.status != PTQ_OK) return {};
@@ -82,15 +84,16 @@ std::string shown(const ptq_method& method, const Subject& subject, const Option
 
 // The options of which no other value changes anything. What weights learn from a calibration the
 // check does not give them.
-std::vector<std::string> dead_options(const ptq_method& method, const Subject& subject) {
-  const std::string usual = shown(method, subject, default_options(method));
+std::vector<std::string> dead_options(const ptq_method& method, const Subject& subject,
+                                      bool cache) {
+  const std::string usual = shown(method, subject, default_options(method), cache);
   std::vector<std::string> dead;
   for (uint32_t i = 0; i < method.n_options && !usual.empty(); ++i) {
     bool accepted = false, seen = false;
     for (const std::string& value : others(*method.options[i])) {
       OptionValues options = default_options(method);
       options[i].second = value;
-      const std::string now = shown(method, subject, options);
+      const std::string now = shown(method, subject, options, cache);
       accepted = accepted || !now.empty();
       seen = !now.empty() && now != usual;
       if (seen) break;
@@ -100,23 +103,25 @@ std::vector<std::string> dead_options(const ptq_method& method, const Subject& s
   return dead;
 }
 
-bool is_seen_whole(const ptq_method& method, const Subject& subject) {
+bool is_seen_whole(const ptq_method& method, const Subject& subject, bool cache) {
   Session session(method, subject);
   if (session.create().status != PTQ_OK) return false;
-  return (session.can(Side::keys) || session.can(Side::weights)) &&
+  // What has both sides shows an option of one of them on that side only.
+  return session.can(Side::keys) == cache && session.can(Side::weights) != cache &&
          session.get(PTQ_WEIGHTS_CALIBRATION_1) == nullptr &&
          session.get(PTQ_ACTIVATIONS_1) == nullptr && session.get(PTQ_TRANSFORM_1) == nullptr;
 }
 
+template <bool cache>
 Result effects(const Subject& subject) {
   const ptq_plugin& plugin = load_plugin(subject);
   std::string found;
   bool any = false;
   for (uint32_t i = 0; i < plugin.n_methods; ++i) {
     const ptq_method& method = *plugin.methods[i];
-    if (!is_seen_whole(method, subject)) continue;
+    if (!is_seen_whole(method, subject, cache)) continue;
     any = true;
-    for (const std::string& option : dead_options(method, subject))
+    for (const std::string& option : dead_options(method, subject, cache))
       found += (found.empty() ? "" : ", ") + std::string(method.name) + "." + option;
   }
   if (!any) skip("no method whose work shows without a calibration");
@@ -127,8 +132,10 @@ Result effects(const Subject& subject) {
 }  // namespace
 
 std::vector<Test> option_tests() {
-  return {{"options-effect", "Another value of an option changes what the method says or encodes.",
-           "create-default", effects}};
+  return {{"kv-option-effect", "Another value of an option changes the policy or what is encoded.",
+           "kv-encodes", effects<true>},
+          {"weights-option-effect", "Another value of an option changes what is encoded.",
+           "weights-encodes", effects<false>}};
 }
 
 }  // namespace ptq::check

@@ -81,7 +81,7 @@ class Claims {
     }
   }
 
-  void release(const std::string& id) {
+  void release(std::string id) {  // a copy: it may be the one that is erased
     held_.erase(id);
     std::error_code ignored;
     if (read(file(id)) == own_text()) std::filesystem::remove(file(id), ignored);
