@@ -57,22 +57,14 @@ struct Command {
   int (*run)(const std::vector<std::string>&);
 };
 constexpr Command kCommands[] = {
-    {"run", run_command},
-    {"run-cell", run_cell_command},
-    {"methods", methods_command},
-    {"check", check_command},
-    {"info", info_command},
-    {"tokenize", tokenize_command},
-    {"logits", logits_command},
-    {"trace", trace_command},
-    {"import", import_command},
-    {"doctor", doctor_command},
-    {"fidelity", fidelity_command},
-    {"sensitivity", sensitivity_command},
-    {"quantize", quantize_command},
-    {"prune", prune_command},
-    {"slurm", slurm_command},
-    {"reproduce", reproduce_command},
+    {"run", run_command},           {"run-cell", run_cell_command},
+    {"methods", methods_command},   {"check", check_command},
+    {"info", info_command},         {"tokenize", tokenize_command},
+    {"logits", logits_command},     {"trace", trace_command},
+    {"import", import_command},     {"doctor", doctor_command},
+    {"fidelity", fidelity_command}, {"sensitivity", sensitivity_command},
+    {"quantize", quantize_command}, {"prune", prune_command},
+    {"slurm", slurm_command},       {"reproduce", reproduce_command},
 };
 
 // A word without dot and slash that is no command is a mistyped command, not a file.

@@ -261,7 +261,8 @@ inline std::vector<std::string> split_key(const std::string& key) {
 }
 
 // The items of an array of tables that `word` selects: those called so (`name` or `label`), else
-// those of that sort (`task`, else `kind` or `method`), else the one at that position, counted from 0.
+// those of that sort (`task`, else `kind` or `method`), else the one at that position, counted from
+// 0.
 inline std::vector<ConfigNode*> select_items(ConfigNode& array, const std::string& word,
                                              const std::string& where) {
   std::vector<ConfigNode*> found;
