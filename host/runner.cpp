@@ -266,10 +266,8 @@ class Runner {
     if (has_reference(running.cell) && reference.state == KeptReference::State::there)
       job.kept_reference = absolute_path(fs::path(reference.file())).string();
     if (keeps_scores(running.cell)) {
-      const fs::path unfinished = store_.unfinished_file(running.cell.id);
-      make_folders(unfinished.parent_path());
       if (settings_.fresh) store_.forget_unfinished(running.cell.id);
-      job.unfinished = absolute_path(unfinished).string();
+      job.unfinished = absolute_path(store_.unfinished_file(running.cell.id)).string();
     }
     launch(job, std::move(running));
   }

@@ -45,4 +45,10 @@ for method in kivi q4_0; do
   [ "$(value flips "$work/cut" $method)" = "$(value flips "$work/whole" $method)" ] ||
     fail "flips of $method differ"
 done
+
+# Again, two at a time, each of which removes the folder of the unfinished when it is empty.
+run 0 "$work/e.toml" --out "$work/cut" --threads 1 --fresh --jobs 2
+[ -e "$work/cut/unfinished" ] && fail "the unfinished scores were left behind by --fresh"
+[ "$(value scores_sha256 "$work/cut" kivi)" = "$(value scores_sha256 "$work/whole" kivi)" ] ||
+  fail "--fresh gives other scores"
 finish

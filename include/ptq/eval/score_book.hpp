@@ -51,7 +51,12 @@ class ScoreBook {
     uint64_t whole = 0;
     if (use == Use::read || std::filesystem::exists(file_, ignored)) whole = read();
     if (use == Use::read) return;
-    fd_ = ::open(file_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+    // Another cell's end may remove the folder as long as nothing is in it.
+    for (int attempt = 0; attempt < 5 && fd_ < 0; ++attempt) {
+      if (!file_.parent_path().empty()) make_folders(file_.parent_path());
+      fd_ = ::open(file_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+      if (fd_ < 0 && errno != ENOENT) break;
+    }
     if (fd_ < 0) throw file_error("cannot write the file", file_, errno);
     if (::ftruncate(fd_, off_t(whole)) != 0)
       throw file_error("cannot shorten the file", file_, errno);
