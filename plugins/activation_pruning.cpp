@@ -39,23 +39,35 @@ class Magnitude {
   ptq::plugin::PruneAmount amount_;
 };
 
+// What methods have in common that look at the inputs of linears: their options, what they want.
+class ByInputs {
+ protected:
+  explicit ByInputs(Options& o) {
+    amount_.declare(o);
+    text_.declare(o);
+  }
+  // shares: the name under which methods with one importance share it.
+  void fill(ptq_prune& table, const char* shares) const {
+    amount_.fill(table);
+    text_.fill(table);
+    table.wants = PTQ_PRUNE_INPUTS;
+    table.shares = shares;
+  }
+
+ private:
+  ptq::plugin::PruneAmount amount_;
+  ptq::plugin::PruneText text_;
+};
+
 // |w| ||x||_2 of the input's channel (arXiv 2306.11695, equation 1), summed over a group.
-class Wanda {
+class Wanda : ByInputs {
  public:
   static constexpr About about = {"wanda", "1.0.0",
                                   "pruning: heads and MLP channels of the least |weight| x input",
                                   "Wanda, arXiv 2306.11695"};
-  explicit Wanda(Options& o) {
-    amount_.declare(o);
-    text_.declare(o);
-  }
+  explicit Wanda(Options& o) : ByInputs(o) {}
 
-  void pruning(ptq_prune& table) const {
-    amount_.fill(table);
-    text_.fill(table);
-    table.wants = PTQ_PRUNE_INPUTS;
-    table.shares = "wanda";
-  }
+  void pruning(ptq_prune& table) const { fill(table, "wanda"); }
   void measure(const Call&, const ptq_prune_linear& linear, double* importance) const {
     const PruneMatrix m(linear);
     const float* square = measured(linear.input_mean_square, "the inputs");
@@ -65,32 +77,20 @@ class Wanda {
   void score(const Call&, const ptq_prune_groups& g, double* score) const {
     per_parameter(g, score);
   }
-
- private:
-  ptq::plugin::PruneAmount amount_;
-  ptq::plugin::PruneText text_;
 };
 
 // Fluctuation of what o and down read: the variance of an input times the squared norm of the
 // column that reads it, standardised in each layer, attention and MLP apart (arXiv 2312.11983,
 // equations 4 and 6). The mean output of what leaves is not added as a bias, as the paper does:
 // these architectures have no place for one.
-class Flap {
+class Flap : ByInputs {
  public:
   static constexpr About about = {
       "flap", "1.0.0", "pruning: heads and MLP channels whose inputs vary least; no bias is added",
       "FLAP, arXiv 2312.11983"};
-  explicit Flap(Options& o) {
-    amount_.declare(o);
-    text_.declare(o);
-  }
+  explicit Flap(Options& o) : ByInputs(o) {}
 
-  void pruning(ptq_prune& table) const {
-    amount_.fill(table);
-    text_.fill(table);
-    table.wants = PTQ_PRUNE_INPUTS;
-    table.shares = "flap";
-  }
+  void pruning(ptq_prune& table) const { fill(table, "flap"); }
   void measure(const Call&, const ptq_prune_linear& linear, double* importance) const {
     if (linear.axis == 0) return;
     const PruneMatrix m(linear);
@@ -122,9 +122,6 @@ class Flap {
     const double deviation = n > 1 ? std::sqrt(squares / double(n - 1)) : 0;
     for (int64_t i = 0; i < n; ++i) out[i] = deviation > 0 ? (x[i] - mean) / deviation : 0;
   }
-
-  ptq::plugin::PruneAmount amount_;
-  ptq::plugin::PruneText text_;
 };
 
 // Whole layers, those that turn the hidden state least.

@@ -1,6 +1,5 @@
 // ptq-host reproduce RECORD.json: the cell of a record computed again, and both results compared.
 #include <fmt/format.h>
-#include <stdlib.h>
 
 #include <cstdio>
 #include <filesystem>
@@ -14,6 +13,7 @@
 #include "ptq/core/mapped_file.hpp"
 #include "ptq/core/own_json.hpp"
 #include "ptq/core/safe_text.hpp"
+#include "ptq/core/scratch_folder.hpp"
 #include "ptq/results/record_experiment.hpp"
 #include "ptq/results/record_json.hpp"
 #include "ptq/results/same_result.hpp"
@@ -39,23 +39,6 @@ usage: ptq-host reproduce RECORD.json [options]
 Paths in the record (model, texts) are seen from the working folder. Exit code 0: all is the same,
 6: something differs; times and the peak of memory are not compared.
 )";
-
-// A folder that is removed at the end.
-struct TemporaryFolder {
-  fs::path path;
-  TemporaryFolder() {
-    std::string name = (fs::temp_directory_path() / "ptq-reproduce-XXXXXX").string();
-    if (::mkdtemp(name.data()) == nullptr)
-      throw file_error("cannot create a temporary folder", name, errno);
-    path = name;
-  }
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-  ~TemporaryFolder() {
-    std::error_code ignored;
-    fs::remove_all(path, ignored);
-  }
-};
 
 Record read_record(const fs::path& file) {
   constexpr uint64_t kLargest = uint64_t{64} << 20;
@@ -105,16 +88,16 @@ int reproduce_command(const std::vector<std::string>& args) {
     throw usage_error("the record is one of a failure", file.string(),
                       "the experiment itself computes failed cells again");
 
-  const TemporaryFolder folder;
+  const ScratchFolder folder;
   PlanRequest request;
-  request.file = folder.path / "cell.toml";
+  request.file = folder.path() / "cell.toml";
   request.plugins = list_of(arguments, "plugins");
   request.device = text_of(arguments, "device");
   write_file_atomic(request.file, record_experiment(before));
   const Plan plan = make_plan(request);
   plan.missing.throw_if_any();
   const std::string keep = text_of(arguments, "keep");
-  const Store store(keep.empty() ? folder.path / "results" : fs::path(keep));
+  const Store store(keep.empty() ? folder.path() / "results" : fs::path(keep));
   store.prepare();
   install_stop_handlers();
   RunSettings settings;

@@ -209,6 +209,14 @@ TEST_CASE("what dead processes left is swept, what lives stays", "[store]") {
   CHECK(store.prepare() == 1);
   CHECK(fs::exists(folder.path() / own));
   CHECK(entries(folder.path()) == 4);
+  // Files whose writer was killed: the old one goes, one that is being written stays.
+  write(folder.path() / ".tmp-1-0-experiment.json", "half");
+  write(folder.path() / ".tmp-1-1-experiment.json", "half");
+  fs::last_write_time(folder.path() / ".tmp-1-0-experiment.json",
+                      fs::file_time_type::clock::now() - std::chrono::minutes(2));
+  CHECK(store.prepare() == 1);
+  CHECK_FALSE(fs::exists(folder.path() / ".tmp-1-0-experiment.json"));
+  CHECK(entries(folder.path()) == 5);
 }
 
 TEST_CASE("failures are kept apart and forgotten after success", "[store]") {

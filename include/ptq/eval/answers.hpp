@@ -8,13 +8,11 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "ptq/core/clock.hpp"
 #include "ptq/core/hash.hpp"
 #include "ptq/core/own_json.hpp"
 #include "ptq/eval/answer_writer.hpp"
@@ -56,10 +54,17 @@ inline std::vector<ContextRequest> make_contexts(const std::vector<tasks::Item>&
   return out;
 }
 
+// Questions whose answers the book has not.
+inline int64_t unwritten(const std::vector<ContextRequest>& contexts, const ScoreBook* book) {
+  return std::count_if(contexts.begin(), contexts.end(), [&](const ContextRequest& context) {
+    return book == nullptr || book->find(context) == nullptr;
+  });
+}
+
 // The answers of the subject or of the reference, as the contexts.
 inline std::vector<ScoredContext> write_all(const std::vector<ContextRequest>& contexts,
                                             AnswerWriter writer, int64_t batch, ScoreBook* book,
-                                            const std::function<void(int64_t)>& report) {
+                                            TaskProgress& report) {
   std::vector<ScoredContext> out(contexts.size());
   std::vector<const ContextRequest*> left;
   for (size_t i = 0; i < contexts.size(); ++i) {
@@ -69,7 +74,6 @@ inline std::vector<ScoredContext> write_all(const std::vector<ContextRequest>& c
     else
       out[i] = *known;
   }
-  report(int64_t(contexts.size() - left.size()));
   std::stable_sort(left.begin(), left.end(), [](const ContextRequest* a, const ContextRequest* b) {
     return a->context.size() > b->context.size();
   });
@@ -125,24 +129,19 @@ inline Outcome answers(Subject& subject, const AnswersSettings& settings,
       make_contexts(items, pairs, length - most_new, settings.data, truncated);
 
   const bool held_against = subject.reference != nullptr;
-  const int64_t all = int64_t(items.size()) * (held_against ? 2 : 1);
-  int64_t done = 0;
-  const Stopwatch clock;
-  const auto report = [&](int64_t count) {
-    done += count;
-    if (!progress || done == 0) return;
-    const double share = double(done) / double(all);
-    progress(share, time_left(clock.seconds() * (1 - share) / share));
-  };
+  ScoreBook* const book = subject.scores;
+  ScoreBook* const reference_book = held_against ? subject.reference_scores : nullptr;
+  TaskProgress report(progress, unwritten(contexts, book) +
+                                    (held_against ? unwritten(contexts, reference_book) : 0));
   AnswerWriter writer(subject.engine, subject.kv, settings.regime, subject.noise, subject.tokenizer,
                       task.rules, most_new, "model under test");
-  const auto own = write_all(contexts, writer, settings.batch, subject.scores, report);
+  const auto own = write_all(contexts, writer, settings.batch, book, report);
   std::vector<ScoredContext> reference;
   if (held_against)
     reference = write_all(contexts,
                           AnswerWriter(*subject.reference, nullptr, Regime::streaming, {},
                                        subject.tokenizer, task.rules, most_new, "reference model"),
-                          settings.batch, subject.reference_scores, report);
+                          settings.batch, reference_book, report);
 
   Outcome outcome;
   Measured measured;

@@ -10,13 +10,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
-#include <functional>
 #include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "ptq/core/clock.hpp"
 #include "ptq/core/dtype.hpp"
 #include "ptq/core/hash.hpp"
 #include "ptq/core/own_json.hpp"
@@ -132,8 +130,7 @@ class SideScores {
       if (const ScoredContext* known = book_->find(requests_.contexts[i])) scored_[i] = *known;
   }
 
-  // report(tokens): how many more are done.
-  void run(const std::function<void(int64_t)>& report) {
+  void run(TaskProgress& report) {
     for (const ChoiceBatch& batch : batches_) {
       const std::vector<const ContextRequest*> left = left_of(batch);
       if (left.empty()) continue;
@@ -222,15 +219,7 @@ inline Outcome choices(Subject& subject, const ChoicesSettings& settings,
   const bool held_against = subject.reference != nullptr;
   if (held_against)
     reference.prepare(*subject.reference, nullptr, Regime::streaming, {}, round, "reference model");
-  const int64_t all = own.tokens_left() + reference.tokens_left();
-  int64_t done = 0;
-  const Stopwatch clock;
-  const auto report = [&](int64_t tokens) {
-    done += tokens;
-    if (!progress) return;
-    const double share = double(done) / double(all);
-    progress(share, time_left(clock.seconds() * (1 - share) / share));
-  };
+  TaskProgress report(progress, own.tokens_left() + reference.tokens_left());
   own.run(report);
   if (held_against) reference.run(report);
   const ItemScores scores = own.by_item(), reference_scores = reference.by_item();

@@ -7,7 +7,9 @@
 #include <string>
 #include <vector>
 
+#include "ptq/core/clock.hpp"
 #include "ptq/core/error.hpp"
+#include "ptq/eval/subject.hpp"
 #include "ptq/model/config.hpp"
 #include "ptq/tasks/description.hpp"
 #include "ptq/tasks/row_range.hpp"
@@ -51,5 +53,22 @@ inline std::string time_left(double seconds) {
   }
   return text;
 }
+
+// Reports how much of a task is done, in units of its choice, and the time that is left.
+class TaskProgress {
+ public:
+  TaskProgress(const Progress& progress, int64_t units) : progress_(progress), units_(units) {}
+  void operator()(int64_t more) {
+    done_ += more;
+    if (!progress_) return;
+    const double share = double(done_) / double(units_);
+    progress_(share, time_left(clock_.seconds() * (1 - share) / share));
+  }
+
+ private:
+  const Progress& progress_;
+  int64_t units_, done_ = 0;
+  Stopwatch clock_;
+};
 
 }  // namespace ptq::eval

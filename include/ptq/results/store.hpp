@@ -19,6 +19,8 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
+#include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <optional>
@@ -67,7 +69,7 @@ class Store {
     }
     int swept = 0;
     for (const auto& path : entries(folder_)) {
-      if (!is_abandoned(path.filename().string())) continue;
+      if (!is_abandoned(path.filename().string()) && !is_forgotten(path)) continue;
       std::error_code ignored;
       std::filesystem::remove_all(path, ignored);
       ++swept;
@@ -209,8 +211,21 @@ class Store {
     return ".tmp-" + std::to_string(::getpid()) + "-" + host() + "-";
   }
 
-  // .tmp-<pid>-<host>-... of this host whose process is gone. The probe files and temporary names
-  // of core/atomic_file.hpp have no host: they are alive for an instant only.
+  // A file under a temporary name of core/atomic_file.hpp, which has no host in it: such a one is
+  // alive for an instant, so after a minute its process was killed, wherever that was.
+  static bool is_forgotten(const std::filesystem::path& path) {
+    std::error_code error;
+    const std::string name = path.filename().string();
+    int read = -1;
+    std::sscanf(name.c_str(), ".tmp-%*u-%*u-%n", &read);
+    if (read < 0) return false;
+    if (!std::filesystem::is_regular_file(path, error) || error) return false;
+    const auto written = std::filesystem::last_write_time(path, error);
+    return !error && std::filesystem::file_time_type::clock::now() - written > kForgotten;
+  }
+  static constexpr std::chrono::seconds kForgotten{60};
+
+  // .tmp-<pid>-<host>-... of this host whose process is gone.
   static bool is_abandoned(const std::string& name) {
     constexpr std::string_view kPrefix = ".tmp-";
     if (!name.starts_with(kPrefix)) return false;

@@ -20,6 +20,7 @@
 #include "ptq/core/error.hpp"
 #include "ptq/core/hash.hpp"
 #include "ptq/core/own_json.hpp"
+#include "ptq/core/scratch_folder.hpp"
 #include "ptq/engine/backward.hpp"
 #include "ptq/engine/engine.hpp"
 #include "ptq/model/tokenizer.hpp"
@@ -28,31 +29,6 @@
 #include "ptq/run/subject_request.hpp"
 
 namespace ptq {
-
-// A folder that is removed with the object.
-class ScratchFolder {
- public:
-  // inside: a folder, empty: that of temporary files.
-  explicit ScratchFolder(const std::string& inside) {
-    const auto base =
-        inside.empty() ? std::filesystem::temp_directory_path() : std::filesystem::path(inside);
-    std::string name = (base / "pruned-XXXXXX").string();
-    if (::mkdtemp(name.data()) == nullptr)
-      throw environment_error("no folder for the pruned model can be made", base.string(),
-                              "TMPDIR names another place");
-    path_ = name;
-  }
-  ~ScratchFolder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  ScratchFolder(const ScratchFolder&) = delete;
-  ScratchFolder& operator=(const ScratchFolder&) = delete;
-  const std::filesystem::path& path() const { return path_; }
-
- private:
-  std::filesystem::path path_;
-};
 
 // What the result says of a pruned model; docs/metrics.md, "Pruning".
 inline Json pruning_json(const prune::Pruned& pruned, const prune::Settings& settings,
