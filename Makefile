@@ -8,7 +8,7 @@ FUZZ_SECONDS ?= 60
 
 # Every Debian package the build needs; `make deps` installs what is missing.
 PACKAGES := build-essential cmake ninja-build pkg-config git ca-certificates catch2 \
-  libopenblas-dev libsimdjson-dev libutf8proc-dev libpcre2-dev libfmt-dev libssl-dev libboost-dev \
+  libopenblas-dev libsimdjson-dev libutf8proc-dev libpcre2-dev libxxhash-dev libfmt-dev libssl-dev libboost-dev \
   libboost-program-options-dev libboost-context-dev nlohmann-json3-dev libtomlplusplus-dev \
   gnuplot-nox
 

@@ -333,7 +333,12 @@ class Runner {
     const Cell& cell = running.cell;
     std::error_code ignored;
     fs::remove(running.attempt / "job.json", ignored);
-    store_.publish(running.attempt, cell.place, cell.id, settings_.fresh);
+    const auto differences = store_.publish(running.attempt, cell.place, cell.id, settings_.fresh);
+    if (!differences.empty())
+      line_.say("CONFLICT: " + cell_name(plan_.grid, cell) +
+                    " was computed by another process too, with other numbers: " +
+                    differences.front() + "; both results are kept in " + store_.folder().string(),
+                true);
     ++summary_.finished;
     estimate_.finished(group_of(cell), end.seconds);
     const bool invalid = store_.status(cell.place, cell.id) == "invalid";

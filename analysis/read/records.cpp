@@ -28,7 +28,8 @@ std::vector<fs::path> entries_of(const fs::path& folder, const std::string& name
 }
 
 // Two results of one cell, from folders of two machines or versions that were put together: the
-// later one counts. `other` is the one that is left out.
+// later one counts. `other` is the one that is left out. One program with one key (`id`) has no
+// reason to give two numbers: then one of them is wrong, whichever is later.
 std::string second_record(const Cell& kept, const Cell& other) {
   std::string text = "a second record of this cell was left out: " + other.source;
   const auto with = [](const std::string& word, const std::string& value) {
@@ -38,10 +39,17 @@ std::string second_record(const Cell& kept, const Cell& other) {
           with("by version", other.code.version) + "; shown: " + kept.source + ", " +
           (kept.started.empty() ? "no time" : kept.started) +
           with("by version", kept.code.version) + ")";
-  if (kept.started == other.started && kept.metrics != other.metrics) {
-    text = "CONFLICT: neither is the later one: " + text;
-  }
-  return text;
+  const bool same_key = kept.id == other.id && kept.code.version == other.code.version &&
+                        kept.code.git == other.code.git;
+  if (!same_key && kept.started != other.started) return text;
+  const auto differences = metric_differences(kept.metrics, other.metrics);
+  if (differences.empty()) return text;
+  const std::string why =
+      same_key ? "the same key and program gave other numbers" : "neither is the later one";
+  return "CONFLICT: " + why + " (shown and left out: " + one_line(differences.front()) +
+         (differences.size() > 1 ? ", and " + std::to_string(differences.size() - 1) + " more"
+                                 : "") +
+         "): " + text;
 }
 
 void add_cell(Cell cell, Cell& slot) {

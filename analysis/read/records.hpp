@@ -25,6 +25,7 @@
 #include "ptq/core/safe_text.hpp"
 #include "ptq/results/consistency.hpp"
 #include "ptq/results/record_json.hpp"
+#include "ptq/results/same_result.hpp"
 
 namespace ptq::report {
 

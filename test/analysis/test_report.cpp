@@ -259,14 +259,17 @@ TEST_CASE("what cannot be looked into is named, the rest is read", "[report]") {
 
 TEST_CASE("of two records of one cell the later counts", "[report]") {
   const ResultsFolder folder;
-  const auto add = [&](const std::string& name, double ppl, const std::string& started) {
+  const auto add = [&](const std::string& name, double ppl, const std::string& started,
+                       const std::string& commit = "new") {
     Record record = make("kivi", "wiki", "perplexity", perplexity(ppl, 0.1, 0.9, 3.2));
     record.started_at = started;
+    record.code.git = commit;
+    record.metrics["time"]["eval_seconds"] = ppl + double(started.size());
     folder.write(name + "/record.json", json_text(to_json(record)));
   };
-  add("a", 99, "2020-01-01T00:00:00Z");
+  add("a", 99, "2020-01-01T00:00:00Z", "old");
   add("b", 13, "2026-01-01T00:00:00Z");
-  add("c", 98, "2021-01-01T00:00:00Z");
+  add("c", 98, "2021-01-01T00:00:00Z", "older");
   auto results = report::read_results(folder.path);
   REQUIRE(results.cells.size() == 1);
   CHECK(results.cells[0].source == "b/record.json");
@@ -275,8 +278,14 @@ TEST_CASE("of two records of one cell the later counts", "[report]") {
   CHECK(has(page, "left out: a/record.json"));
   CHECK(has(page, "left out: c/record.json"));
   CHECK_FALSE(has(page, "CONFLICT"));
-  add("d", 14, "2026-01-01T00:00:00Z");  // neither is later
-  CHECK(has(folder.render(Format::terminal), "CONFLICT"));
+  add("d", 13, "2025-01-01T00:00:00Z");  // computed twice, the same numbers
+  CHECK_FALSE(has(folder.render(Format::terminal), "CONFLICT"));
+  add("d", 14, "2026-01-01T00:00:00Z", "other");
+  CHECK(has(folder.render(Format::terminal), "CONFLICT: neither is the later one"));
+  add("d", 14, "2025-01-01T00:00:00Z");
+  CHECK(has(folder.render(Format::terminal),
+            "CONFLICT: the same key and program gave other numbers (shown and left out: ppl: 13.0 "
+            "and 14.0)"));
 }
 
 TEST_CASE("a record that contradicts itself is named in the report", "[report]") {

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "ptq/engine/cpu/transformer.hpp"
+#include "ptq/engine/logits_digest.hpp"
 #include "test/support/random_model.hpp"
 
 namespace ptq::test {
@@ -133,6 +134,34 @@ TEST_CASE("engine: logits do not depend on threads, cuts or neighbours", "[same-
   for (const cpu::Kernels& kernels : cpu::runnable_kernels())
     for (const Weights weights : {Weights::float32, Weights::float16, Weights::int4, Weights::int8})
       check(model, weights, Compute::fp32, kernels);
+}
+
+TEST_CASE("engine: a digest of all logits says whether two runs are the same", "[same-bits]") {
+  const Model model(RandomModel{});
+  const auto engine = model.open(2, Weights::float32, Compute::fp32, cpu::runnable_kernels().back());
+  const LogitsFn ignored = [](int64_t, int64_t, const float*) {};
+  const auto digest = [&](std::vector<std::vector<int32_t>> texts, int64_t cut, bool together) {
+    DigestedEngine digested(*engine);
+    std::vector<std::unique_ptr<Sequence>> sequences;
+    for (size_t i = 0; i < texts.size(); ++i) sequences.push_back(digested.start(nullptr));
+    std::vector<Request> requests;
+    for (size_t i = 0; i < texts.size(); ++i) {
+      const std::span<const int32_t> ids(texts[i]);
+      if (!together)
+        digested.forward(*sequences[i], ids.first(size_t(cut)), Regime::streaming, 0, ignored);
+      requests.push_back({*sequences[i], together ? ids : ids.subspan(size_t(cut)), 0, ignored});
+    }
+    digested.forward(requests, Regime::streaming);
+    CHECK(digested.digest().rows() == int64_t(texts[0].size() + texts[1].size()));
+    return digested.digest().hex();
+  };
+  const auto a = text(1, 50), b = text(2, 70);
+  const std::string both = digest({a, b}, 0, true);
+  CHECK(both.size() == 32);
+  CHECK(digest({b, a}, 20, false) == both);
+  auto changed = b;
+  changed.back() = (changed.back() + 1) % 96;
+  CHECK(digest({a, changed}, 0, true) != both);
 }
 
 TEST_CASE("engine: the same in bfloat16 and within a sliding window", "[same-bits]") {

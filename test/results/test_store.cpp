@@ -133,6 +133,28 @@ TEST_CASE("an attempt without a sound record is never published", "[store]") {
   }
 }
 
+TEST_CASE("a second result of a cell with other numbers is kept and named", "[store]") {
+  TemporaryFolder folder;
+  const Store store(folder.path());
+  const auto publish = [&](const std::string& nll, const std::string& seconds) {
+    const std::string metrics =
+        ", \"metrics\": {\"nll\": " + nll + ", \"seconds\": " + seconds + "}";
+    return store.publish(attempt(store, kId, record(kId, "ok", metrics)), "p", kId, false);
+  };
+  CHECK(publish("1.5", "3").empty());
+  CHECK(publish("1.5", "4").empty());
+  CHECK(entries(store.folder()) == 1);
+  const auto differences = publish("1.25", "3");
+  REQUIRE(differences.size() == 1);
+  CHECK(differences[0] == "nll: 1.5 and 1.25");
+  CHECK(entries(store.folder()) == 2);
+  CHECK_THAT(text_of(store.folder() / ("p__" + kId) / "record.json"), Contains("1.5"));
+  const std::string other = "p__" + kId + ".other-" + Store::host() + "-";
+  CHECK_THAT(text_of(store.folder() / (other + std::to_string(::getpid())) / "record.json"),
+             Contains("1.25"));
+  CHECK(store.prepare() == 0);
+}
+
 TEST_CASE("of two results of one cell the first stays, unless it is to be replaced", "[store]") {
   TemporaryFolder folder;
   const Store store(folder.path());

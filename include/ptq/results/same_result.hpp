@@ -45,11 +45,16 @@ inline void compare(const std::string& place, const Json& a, const Json& b,
 
 }  // namespace same_result_detail
 
-// The places of the metrics that differ, times and the peak of memory left out, and whether the
-// samples do.
-inline std::vector<std::string> result_differences(const Record& a, const Record& b) {
+// The places of two records' metrics that differ, times and the peak of memory left out.
+inline std::vector<std::string> metric_differences(const Json& a, const Json& b) {
   std::vector<std::string> out;
-  same_result_detail::compare("", a.metrics, b.metrics, out);
+  same_result_detail::compare("", a, b, out);
+  return out;
+}
+
+// The same of two records, and whether their samples differ.
+inline std::vector<std::string> result_differences(const Record& a, const Record& b) {
+  std::vector<std::string> out = metric_differences(a.metrics, b.metrics);
   if (a.status != b.status) out.push_back("status: " + a.status + " and " + b.status);
   if (a.samples_sha256 != b.samples_sha256) out.push_back("samples.jsonl");
   if (a.tokens_sha256 != b.tokens_sha256) out.push_back("tokens.bin");

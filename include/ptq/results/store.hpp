@@ -4,6 +4,7 @@
 //   OUT/<model>__<method>__<evaluation>__<id>/   record.json, samples.jsonl, tokens.bin (of
 //                                                evaluations that score tokens), result.md, log.txt
 //   OUT/superseded/...                           the same place under other settings, kept
+//   OUT/<...>__<id>.other-<host>-<pid>/          a second result of a cell, with other numbers
 //
 // A place belongs to an experiment: several experiments in one folder leave each other's cells
 // alone. Cells of the same id are one cell, whichever experiment computed it.
@@ -33,6 +34,7 @@
 #include "ptq/core/error.hpp"
 #include "ptq/core/mapped_file.hpp"
 #include "ptq/results/record.hpp"
+#include "ptq/results/same_result.hpp"
 
 namespace ptq {
 
@@ -126,9 +128,10 @@ class Store {
   }
 
   // Publishes an attempt whose record.json belongs to cell `id`. When another process was faster
-  // its result stays, unless `replace`.
-  void publish(const std::filesystem::path& attempt, const std::string& place,
-               const std::string& id, bool replace) const {
+  // its result stays, unless `replace`; where the numbers of the two differ, the attempt is kept
+  // beside it, for one of them is wrong. Returns what differs, empty otherwise.
+  std::vector<std::string> publish(const std::filesystem::path& attempt, const std::string& place,
+                                   const std::string& id, bool replace) const {
     const auto finished = read_finished(attempt / "record.json", id);
     if (!finished) {
       throw Error(ExitCode::internal, "the record of the cell is missing or damaged",
@@ -139,6 +142,7 @@ class Store {
     supersede_others(place, id, finished->experiment);
     const std::filesystem::path target = folder_ / (place + "__" + id);
     std::error_code ignored;
+    std::vector<std::string> differences;
     if (std::filesystem::exists(target, ignored) && !read_finished(target / "record.json", id)) {
       replace = true;  // what is there is damaged
     }
@@ -151,11 +155,13 @@ class Store {
       if (moved != 0 && errno != ENOTEMPTY && errno != EEXIST) {
         throw file_error("cannot put the result in its place", target, errno);
       }
+      if (moved != 0) differences = keep_if_other(attempt, target);
     }
     sync_path(folder_);
     discard(attempt);
     std::filesystem::remove(failure_file(id), ignored);
     forget_unfinished(id);
+    return differences;
   }
 
   // Where a cell keeps what it can go on with after an interruption.
@@ -206,6 +212,20 @@ class Store {
 
  private:
   std::filesystem::path superseded() const { return folder_ / "superseded"; }
+
+  // What differs between an attempt and the result that was faster. If anything does, the attempt
+  // goes beside it.
+  std::vector<std::string> keep_if_other(const std::filesystem::path& attempt,
+                                         const std::filesystem::path& target) const {
+    const auto metrics = [](const std::filesystem::path& folder) {
+      return read_json(folder / "record.json").value_or(Json::object()).value("metrics", Json());
+    };
+    std::vector<std::string> differences = metric_differences(metrics(target), metrics(attempt));
+    if (differences.empty()) return differences;
+    const std::string aside = ".other-" + host() + "-" + std::to_string(::getpid());
+    move(attempt, std::filesystem::path(target) += aside, "cannot keep the second result");
+    return differences;
+  }
 
   static std::string own_prefix() {
     return ".tmp-" + std::to_string(::getpid()) + "-" + host() + "-";

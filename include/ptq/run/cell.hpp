@@ -16,6 +16,7 @@
 #include "ptq/core/hash.hpp"
 #include "ptq/core/own_json.hpp"
 #include "ptq/engine/kept_logits.hpp"
+#include "ptq/engine/logits_digest.hpp"
 #include "ptq/eval/decide.hpp"
 #include "ptq/eval/exercised.hpp"
 #include "ptq/eval/kinds.hpp"
@@ -60,7 +61,8 @@ inline eval::Outcome evaluate(const CellJob& job, OpenSubject& opened, Record& r
   // A run with noise has two sides and comes behind the one without.
   const double noise_share = job.noise_floor && record.method.lossless ? 2.0 / 3 : 0;
   const auto measure = [&](bool with_reference) {
-    eval::Subject subject = opened.subject(with_reference);
+    DigestedEngine digested(opened.engine());
+    eval::Subject subject = opened.subject(digested, with_reference);
     if (scores) subject.scores = &*scores;
     if (reference_scores) subject.reference_scores = &*reference_scores;
     eval::Outcome outcome =
@@ -68,6 +70,10 @@ inline eval::Outcome evaluate(const CellJob& job, OpenSubject& opened, Record& r
           progress((1 - noise_share) * fraction, note);
         });
     outcome.metrics["weights"] = opened.weights();
+    // Where scores may come from an interrupted run, so do logits that nobody saw here.
+    if (!scores)
+      outcome.metrics["logits"] = {{"rows", digested.digest().rows()},
+                                   {"xxh3_128", digested.digest().hex()}};
     return outcome;
   };
   const eval::Headline headline = eval::headline_of(settings);

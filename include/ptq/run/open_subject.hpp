@@ -107,8 +107,10 @@ class OpenSubject {
   // One more engine of the model, in full precision; pruned where the subject is.
   std::unique_ptr<Engine> another_engine() const { return engine_of(folder()); }
   // As evaluations see it; the subject itself must stay where it is.
-  eval::Subject subject(bool with_reference) {
-    return {*engine_, methods_.kv, with_reference ? &reference() : nullptr, tokenizer()};
+  eval::Subject subject(bool with_reference) { return subject(*engine_, with_reference); }
+  // The same, its logits through another engine in front of it.
+  eval::Subject subject(Engine& engine, bool with_reference) {
+    return {engine, methods_.kv, with_reference ? &reference() : nullptr, tokenizer()};
   }
 
   // What it took.

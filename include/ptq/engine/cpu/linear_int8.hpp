@@ -14,6 +14,7 @@
 #include "ptq/core/error.hpp"
 #include "ptq/core/threads.hpp"
 #include "ptq/encoding/affine.hpp"
+#include "ptq/engine/cpu/kernels/int8.hpp"
 #include "ptq/engine/cpu/kernels/table.hpp"
 
 namespace ptq::cpu {

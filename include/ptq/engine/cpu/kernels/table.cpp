@@ -1,0 +1,31 @@
+// The kernels of all sets of instructions, compiled once: they take a minute.
+#include "ptq/engine/cpu/kernels/table.hpp"
+
+#include "ptq/engine/cpu/kernels/avx2.hpp"
+#include "ptq/engine/cpu/kernels/avx512.hpp"
+#include "ptq/engine/cpu/kernels/plain.hpp"
+
+namespace ptq::cpu {
+
+const std::vector<Kernels>& runnable_kernels() {
+  static const std::vector<Kernels> list = [] {
+    std::vector<Kernels> found = {
+        {"plain", plain::dots, nullptr, nullptr, 0, plain::multiply, plain::turn, plain::int8}};
+#ifdef __x86_64__
+    // All that have both have F16C, which clang 14 cannot ask for.
+    const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    if (v3)
+      found.push_back({"avx2", avx2::dots, avx2::panel, avx2::by_panel, avx2::kPanel,
+                       avx2::multiply, avx2::turn, avx2::int8});
+    if (v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni"))
+      found.push_back({"avx512", avx512::dots, avx512::panel, avx512::by_panel, avx512::kPanel,
+                       avx512::multiply, avx512::turn, avx512::int8});
+#endif
+    return found;
+  }();
+  return list;
+}
+
+}  // namespace ptq::cpu
