@@ -110,12 +110,13 @@ std::vector<Stored> every_form(int64_t out, int64_t in) {
 }
 
 std::vector<float> product(const cpu::Kernels& kernels, const LinearWeight& w, const float* x,
-                           int64_t n, int threads = 2, const float* bias = nullptr) {
+                           int64_t n, int threads = 2, const float* bias = nullptr,
+                           bool bf16 = false) {
   // Never destroyed: other tests fork, and their children have no threads to join when they exit.
   static auto& pools = *new std::map<int, ThreadPool>;
   std::vector<float> y(size_t(n * w.out()));
   cpu::linear(pools.try_emplace(threads, threads).first->second, kernels, w, bias, x, n, y.data(),
-              false);
+              bf16);
   return y;
 }
 
@@ -152,6 +153,38 @@ TEST_CASE("linear: every kernel multiplies by the weights as they decode", "[lin
             REQUIRE(!(worst_error(s.weight, x, n, bias, y) > 2e-6));
           }
         }
+}
+
+TEST_CASE("linear: in bfloat16 every kernel multiplies rounded weights", "[linear]") {
+  const int64_t out = 70, tokens = 13;
+  for (const int64_t in : {75, 32, 608, 2112})
+    for (Stored& s : every_form(out, in)) {
+      auto x = numbers(tokens * in, 2);
+      for (float& v : x) v = cpu::round_bf16(v);
+      std::vector<float> w(size_t(s.weight.out() * in));
+      s.weight.decode(0, s.weight.out(), w.data());
+      if (!s.weight.encoded())
+        for (float& v : w) v = cpu::round_bf16(v);
+      for (const cpu::Kernels& k : cpu::runnable_kernels()) {
+        INFO(k.name << ", " << s.what << ", in " << in);
+        const auto all = product(k, s.weight, x.data(), tokens, 2, nullptr, true);
+        for (int64_t i = 0; i < tokens; ++i)
+          for (int64_t r = 0; r < s.weight.out(); ++r) {
+            double sum = 0, magnitude = 0;
+            for (int64_t c = 0; c < in; ++c) {
+              const double term = double(x[size_t(i * in + c)]) * double(w[size_t(r * in + c)]);
+              sum += term;
+              magnitude += std::abs(term);
+            }
+            const double y = double(all[size_t(i * s.weight.out() + r)]);
+            REQUIRE(std::abs(y - sum) <= std::abs(sum) / 256 + 2e-6 * magnitude);
+          }
+        for (const int64_t n : {1, 3}) {  // few tokens, many threads
+          const auto part = product(k, s.weight, x.data() + 6 * in, n, 64, nullptr, true);
+          REQUIRE(std::equal(part.begin(), part.end(), all.begin() + 6 * s.weight.out()));
+        }
+      }
+    }
 }
 
 TEST_CASE("linear: products are the same on every instruction set", "[linear]") {

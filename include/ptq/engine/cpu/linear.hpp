@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <vector>
 
 #include "ptq/core/threads.hpp"
@@ -25,7 +26,8 @@ inline constexpr int64_t kMany = 8;
 // Multiplications below which one thread does it: waking the others would cost more.
 inline constexpr int64_t kSmall = 200'000;
 
-// One call. bf16: y, and weights that a file has in another format, are rounded to bfloat16.
+// One call. bf16: y, and weights that a file has in another format, are rounded to bfloat16. pairs:
+// x, and the weights as they are multiplied, are pairs of bfloat16 (see Kernels).
 struct Call {
   ThreadPool& pool;
   const Kernels& kernels;
@@ -35,9 +37,16 @@ struct Call {
   int64_t n;
   float* y;  // [n, out]
   bool bf16;
+  bool pairs = false;
 
-  int64_t in() const { return w.in(); }
+  int64_t in() const { return pairs ? w.in() / 2 : w.in(); }
   int64_t out() const { return w.out(); }
+  // Can it be done in pairs? Then x and the weights are of bfloat16, but for what a layer's
+  // rounding of inputs may have left.
+  bool fits_pairs() const {
+    return bf16 && kernels.pair_dots && !w.encoded() && !w.scaled() && !w.packed_file() &&
+           w.in() % 2 == 0 && w.activation().kind == ActivationKind::full;
+  }
   bool rounds_weights() const {
     return bf16 && !w.encoded() && !w.packed_file() && w.file().dtype != DType::bf16;
   }
@@ -68,22 +77,41 @@ inline WeightRows stored_rows(const Call& c) {
   if (const AffineRows* affine = affine_rows(c.w)) return WeightRows(*affine);
   if (const DenseRows* dense = c.w.dense_rows()) return WeightRows(*dense);
   if (c.w.encoded() || c.w.scaled() || c.w.packed_file()) return {};
-  return WeightRows(c.w.file());
+  StoredRows rows = c.w.file();
+  if (c.pairs) {
+    rows.columns = c.in();
+    rows.dtype = DType::f32;
+  }
+  return WeightRows(rows);
 }
 
-// Rows [begin, end) of W as float32, in a buffer of the thread or in the file; columns as in
-// stored_rows().
+// Numbers to pairs of bfloat16 [n / 2], the first one in the low half; `to` may be `from`.
+inline void to_pairs(const float* from, int64_t n, float* to) {
+  // The bfloat16 in the high half; as float_to_bf16(), without a branch.
+  const auto rounded = [](float x) {
+    const uint32_t u = float_bits(x), up = u + 0x7FFFu + ((u >> 16) & 1u);
+    return (u & 0x7FFFFFFFu) > 0x7F800000u ? u | 0x400000u : up;
+  };
+#pragma GCC ivdep  // in place, a pair goes where only what was read before stood
+  for (int64_t i = 0; i < n / 2; ++i)
+    to[i] = bits_float(rounded(from[2 * i]) >> 16 | (rounded(from[2 * i + 1]) & 0xFFFF0000u));
+}
+
+// Rows [begin, end) of W as float32, or as pairs, in a buffer of the thread or in the file; columns
+// as in stored_rows().
 inline const float* decoded(const Call& c, int64_t begin, int64_t end) {
   if (!c.rounds_weights())
     if (const float* rows = c.w.in_place(begin)) return rows;
   thread_local std::vector<float> buffer;
-  buffer.resize(size_t((end - begin) * c.in()));
+  buffer.resize(size_t((end - begin) * c.w.in()));
   const WeightRows stored = stored_rows(c);
   if (stored.form() == Form::codes)
     stored.decode(begin, end, buffer.data());
   else
     c.w.decode(begin, end, buffer.data());
-  if (c.rounds_weights())
+  if (c.pairs)
+    to_pairs(buffer.data(), int64_t(buffer.size()), buffer.data());
+  else if (c.rounds_weights())
     for (float& v : buffer) v = round_bf16(v);
   return buffer.data();
 }
@@ -121,16 +149,16 @@ inline int64_t rows_of_task(const Call& c) {
 inline void few(const Call& c) {
   const int64_t step = rows_of_task(c);
   const WeightRows rows = stored_rows(c);
+  const auto dots = c.pairs ? c.kernels.pair_dots : c.kernels.dots;
   c.for_each((c.out() + step - 1) / step, [&](int64_t task) {
     const int64_t r0 = task * step, r1 = std::min(r0 + step, c.out());
     if (rows.form() != Form::other) {
-      c.kernels.dots(rows, r0, r1, c.x, c.n, c.y + r0, c.out());
+      dots(rows, r0, r1, c.x, c.n, c.y + r0, c.out());
     } else {
       constexpr int64_t kDecoded = 16;  // rows at once, which stay in the cache
       for (int64_t r = r0; r < r1; r += kDecoded) {
         const int64_t end = std::min(r + kDecoded, r1);
-        c.kernels.dots(WeightRows(decoded(c, r, end), c.in()), 0, end - r, c.x, c.n, c.y + r,
-                       c.out());
+        dots(WeightRows(decoded(c, r, end), c.in()), 0, end - r, c.x, c.n, c.y + r, c.out());
       }
     }
     finish(c, r0, r1);
@@ -153,6 +181,7 @@ inline int64_t panels_of_task(int64_t panels, int64_t threads) {
 inline void many(const Call& c) {
   constexpr int64_t kTokens = 8;
   const Kernels& k = c.kernels;
+  const auto by_panel = c.pairs ? k.pair_by_panel : k.by_panel;
   const WeightRows rows = stored_rows(c);
   const int64_t wide = k.panel_rows, in = c.in(), out = c.out();
   const int64_t per_task = panels_of_task((out + wide - 1) / wide, c.pool.size()),
@@ -174,9 +203,9 @@ inline void many(const Call& c) {
         k.panel(w, r - first, end - first, c0, depth, panels + (r - begin) / wide * most);
       for (int64_t i = 0; i < c.n; i += kTokens)
         for (int64_t r = begin; r < end; r += wide)
-          k.by_panel(c.x + i * in + c0, std::min(kTokens, c.n - i), in,
-                     panels + (r - begin) / wide * most, depth, std::min(wide, end - r),
-                     c.y + i * out + r, out, c0 > 0);
+          by_panel(c.x + i * in + c0, std::min(kTokens, c.n - i), in,
+                   panels + (r - begin) / wide * most, depth, std::min(wide, end - r),
+                   c.y + i * out + r, out, c0 > 0);
     }
     finish(c, begin, end);
   });
@@ -189,10 +218,16 @@ inline void linear(ThreadPool& pool, const Kernels& kernels, const LinearWeight&
                    const float* bias, const float* x, int64_t n, float* y, bool bf16) {
   using namespace linear_detail;
   Call call{pool, kernels, w, bias, x, n, y, bf16};
-  std::vector<float> ordered;
+  std::vector<float> turned;
+  if (call.fits_pairs()) {
+    turned.resize(size_t(n * w.in() / 2));
+    to_pairs(x, n * w.in(), turned.data());
+    call.x = turned.data();
+    call.pairs = true;
+  }
   if (stored_rows(call).form() == Form::codes && !order_of_columns(w).empty()) {
-    ordered = in_order(call, order_of_columns(w));
-    call.x = ordered.data();
+    turned = in_order(call, order_of_columns(w));
+    call.x = turned.data();
   }
   if (n < kMany || !kernels.panel)
     few(call);

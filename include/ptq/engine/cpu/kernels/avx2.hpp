@@ -199,6 +199,9 @@ inline constexpr int kMostRegs = 1, kMostSums = 4;
 template <int V>
 inline constexpr int kMostRows = 6;
 #define PTQ_KEEP(r) asm("" : "+x"(r.low), "+x"(r.high))
+struct Numbers {
+  PTQ_INLINE static Reg add(Reg a, Reg b, Reg sum) { return fma(a, b, sum); }
+};
 
 #include "ptq/engine/cpu/kernels/products.inl"
 

@@ -4,6 +4,7 @@
 //   Lanes                   the first lanes of a register: lanes(count), kAllLanes, load(p, lanes),
 //                           store(p, v, lanes)
 //   PTQ_KEEP                a register that must not be loaded again
+//   Numbers                 add(a, b, sum) = fma(a, b, sum)
 //   kPanel, kMostRegs, kMostRows   sizes that suit the number of registers
 //
 // A number depends neither on how many rows or tokens are worked on together nor on the instruction
@@ -97,6 +98,9 @@ PTQ_TARGET inline void turn(const float* b, int64_t ld, int64_t rows, int64_t co
 // l, l + 16, l + 32, ..., each a chain of fma from zero on; they are added one after the other, and
 // so are the blocks. With few tokens the 16 sums are the lanes of a register, with many a panel has
 // their columns one behind the other.
+//
+// `Terms` is what a lane holds and how two of them are multiplied and added: Numbers, or Pairs of
+// bfloat16, which an instruction set may have; then all counts of columns are counts of pairs.
 
 // call.run<Row>() with the reader of w; nothing for Form::other.
 template <int Bits, class Call>
@@ -152,7 +156,7 @@ inline void panel(const WeightRows& w, int64_t r0, int64_t end, int64_t c0, int6
 }
 
 // y [R, count] (+)= x [R, depth] times a panel, count <= kPanel.
-template <int R>
+template <class Terms, int R>
 PTQ_TARGET inline void panel_block(const float* x, int64_t ldx, const float* panel, int64_t depth,
                                    int64_t count, float* y, int64_t ldy, bool add_to) {
   constexpr int V = kPanel / 16;
@@ -178,7 +182,7 @@ PTQ_TARGET inline void panel_block(const float* x, int64_t ldx, const float* pan
       for (int r = 0; r < R; ++r) {
         const Reg a = spread(x[r * ldx + 16 * s + l]);
         PTQ_UNROLL(4)
-        for (int v = 0; v < V; ++v) acc[r][v] = fma(a, row[v], acc[r][v]);
+        for (int v = 0; v < V; ++v) acc[r][v] = Terms::add(a, row[v], acc[r][v]);
       }
     }
     PTQ_UNROLL(8)
@@ -198,16 +202,17 @@ PTQ_TARGET inline void panel_block(const float* x, int64_t ldx, const float* pan
       std::copy_n(from, count, y);
   }
 }
+template <class Terms>
 inline void by_panel(const float* x, int64_t n, int64_t ldx, const float* panel, int64_t depth,
                      int64_t count, float* y, int64_t ldy, bool add_to) {
   constexpr int kMost = kMostRows<kPanel / 16>;
   int64_t t = 0;
   for (; t + kMost <= n; t += kMost)
-    panel_block<kMost>(x + t * ldx, ldx, panel, depth, count, y + t * ldy, ldy, add_to);
+    panel_block<Terms, kMost>(x + t * ldx, ldx, panel, depth, count, y + t * ldy, ldy, add_to);
   for (; t + 2 <= n; t += 2)
-    panel_block<2>(x + t * ldx, ldx, panel, depth, count, y + t * ldy, ldy, add_to);
+    panel_block<Terms, 2>(x + t * ldx, ldx, panel, depth, count, y + t * ldy, ldy, add_to);
   for (; t < n; ++t)
-    panel_block<1>(x + t * ldx, ldx, panel, depth, count, y + t * ldy, ldy, add_to);
+    panel_block<Terms, 1>(x + t * ldx, ldx, panel, depth, count, y + t * ldy, ldy, add_to);
 }
 
 // The loops over registers, rows and tokens are unrolled, so that the sums stay in registers.
@@ -217,7 +222,7 @@ inline void by_panel(const float* x, int64_t n, int64_t ldx, const float* panel,
 
 // Columns [begin, end) of R rows and T tokens x [T, columns]: the 16 sums of row i and token t to
 // sums [T, 16, 16] at [t, i].
-template <class Row, int R, int T>
+template <class Terms, class Row, int R, int T>
 PTQ_INLINE void sixteen_sums(Row* row, int64_t begin, int64_t end, int64_t columns, int64_t unit,
                              const float* x, float* sums) {
   const int64_t whole = begin + (end - begin) / 64 * 64;
@@ -232,7 +237,8 @@ PTQ_INLINE void sixteen_sums(Row* row, int64_t begin, int64_t end, int64_t colum
         Reg v[4];
         row[i].four(c, v);
         PTQ_FOUR(k)
-        PTQ_TOKENS(t) acc[i][t] = fma(v[k], load(x + t * columns + c + 16 * k), acc[i][t]);
+        PTQ_TOKENS(t)
+        acc[i][t] = Terms::add(v[k], load(x + t * columns + c + 16 * k), acc[i][t]);
       }
     }
   }
@@ -244,14 +250,14 @@ PTQ_INLINE void sixteen_sums(Row* row, int64_t begin, int64_t end, int64_t colum
         Reg v[Row::kRun];
         row[i].run(at, v);
         for (int k = 0; k < Row::kRun; ++k) PTQ_TOKENS(t)
-        acc[i][t] = fma(v[k], load(x + t * columns + at + 16 * k), acc[i][t]);
+        acc[i][t] = Terms::add(v[k], load(x + t * columns + at + 16 * k), acc[i][t]);
       }
       if (at < end) {
         const Reg v = row[i].tail(at, end);
         PTQ_TOKENS(t) {
           float rest[16] = {};
           std::memcpy(rest, x + t * columns + at, size_t(end - at) * sizeof(float));
-          acc[i][t] = fma(v, load(rest), acc[i][t]);
+          acc[i][t] = Terms::add(v, load(rest), acc[i][t]);
         }
       }
     }
@@ -263,6 +269,7 @@ PTQ_INLINE void sixteen_sums(Row* row, int64_t begin, int64_t end, int64_t colum
 #undef PTQ_FOUR
 
 // y[t * ldy + r - begin] = row r of w, begin <= r < end, times token t of x [n, columns].
+template <class Terms>
 struct Dots {
   const WeightRows& w;
   int64_t begin, end;
@@ -293,8 +300,8 @@ struct Dots {
     for (int64_t c = 0; c < in; c += kDepth) {
       alignas(64) float sums[T * 256];
       for (int64_t i = 0; i < count; i += R)
-        sixteen_sums<Row, R, T>(rows.row + i, c, std::min(c + kDepth, in), in, rows.unit, from,
-                                sums + 16 * i);
+        sixteen_sums<Terms, Row, R, T>(rows.row + i, c, std::min(c + kDepth, in), in, rows.unit,
+                                       from, sums + 16 * i);
       for (int64_t t = 0; t < T; ++t) {
         Reg v[16];
         for (int i = 0; i < 16; ++i) v[i] = load(sums + 256 * t + 16 * i);
@@ -309,5 +316,5 @@ struct Dots {
 };
 inline void dots(const WeightRows& w, int64_t begin, int64_t end, const float* x, int64_t n,
                  float* y, int64_t ldy) {
-  with_reader(w, Dots{w, begin, end, x, n, y, ldy});
+  with_reader(w, Dots<Numbers>{w, begin, end, x, n, y, ldy});
 }

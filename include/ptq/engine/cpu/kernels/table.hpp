@@ -1,5 +1,6 @@
 // Which kernels run: one table of functions for each set of instructions, chosen when the program
-// starts. PTQ_KERNELS=plain, avx2 or avx512 in the environment asks for less than the machine has.
+// starts. PTQ_KERNELS=plain, avx2, avx512 or avx512bf16 in the environment asks for less than the
+// machine has.
 #pragma once
 
 #include <cstdint>
@@ -28,6 +29,11 @@ struct Kernels {
   void (*by_panel)(const float* x, int64_t n, int64_t ldx, const float* panel, int64_t depth,
                    int64_t count, float* y, int64_t ldy, bool add);
   int64_t panel_rows;
+  // The same with two bfloat16 in the place of each number of w, x and panels, the first one in the
+  // low half, and so with half the columns; the sums are of float32, subnormal numbers count as
+  // zero. w is of Form::f32, whose bits panel() only moves. nullptr: no such instructions.
+  decltype(dots) pair_dots;
+  decltype(by_panel) pair_by_panel;
 
   // Attention, and sums over tokens: y [n, columns] (+)= x [n, depth] b [depth, columns], row-major
   // with distances ldx, ldb and ldy of rows; b has readable numbers up to columns rounded up to
