@@ -2,6 +2,9 @@
 
 #include <cblas.h>
 #include <fmt/format.h>
+#ifdef __x86_64__
+#include <immintrin.h>
+#endif
 
 #include <cstdint>
 #include <cstdlib>
@@ -10,6 +13,7 @@
 
 #include "host/machine.hpp"
 #include "ptq/core/threads.hpp"
+#include "ptq/engine/cpu/kernels/table.hpp"
 #include "ptq/engine/cpu/simd.hpp"
 #include "ptq/run/engine_loader.hpp"
 
@@ -38,6 +42,32 @@ double fma_rate(Sheet& sheet, ThreadPool& pool) {
             {}, t);
   return rate;
 }
+
+#ifdef __x86_64__
+// `kInstruction` on 12 registers, which it adds to.
+#define PTQ_DOT_LOOP(name, instruction)                                                        \
+  __attribute__((target("avx512f"))) void name(int64_t times) {                                \
+    __m512 sum[12], a = _mm512_set1_ps(1e-3f);                                                 \
+    for (__m512 & s : sum) s = _mm512_setzero_ps();                                            \
+    for (int64_t k = 0; k < times; ++k) {                                                      \
+      _Pragma("GCC unroll 12") for (__m512 & s : sum) asm volatile(instruction " %1, %1, %0" : \
+                                                                   "+v"(s) : "v"(a));          \
+    }                                                                                          \
+  }
+PTQ_DOT_LOOP(bf16_dots, "vdpbf16ps")
+PTQ_DOT_LOOP(int8_dots, "vpdpbusd")
+#undef PTQ_DOT_LOOP
+
+// Operations per second, two for each of the `terms` products of a lane.
+double dot_rate(Sheet& sheet, ThreadPool& pool, const char* what, void (*loop)(int64_t),
+                int terms) {
+  constexpr int64_t kTimes = 4'000'000;
+  const Timing t = measure([&] { pool.for_each(pool.size(), [&](int64_t) { loop(kTimes); }); });
+  const double rate = 2.0 * 12 * 16 * terms * double(kTimes) * pool.size() / t.median;
+  sheet.row(what, rate / 1e9, "Gop/s", {}, t);
+  return rate;
+}
+#endif
 
 // sgemm, each thread its own slice of the columns: the way the engine calls it.
 void blas_rate(Sheet& sheet, ThreadPool& pool) {
@@ -82,8 +112,21 @@ Limits measure_limits(Sheet& sheet, const std::string& device, Compute compute, 
   if (device == "cpu") {
     ThreadPool pool(threads);
     blas_rate(sheet, pool);
-    const double flops = fma_rate(sheet, pool);
-    return {flops, read_bandwidth(sheet, pool), "of the multiply-add rate"};
+    Limits limits;
+    limits.flops = fma_rate(sheet, pool);
+    limits.flops_of = "of the multiply-add rate";
+#ifdef __x86_64__
+    if (__builtin_cpu_supports("avx512bf16"))
+      limits.bf16_flops = dot_rate(sheet, pool, "bfloat16 dots of 2, 16 at a time", bf16_dots, 2);
+    if (__builtin_cpu_supports("avx512vnni"))
+      limits.int8_ops = dot_rate(sheet, pool, "8-bit dots of 4, 16 at a time", int8_dots, 4);
+#endif
+    if (compute == Compute::bf16 && cpu::chosen_kernels().pair_dots) {
+      limits.flops = limits.bf16_flops;
+      limits.flops_of = "of the rate of bfloat16 dots";
+    }
+    limits.bytes = read_bandwidth(sheet, pool);
+    return limits;
   }
   const CudaLimits limits =
       CudaEngine::get(code_build()).limits(std::atoi(device.c_str() + std::string("cuda:").size()));
@@ -92,7 +135,11 @@ Limits measure_limits(Sheet& sheet, const std::string& device, Compute compute, 
   sheet.row(fmt::format("cuBLASLt {} 8192 x 8192 x 8192", bf16 ? "bf16" : "fp32"), flops / 1e9,
             "GFLOP/s", {}, {});
   sheet.row("device memory copy, read and written", limits.copy_bytes / 1e9, "GB/s", {}, {});
-  return {flops, limits.copy_bytes, "of the matrix rate"};
+  Limits result;
+  result.flops = flops;
+  result.bytes = limits.copy_bytes;
+  result.flops_of = "of the matrix rate";
+  return result;
 }
 
 }  // namespace ptq::bench

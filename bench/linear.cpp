@@ -95,6 +95,7 @@ class Layers {
     prefill(dense(DType::f16, w), single);
     prefill(codes({4, Grid::asym_gptq, 1, 128}, "4 bits, group 128", w), single);
     prefill(blocks(kFormat<Q4_1>), single);
+    if (kernels_.pair_dots) pairs(dense(DType::bf16, w), single);
     integers(w, single);
   }
 
@@ -119,7 +120,14 @@ class Layers {
     const Timing t = measure([&] {
       cpu::linear(pool_, kernels_, s.weight, nullptr, x_.data(), kTokens, y.data(), false);
     });
-    return row(s.what, t, single);
+    return row(s.what, t, single, limits_.flops, limits_.flops_of);
+  }
+  void pairs(const Stored& s, double single) {
+    std::vector<float> y(size_t(kTokens * kOut));
+    const Timing t = measure([&] {
+      cpu::linear(pool_, kernels_, s.weight, nullptr, x_.data(), kTokens, y.data(), true);
+    });
+    row("compute bf16", t, single, limits_.bf16_flops, "of the rate of bfloat16 dots");
   }
   void integers(const std::vector<float>& w, double single) {
     AffineRows rows({8, Grid::sym_narrow, 1, 0}, kIn);
@@ -128,12 +136,18 @@ class Layers {
     const Timing t = measure([&] {
       cpu::linear_int8(pool_, kernels_, rows, nullptr, x_.data(), kTokens, {}, y.data());
     });
-    row("W8A8, integers", t, single);
+    row("W8A8, integers", t, single, limits_.int8_ops, "of the rate of 8-bit dots");
   }
-  double row(const std::string& what, const Timing& t, std::optional<double> single) {
+  // limit: operations per second; 0: none was measured.
+  double row(const std::string& what, const Timing& t, std::optional<double> single, double limit,
+             const char* of) {
     const double rate = 2.0 * kTokens * kIn * kOut / t.median;
     sheet_.row(fmt::format("{} tokens, {}", kTokens, what), rate / 1e9, "GFLOP/s",
-               Ratio{rate / limits_.flops, limits_.flops_of, true, {}}, t);
+               Ratio{rate / (limit > 0 ? limit : limits_.flops),
+                     limit > 0 ? of : limits_.flops_of,
+                     true,
+                     {}},
+               t);
     if (single)
       sheet_.row("  time", 1e3 * t.median, "ms",
                  Ratio{*single / t.median, "x as fast as float32", false, {}}, t);

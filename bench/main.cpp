@@ -39,6 +39,23 @@ struct Settings {
   SpeedSettings speed;
 };
 
+// Those of this machine that a kernel of the CPU asks for.
+std::vector<std::string> cpu_instructions() {
+  std::vector<std::string> names;
+#ifdef __x86_64__
+  const auto add = [&](const char* name, bool has) {
+    if (has) names.push_back(name);
+  };
+  add("avx2", __builtin_cpu_supports("avx2"));
+  add("fma", __builtin_cpu_supports("fma"));
+  add("avx512f", __builtin_cpu_supports("avx512f"));
+  add("avx512vbmi", __builtin_cpu_supports("avx512vbmi"));
+  add("avx512vnni", __builtin_cpu_supports("avx512vnni"));
+  add("avx512bf16", __builtin_cpu_supports("avx512bf16"));
+#endif
+  return names;
+}
+
 // Every CUDA kernel alone; what was measured is written also where a kernel takes the device down.
 int run_kernels(const Settings& s) {
   const std::string device = resolve_device(s.device, code_build());
@@ -82,6 +99,8 @@ int run(Settings s) {
     throw usage_error("--long-only wants the number of tokens: --long-context");
   const Compute compute = compute_from_word(s.compute, "--compute");
   Sheet sheet(s.json);
+  sheet.fact("machine", nlohmann::ordered_json::parse(json_text(machine_facts())));
+  sheet.fact("instructions", cpu_instructions());
   if (s.linear) {
     if (cuda) throw usage_error("--linear measures the kernels of the CPU", "--device " + device);
     measure_linear(sheet, measure_limits(sheet, device, compute, s.threads), s.threads);
@@ -139,6 +158,8 @@ int main(int argc, char** argv) {
       "context", po::value(&s.speed.context)->default_value(2048), "tokens of a pass")(
       "long-context", po::value(&s.long_context)->default_value(-1),
       "tokens of the long cache; 0 = leave out, -1 = 32768 on a GPU")(
+      "brief", po::bool_switch(&s.speed.brief),
+      "measure only prefill and decode with a full-precision cache")(
       "long-only", po::bool_switch(&s.speed.long_only),
       "measure only the long cache, with 16 bit and with kivi 2-bit")(
       "linear", po::bool_switch(&s.linear),

@@ -52,9 +52,10 @@ class Speed {
       return;
     }
     const double pass = prefill("prefill, last token's logits", 1, target(0.55, true));
-    const double plain = prefill("prefill, all logits (perplexity)", s_.context, {});
+    const double plain = s_.brief ? 0 : prefill("prefill, all logits (perplexity)", s_.context, {});
     const double dense =
         decode("decode, full-precision cache", nullptr, s_.context, target(0.80, true));
+    if (s_.brief) return;
     if (!s_.gradients_of.empty()) backward(plain);
     for (const int bits : {4, 2, 1}) {
       with_kivi(bits, [&](KvMethod* kv) {

@@ -15,6 +15,7 @@ struct SpeedSettings {
   std::string plugins;       // folder with kivi.so and rtn.so
   int64_t context = 2048;    // tokens of a pass
   int64_t long_context = 0;  // tokens before the decoded ones of the long measurement; 0 = none
+  bool brief = false;        // nothing but prefill and decode with a full-precision cache
   bool long_only = false;    // nothing but that, and of the compressed caches kivi 2-bit alone
   std::string gradients_of;  // folder of the model whose backward pass is measured; empty = none
   int threads = 0;           // of the backward pass

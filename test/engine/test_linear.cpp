@@ -221,6 +221,28 @@ TEST_CASE("linear: a token's result depends on neither its neighbours nor the th
       }
 }
 
+TEST_CASE("linear: several products of one x are those of each alone", "[linear]") {
+  static auto& pool = *new ThreadPool(3);
+  const int64_t in = 608;
+  std::vector<Stored> weights = every_form(110, in);
+  const auto bias = numbers(110, 4);
+  for (const cpu::Kernels& k : cpu::runnable_kernels())
+    for (const bool bf16 : {false, true})
+      for (const int64_t n : {1, 13}) {
+        INFO(k.name << (bf16 ? ", bf16" : "") << ", n " << n);
+        const auto x = numbers(n * in, 2);
+        std::vector<std::vector<float>> y;
+        std::vector<cpu::Product> products;
+        for (const Stored& s : weights) {
+          y.emplace_back(size_t(n * s.weight.out()));
+          products.push_back({&s.weight, y.size() % 2 ? bias.data() : nullptr, y.back().data()});
+        }
+        cpu::linears(pool, k, products, x.data(), n, bf16);
+        for (size_t i = 0; i < weights.size(); ++i)
+          REQUIRE(y[i] == product(k, weights[i].weight, x.data(), n, 2, products[i].bias, bf16));
+      }
+}
+
 TEST_CASE("linear: kernels are chosen by name, and others refused", "[linear]") {
   CHECK(std::string(cpu::kernels_named("plain").name) == "plain");
   try {

@@ -83,7 +83,7 @@ concept Device = requires(D d, typename D::Scalar* y, const typename D::Scalar* 
   d.embed(table, batch, y);
   d.pick(x, picked, n, y);
   d.rms_norm(x, x, float{}, n, n, y);  // in place, too
-  d.linear(linear, x, x, n, y);
+  d.linear(linear, x, x, n, y);        // a device with D::Product has linears(), several of one x
   d.rope(y, batch, n, n);
   d.swiglu(y, x, n, n);
   d.add(y, x, n, n);

@@ -202,6 +202,17 @@ class Device {
     cpu::linear(*pool_, *kernels_, w, bias, rounded_.data(), n, y, bf16_);
   }
 
+  // Several linears of one x at once; those whose input is rounded, each for itself.
+  using Product = cpu::Product;
+  void linears(std::span<const Product> products, const float* x, int64_t n) {
+    const auto plain = [](const Product& p) {
+      return p.w->activation().kind == ActivationKind::full;
+    };
+    if (std::all_of(products.begin(), products.end(), plain))
+      return cpu::linears(*pool_, *kernels_, products, x, n, bf16_);
+    for (const Product& p : products) linear(*p.w, p.bias, x, n, p.y);
+  }
+
   // x [rows, width] = the rows of the embedding that the ids name.
   void embed(Table table, const Batch& batch, float* x) {
     const StoredRows stored = table->rows();

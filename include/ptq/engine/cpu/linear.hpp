@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <span>
 #include <vector>
 
 #include "ptq/core/threads.hpp"
@@ -19,6 +20,13 @@ namespace ptq::cpu {
 
 inline float round_bf16(float x) { return bf16_to_float(float_to_bf16(x)); }
 
+// y [n, out] = x [n, in] W^T + b of some x.
+struct Product {
+  const LinearWeight* w;
+  const float* bias;  // [out] or nullptr
+  float* y;
+};
+
 namespace linear_detail {
 
 // From so many tokens on, the product of many is faster than dot products.
@@ -26,10 +34,10 @@ inline constexpr int64_t kMany = 8;
 // Multiplications below which one thread does it: waking the others would cost more.
 inline constexpr int64_t kSmall = 200'000;
 
-// One call. bf16: y, and weights that a file has in another format, are rounded to bfloat16. pairs:
-// x, and the weights as they are multiplied, are pairs of bfloat16 (see Kernels).
+// One product. bf16: y, and weights that a file has in another format, are rounded to bfloat16.
+// pairs: x, and the weights as they are multiplied, are pairs of bfloat16 (see Kernels).
 struct Call {
-  ThreadPool& pool;
+  int threads;
   const Kernels& kernels;
   const LinearWeight& w;
   const float* bias;  // [out] or nullptr
@@ -38,6 +46,10 @@ struct Call {
   float* y;  // [n, out]
   bool bf16;
   bool pairs = false;
+  WeightRows rows = {};  // stored_rows(); below, of a task: how many rows of w
+  int64_t step = 0;
+
+  int64_t tasks() const { return (out() + step - 1) / step; }
 
   int64_t in() const { return pairs ? w.in() / 2 : w.in(); }
   int64_t out() const { return w.out(); }
@@ -49,14 +61,6 @@ struct Call {
   }
   bool rounds_weights() const {
     return bf16 && !w.encoded() && !w.packed_file() && w.file().dtype != DType::bf16;
-  }
-  template <class Fn>
-  void for_each(int64_t tasks, const Fn& fn) const {
-    if (n * in() * out() < kSmall) {
-      for (int64_t t = 0; t < tasks; ++t) fn(t);
-    } else {
-      pool.for_each(tasks, fn);
-    }
   }
 };
 
@@ -116,15 +120,10 @@ inline const float* decoded(const Call& c, int64_t begin, int64_t end) {
   return buffer.data();
 }
 
-// x with its columns in the order of the weight's (act-order of GPTQ): turning the inputs around
-// once leaves the weight as it is stored.
-inline std::vector<float> in_order(const Call& c, const std::vector<int32_t>& order) {
-  std::vector<float> x(size_t(c.n * c.in()));
-  c.for_each(c.n, [&](int64_t i) {
-    for (int64_t j = 0; j < c.in(); ++j)
-      x[size_t(i * c.in() + j)] = c.x[i * c.in() + order[size_t(j)]];
-  });
-  return x;
+// A row of x with its columns in the order of the weight's (act-order of GPTQ): turning the inputs
+// around once leaves the weight as it is stored.
+inline void in_order(const float* x, const std::vector<int32_t>& order, float* out) {
+  for (size_t j = 0; j < order.size(); ++j) out[j] = x[order[j]];
 }
 
 // Bias and rounding of columns [begin, end) of y.
@@ -138,101 +137,125 @@ inline void finish(const Call& c, int64_t begin, int64_t end) {
   }
 }
 
-// Rows of a task: as many tasks for every thread, and some 256 KiB of neighbouring rows in each,
-// which the processor's prefetching follows.
+// Few tokens. Rows of a task: as many tasks for every thread, and some 256 KiB of neighbouring rows
+// in each, which the processor's prefetching follows.
 inline int64_t rows_of_task(const Call& c) {
-  const int64_t threads = c.pool.size(), each = threads * (256 << 10),
-                tasks = threads * std::max<int64_t>(1, int64_t(c.w.bytes()) / each);
+  const int64_t each = c.threads * (256 << 10),
+                tasks = c.threads * std::max<int64_t>(1, int64_t(c.w.bytes()) / each);
   return std::max<int64_t>(8, ((c.out() + tasks - 1) / tasks + 7) / 8 * 8);
 }
 
-inline void few(const Call& c) {
-  const int64_t step = rows_of_task(c);
-  const WeightRows rows = stored_rows(c);
+inline void few(const Call& c, int64_t task) {
   const auto dots = c.pairs ? c.kernels.pair_dots : c.kernels.dots;
-  c.for_each((c.out() + step - 1) / step, [&](int64_t task) {
-    const int64_t r0 = task * step, r1 = std::min(r0 + step, c.out());
-    if (rows.form() != Form::other) {
-      dots(rows, r0, r1, c.x, c.n, c.y + r0, c.out());
-    } else {
-      constexpr int64_t kDecoded = 16;  // rows at once, which stay in the cache
-      for (int64_t r = r0; r < r1; r += kDecoded) {
-        const int64_t end = std::min(r + kDecoded, r1);
-        dots(WeightRows(decoded(c, r, end), c.in()), 0, end - r, c.x, c.n, c.y + r, c.out());
-      }
+  const int64_t r0 = task * c.step, r1 = std::min(r0 + c.step, c.out());
+  if (c.rows.form() != Form::other) {
+    dots(c.rows, r0, r1, c.x, c.n, c.y + r0, c.out());
+  } else {
+    constexpr int64_t kDecoded = 16;  // rows at once, which stay in the cache
+    for (int64_t r = r0; r < r1; r += kDecoded) {
+      const int64_t end = std::min(r + kDecoded, r1);
+      dots(WeightRows(decoded(c, r, end), c.in()), 0, end - r, c.x, c.n, c.y + r, c.out());
     }
-    finish(c, r0, r1);
-  });
+  }
+  finish(c, r0, r1);
 }
 
 // Panels of a task, 1 .. 4: the tasks of all threads shall end together, and a task reads x once
 // for all its panels.
-inline int64_t panels_of_task(int64_t panels, int64_t threads) {
+inline int64_t panels_of_task(const Call& c) {
+  const int64_t panels = (c.out() + c.kernels.panel_rows - 1) / c.kernels.panel_rows;
   int64_t best = 1, least = INT64_MAX;
   for (int64_t p = 4; p >= 1; --p) {
     const int64_t tasks = (panels + p - 1) / p,
-                  longest = (tasks + threads - 1) / threads * p;  // panels of the last thread
+                  longest = (tasks + c.threads - 1) / c.threads * p;  // panels of the last thread
     if (longest < least) least = longest, best = p;
   }
   return best;
 }
 
 // The product by panels. Depth is cut, so that the panels of a task stay in the second-level cache.
-inline void many(const Call& c) {
+inline void many(const Call& c, int64_t task) {
   constexpr int64_t kTokens = 8;
   const Kernels& k = c.kernels;
   const auto by_panel = c.pairs ? k.pair_by_panel : k.by_panel;
-  const WeightRows rows = stored_rows(c);
   const int64_t wide = k.panel_rows, in = c.in(), out = c.out();
-  const int64_t per_task = panels_of_task((out + wide - 1) / wide, c.pool.size()),
-                step = per_task * wide;
-  c.for_each((out + step - 1) / step, [&](int64_t task) {
-    const int64_t begin = task * step, end = std::min(begin + step, out);
-    const bool other = rows.form() == Form::other;
-    const WeightRows w = other ? WeightRows(decoded(c, begin, end), in) : rows;
-    const int64_t first = other ? begin : 0;  // row of W that is row 0 of w
-    thread_local std::vector<float> packed;
-    // A panel takes as many numbers, and begins with a line of the caches.
-    const int64_t most = panel_size(wide, std::min(kDepth, in));
-    packed.resize(size_t(per_task * most + 16));
-    float* const panels =
-        packed.data() + (64 - reinterpret_cast<uintptr_t>(packed.data()) % 64) % 64 / 4;
-    for (int64_t c0 = 0; c0 < in; c0 += kDepth) {
-      const int64_t depth = std::min(kDepth, in - c0);
+  const int64_t begin = task * c.step, end = std::min(begin + c.step, out);
+  const bool other = c.rows.form() == Form::other;
+  const WeightRows w = other ? WeightRows(decoded(c, begin, end), in) : c.rows;
+  const int64_t first = other ? begin : 0;  // row of W that is row 0 of w
+  thread_local std::vector<float> packed;
+  // A panel takes as many numbers, and begins with a line of the caches.
+  const int64_t most = panel_size(wide, std::min(kDepth, in));
+  packed.resize(size_t(c.step / wide * most + 16));
+  float* const panels =
+      packed.data() + (64 - reinterpret_cast<uintptr_t>(packed.data()) % 64) % 64 / 4;
+  for (int64_t c0 = 0; c0 < in; c0 += kDepth) {
+    const int64_t depth = std::min(kDepth, in - c0);
+    for (int64_t r = begin; r < end; r += wide)
+      k.panel(w, r - first, end - first, c0, depth, panels + (r - begin) / wide * most);
+    for (int64_t i = 0; i < c.n; i += kTokens)
       for (int64_t r = begin; r < end; r += wide)
-        k.panel(w, r - first, end - first, c0, depth, panels + (r - begin) / wide * most);
-      for (int64_t i = 0; i < c.n; i += kTokens)
-        for (int64_t r = begin; r < end; r += wide)
-          by_panel(c.x + i * in + c0, std::min(kTokens, c.n - i), in,
-                   panels + (r - begin) / wide * most, depth, std::min(wide, end - r),
-                   c.y + i * out + r, out, c0 > 0);
-    }
-    finish(c, begin, end);
-  });
+        by_panel(c.x + i * in + c0, std::min(kTokens, c.n - i), in,
+                 panels + (r - begin) / wide * most, depth, std::min(wide, end - r),
+                 c.y + i * out + r, out, c0 > 0);
+  }
+  finish(c, begin, end);
 }
 
 }  // namespace linear_detail
 
-// y [n, out] = x [n, in] W^T + b; bias may be nullptr. bf16: see Call.
+// Several products of x [n, in], their tasks beside each other: threads meet once. bf16: see Call.
+inline void linears(ThreadPool& pool, const Kernels& kernels, std::span<const Product> products,
+                    const float* x, int64_t n, bool bf16) {
+  using namespace linear_detail;
+  const bool by_panels = n >= kMany && kernels.panel;
+  std::vector<Call> calls;
+  std::vector<float> pairs;
+  std::vector<std::vector<float>> ordered(products.size());
+  int64_t work = 0, tasks = 0;
+  for (const Product& p : products) work += n * p.w->in() * p.w->out();
+  const auto for_each = [&](int64_t count, const auto& fn) {
+    if (work >= kSmall) return pool.for_each(count, fn);
+    for (int64_t i = 0; i < count; ++i) fn(i);
+  };
+  for (const Product& p : products) {
+    Call c{pool.size(), kernels, *p.w, p.bias, x, n, p.y, bf16};
+    if (c.fits_pairs()) {
+      if (pairs.empty()) {
+        pairs.resize(size_t(n * c.in() / 2));
+        for_each(n, [&](int64_t i) {
+          to_pairs(x + i * p.w->in(), p.w->in(), pairs.data() + i * p.w->in() / 2);
+        });
+      }
+      c.x = pairs.data();
+      c.pairs = true;
+    }
+    c.rows = stored_rows(c);
+    if (c.rows.form() == Form::codes && !order_of_columns(*p.w).empty()) {
+      std::vector<float>& turned = ordered[calls.size()];
+      turned.resize(size_t(n * c.in()));
+      for_each(n, [&](int64_t i) {
+        in_order(x + i * c.in(), order_of_columns(*p.w), turned.data() + i * c.in());
+      });
+      c.x = turned.data();
+    }
+    c.step = by_panels ? kernels.panel_rows * panels_of_task(c) : rows_of_task(c);
+    tasks += c.tasks();
+    calls.push_back(c);
+  }
+  for_each(tasks, [&](int64_t task) {
+    for (const Call& c : calls) {
+      if (task < c.tasks()) return by_panels ? many(c, task) : few(c, task);
+      task -= c.tasks();
+    }
+  });
+}
+
+// y [n, out] = x [n, in] W^T + b; bias may be nullptr.
 inline void linear(ThreadPool& pool, const Kernels& kernels, const LinearWeight& w,
                    const float* bias, const float* x, int64_t n, float* y, bool bf16) {
-  using namespace linear_detail;
-  Call call{pool, kernels, w, bias, x, n, y, bf16};
-  std::vector<float> turned;
-  if (call.fits_pairs()) {
-    turned.resize(size_t(n * w.in() / 2));
-    to_pairs(x, n * w.in(), turned.data());
-    call.x = turned.data();
-    call.pairs = true;
-  }
-  if (stored_rows(call).form() == Form::codes && !order_of_columns(w).empty()) {
-    turned = in_order(call, order_of_columns(w));
-    call.x = turned.data();
-  }
-  if (n < kMany || !kernels.panel)
-    few(call);
-  else
-    many(call);
+  const Product product{&w, bias, y};
+  linears(pool, kernels, std::span(&product, 1), x, n, bf16);
 }
 
 }  // namespace ptq::cpu

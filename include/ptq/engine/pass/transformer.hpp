@@ -8,6 +8,7 @@
 #pragma once
 
 #include <algorithm>
+#include <initializer_list>
 #include <map>
 #include <memory>
 #include <optional>
@@ -179,9 +180,7 @@ class Transformer final : public Engine, private Blocks {
     };
     device_.rms_norm(x.data(), w.input_norm.data(), eps, n, h, y.data());
     look(Point::attention_in, y, h);
-    linear(w.at(Role::q), y, n, q);
-    linear(w.at(Role::k), y, n, k);
-    linear(w.at(Role::v), y, n, v);
+    linears(w, y, n, {{Role::q, &q}, {Role::k, &k}, {Role::v, &v}});
     look(Point::query, q, s.q_width());
     look(Point::key, k, s.kv_width());
     look(Point::value, v, s.kv_width());
@@ -224,8 +223,7 @@ class Transformer final : public Engine, private Blocks {
     };
     device_.rms_norm(x.data(), w.post_norm.data(), config_.rms_norm_eps, n, h, y.data());
     look(Point::mlp_in, y, h);
-    linear(w.at(Role::gate), y, n, gate);
-    linear(w.at(Role::up), y, n, up);
+    linears(w, y, n, {{Role::gate, &gate}, {Role::up, &up}});
     look(Point::gate, gate, s.inner);
     look(Point::up, up, s.inner);
     device_.swiglu(gate.data(), up.data(), n, s.inner);
@@ -249,6 +247,21 @@ class Transformer final : public Engine, private Blocks {
   // y = x W^T + b of n rows.
   void linear(const typename Model::Linear& w, const Array& x, int64_t n, Array& y) {
     device_.linear(w.weight, w.bias.empty() ? nullptr : w.bias.data(), x.data(), n, y.data());
+  }
+
+  // The same of several linears, at once where the device knows how.
+  void linears(const typename Model::Layer& layer, const Array& x, int64_t n,
+               std::initializer_list<std::pair<Role, Array*>> roles) {
+    if constexpr (requires { typename D::Product; }) {
+      std::vector<typename D::Product> products;
+      for (const auto& [role, y] : roles) {
+        const typename Model::Linear& w = layer.at(role);
+        products.push_back({&w.weight, w.bias.empty() ? nullptr : w.bias.data(), y->data()});
+      }
+      device_.linears(products, x.data(), n);
+    } else {
+      for (const auto& [role, y] : roles) linear(layer.at(role), x, n, *y);
+    }
   }
 
   // Appends k and v to the caches, lets the method encode, and attends: every query reads what its

@@ -1,0 +1,108 @@
+#!/usr/bin/env python3
+"""ptq-bench beside the llama-bench of llama.cpp or a fork of it, in turns on one machine.
+
+    peers.py --peer llama.cpp=PATH/llama-bench --peer ik=PATH2/llama-bench \\
+             --ptq fp32=SmolLM2.f16.gguf --ptq bf16=SmolLM2.bf16.gguf \\
+             --gguf SmolLM2.f16.gguf --gguf SmolLM2.Q4_1.gguf --json bench/results/NAME.json
+
+Each round runs every program once: a prefill of every --tokens with the last token's logits, and
+64 decoded tokens behind a short prompt. --ptq MODE=MODEL: MODE fp32 or bf16, MODEL a GGUF file or a
+Hugging Face folder; --gguf: what the peers run. Medians of the rounds, the spread beside them, and
+the ratio of each of our lines to the fastest peer. Standard library only.
+"""
+import argparse
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import tempfile
+
+
+def named(text):
+    name, _, value = text.partition("=")
+    if not value:
+        raise argparse.ArgumentTypeError(f"`{text}` is not NAME=VALUE")
+    return name, value
+
+
+def ours(program, mode, model, tokens, threads):
+    """{what: tokens per second}, and the limits of the machine that the same run measured."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = pathlib.Path(folder, "lines.json")
+        subprocess.run([program, "--model", model, "--compute", mode, "--threads", str(threads),
+                        "--context", str(tokens), "--brief", "--json", str(file)],
+                       check=True, stdout=subprocess.DEVNULL)
+        sheet = json.loads(file.read_text())
+    lines = {line["what"]: line for line in sheet["lines"]}
+    prefill = lines["prefill, last token's logits"]["value"]
+    decode = next(v["value"] for k, v in lines.items() if k.startswith("decode"))
+    limits = {k: v["value"] for k, v in lines.items() if "ratio" not in v}
+    return prefill, decode, limits, sheet
+
+
+def peer(program, model, tokens, threads):
+    out = subprocess.run([program, "-m", model, "-t", str(threads), "-r", "1", "-n", "64",
+                          "-p", ",".join(map(str, tokens)), "-o", "json"],
+                         check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout
+    found = {}
+    for line in json.loads(out):
+        what = "decode" if line["n_gen"] > 0 else f"prefill {line['n_prompt']}"
+        found[what] = line["avg_ts"]
+    return found
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--peer", type=named, action="append", default=[], required=True)
+    parser.add_argument("--ptq", type=named, action="append", default=[], required=True)
+    parser.add_argument("--gguf", action="append", default=[], required=True)
+    parser.add_argument("--bench", default="build/bin/ptq-bench")
+    parser.add_argument("--tokens", default="512,2048")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--json", help="the figures of all rounds go to this file, too")
+    options = parser.parse_args()
+    tokens = [int(t) for t in options.tokens.split(",")]
+    rates, facts, limits = {}, {}, {}
+
+    def note(who, what, value):
+        rates.setdefault((who, what), []).append(value)
+
+    for _ in range(options.rounds):
+        for mode, model in options.ptq:
+            who = f"ptq {mode}, {pathlib.Path(model).name}"
+            for n in tokens:
+                prefill, decode, seen, sheet = ours(options.bench, mode, model, n, options.threads)
+                note(who, f"prefill {n}", prefill)
+                if n == tokens[0]:
+                    note(who, "decode", decode)
+                facts = {k: sheet.get(k) for k in ("machine", "instructions", "device")}
+                for k, v in seen.items():
+                    limits.setdefault(k, []).append(v)
+        for name, program in options.peer:
+            for model in options.gguf:
+                for what, value in peer(program, model, tokens, options.threads).items():
+                    note(f"{name}, {pathlib.Path(model).name}", what, value)
+
+    for what, values in limits.items():
+        print(f"{what:<50} {statistics.median(values):10.1f}")
+    table = []
+    for what in [f"prefill {n}" for n in tokens] + ["decode"]:
+        print(f"\n{what}, tokens/s")
+        lines = [(who, values) for (who, w), values in rates.items() if w == what]
+        fastest = max(statistics.median(v) for who, v in lines if not who.startswith("ptq "))
+        for who, values in lines:
+            median = statistics.median(values)
+            spread = (max(values) - min(values)) / median
+            ratio = f"{median / fastest:5.2f} x the fastest peer" if who.startswith("ptq ") else ""
+            print(f"  {who:<48} {median:9.1f}  ±{50 * spread:.0f} %  {ratio}")
+            table.append({"what": what, "who": who, "tokens_per_second": values})
+    if options.json:
+        text = json.dumps({**facts, "threads": options.threads, "limits": limits, "rates": table},
+                          indent=1)
+        pathlib.Path(options.json).write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
