@@ -55,6 +55,10 @@ void check_rows(const ptq::KvLayer& want, const std::vector<float>& q,
             rows.encoded().read(h / kGroup, s, s + 1, x.data(), dim);
           else
             rows.read(h / kGroup, s, s + 1, x.data(), dim);
+          // Behind what eviction left the sinks stand next to the window.
+          const int64_t moved = b - rows.sink();
+          if (s < rows.sink() && rows.moves_sinks())
+            rows.moves_sinks()->rotate(moved, moved + 1, x.data(), dim);
           return x;
         };
       };

@@ -21,6 +21,19 @@ using Logits = std::vector<float>;
 constexpr int64_t kTokens = 600;  // more than one span of attention
 constexpr int64_t kHeads = 2, kDim = 16;
 
+// Sinks and a window, as in StreamingLLM: the keys are rotated when they are read.
+struct Evicts final : KvMethod {
+  KvPolicy policy(KvSide side) const override {
+    KvPolicy p{3, 40, 1};
+    p.pre_rope = side == KvSide::keys;
+    p.evicts = true;
+    return p;
+  }
+  void encode(KvSide, int, int64_t, int64_t, const float*, RowSink&) override {
+    FAIL("rows are dropped");
+  }
+};
+
 // KIVI's two policies, or one row at a time behind a window.
 struct Codes final : KvMethod {
   bool kivi;
@@ -110,12 +123,16 @@ struct Model {
 void check(const Model& model, Weights weights, Compute compute, const cpu::Kernels& kernels) {
   INFO("kernels " << kernels.name << ", weights " << int(weights) << ", " << compute_word(compute));
   Codes kivi(true), rows(false);
+  Evicts evicts;
   const auto ids = text(1);
   const auto two = model.open(2, weights, compute, kernels);
   const auto other = [&](int threads) { return model.open(threads, weights, compute, kernels); };
   for (KvMethod* method : {static_cast<KvMethod*>(nullptr), static_cast<KvMethod*>(&kivi),
-                           static_cast<KvMethod*>(&rows)}) {
-    INFO("cache " << (!method ? "16 bit" : method == &kivi ? "kivi" : "4 bit, one row at a time"));
+                           static_cast<KvMethod*>(&rows), static_cast<KvMethod*>(&evicts)}) {
+    INFO("cache " << (!method           ? "16 bit"
+                      : method == &kivi ? "kivi"
+                      : method == &rows ? "4 bit, one row at a time"
+                                        : "sinks and window"));
     const Logits whole = run(*two, method, ids, kTokens, 1);
     REQUIRE(int64_t(whole.size()) == kTokens * 96);
     // In brackets: of what differs, 57,600 numbers are not printed.
@@ -138,7 +155,8 @@ TEST_CASE("engine: logits do not depend on threads, cuts or neighbours", "[same-
 
 TEST_CASE("engine: a digest of all logits says whether two runs are the same", "[same-bits]") {
   const Model model(RandomModel{});
-  const auto engine = model.open(2, Weights::float32, Compute::fp32, cpu::runnable_kernels().back());
+  const auto engine =
+      model.open(2, Weights::float32, Compute::fp32, cpu::runnable_kernels().back());
   const LogitsFn ignored = [](int64_t, int64_t, const float*) {};
   const auto digest = [&](std::vector<std::vector<int32_t>> texts, int64_t cut, bool together) {
     DigestedEngine digested(*engine);

@@ -29,6 +29,8 @@ struct AttentionSide {
   std::vector<int64_t> boundary;                     // per query, nondecreasing
   std::shared_ptr<const RowSource> owned = nullptr;  // keeps a source of this pass alive
   bool evicts = false;  // rows [sink, boundary) are gone: no query sees them
+  // Keys below sink stand, for a query, boundary - sink positions later; nullptr: where they are.
+  const Rotary* moves_sinks = nullptr;
 };
 
 struct AttentionShape {
@@ -101,7 +103,9 @@ class Attention {
   int64_t per_block() const { return std::max<int64_t>(1, 128 / group_); }
   int64_t blocks() const { return (shape_.queries + per_block() - 1) / per_block(); }
   int64_t most_rows() const { return std::min(per_block(), shape_.queries) * group_; }
-  int64_t scratch_size() const { return most_rows() * (width_ + 2 * kTile) + 2 * kTile * width_; }
+  int64_t scratch_size() const {
+    return most_rows() * (2 * width_ + 2 * kTile) + 2 * kTile * width_;
+  }
   int64_t state_size() const { return most_rows() * (width_ + 2); }
   State state_at(float* p) const {
     return {p, p + most_rows() * width_, p + most_rows() * (width_ + 1)};
@@ -124,6 +128,7 @@ class Attention {
     b.s2 = b.s + b.rows * kTile;
     b.tile = b.s2 + b.rows * kTile;
     b.tile_t = b.tile + kTile * width_;
+    b.back = b.tile_t + kTile * width_;
     std::fill(state.o, state.o + b.rows * width_, 0.0f);
     std::fill(state.m, state.m + b.rows, kLowest);
     std::fill(state.l, state.l + b.rows, 0.0f);
@@ -131,6 +136,12 @@ class Attention {
       const float* src =
           q_ + ((i0 + r / group_) * shape_.heads + head * group_ + r % group_) * shape_.head_dim;
       for (int64_t d = 0; d < shape_.head_dim; ++d) b.qs[r * width_ + d] = src[d] * scale_;
+    }
+    if (keys_.moves_sinks && from_key < keys_.sink) {
+      std::copy_n(b.qs, b.rows * width_, b.back);
+      for (int64_t r = 0; r < b.rows; ++r)
+        keys_.moves_sinks->turn_back(keys_.boundary[i0 + r / group_] - keys_.sink,
+                                     b.back + r * width_);
     }
     const int64_t last = std::min(to_key, shape_.first + i1);  // one behind the newest visible key
     for (int64_t begin = from_key; begin < last; begin += kTile) {
@@ -179,6 +190,7 @@ class Attention {
     float* s2 = nullptr;      // the same from the other source, in tiles that need both
     float* tile = nullptr;    // [kTile, width]; zeros behind dim
     float* tile_t = nullptr;  // [dim, kTile]
+    float* back = nullptr;    // [rows, width] qs turned back to where the sinks stand
   };
 
   // s = scores of a tile: every row against the source that holds the key for it.
@@ -192,6 +204,12 @@ class Attention {
     };
     const Need needed = need(keys_, begin, end, low, high);
     scores(needed.encoded, b.s);
+    if (keys_.moves_sinks && begin < keys_.sink) {  // nothing is encoded: the tile is there still
+      kernels_.multiply(b.back, b.rows, width_, b.tile_t, kTile, shape_.head_dim, kTile, b.s2,
+                        kTile, false);
+      const int64_t sinks = std::min(kTile, keys_.sink - begin);
+      for (int64_t r = 0; r < b.rows; ++r) std::copy_n(b.s2 + r * kTile, sinks, b.s + r * kTile);
+    }
     if (!needed.encoded || !needed.dense) return;
     scores(false, b.s2);
     for (int64_t r = 0; r < b.rows; ++r) {

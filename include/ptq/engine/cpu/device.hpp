@@ -163,7 +163,8 @@ class Device {
   // What queries with the given boundaries see of a cache, or of the rows of this pass alone.
   AttentionSide side(const KvRows& rows, std::vector<int64_t> boundary) const {
     return {&rows.encoded(),     &rows,   rows.sink(),
-            std::move(boundary), nullptr, rows.policy().evicts};
+            std::move(boundary), nullptr, rows.policy().evicts,
+            rows.moves_sinks()};
   }
   AttentionSide side(const float* x, int64_t rows, const HeadShape& shape) const {
     auto fresh = std::make_shared<FreshRows>(x, shape.kv_heads, shape.head_dim);

@@ -91,14 +91,11 @@ class KvRows final : public RowSource, public CacheRules {
   // Dense rows: sinks, and everything from the last release()d boundary on.
   void read(int64_t head, int64_t begin, int64_t end, float* out, int64_t stride) const override {
     stored(head, begin, end, out, stride);
-    if (!rotary_) return;
-    // Positions count inside what eviction left: the sinks move up to the window. Only differences
-    // of positions matter, so the window and the queries keep theirs.
-    const int64_t sinks = std::clamp(policy_.sink, begin, end);
-    const int64_t shift = policy_.evicts ? tail_begin_ - policy_.sink : 0;
-    rotary_->rotate(begin + shift, sinks + shift, out, stride);
-    rotary_->rotate(sinks, end, out + (sinks - begin) * stride, stride);
+    if (rotary_) rotary_->rotate(begin, end, out, stride);
   }
+  // Positions count inside what eviction left: for a query the sinks move up to its window, which
+  // is the query turned back to them. nullptr: nothing moves.
+  const Rotary* moves_sinks() const { return policy_.evicts ? rotary_ : nullptr; }
 
   void add_bytes(CacheBytes& sum) const {
     ptq::add_bytes(sum, encoded_, verbatim_, sinks_, tail_, length_ * heads_ * dim_);
@@ -161,7 +158,11 @@ class KvCache {
   KvLayer& layer(int64_t l) { return layers_[size_t(l)]; }
   void reserve(int64_t) {}  // rows to come; the containers grow by themselves
   int64_t length() const { return layers_.empty() ? 0 : layers_[0].keys.length(); }
-  bool step_by_step() const { return ptq::step_by_step(layers_); }
+  // Rows that a step rewrites; what eviction leaves to a query, it sees in any pass.
+  bool step_by_step() const {
+    return !layers_.empty() &&
+           (layers_[0].keys.policy().rewrites || layers_[0].values.policy().rewrites);
+  }
   CacheBytes bytes() const { return cache_bytes(layers_, length()); }
 
  private:

@@ -92,7 +92,9 @@ class KvRows : public CacheRules {
     if (pre_rope()) {
       v.cosine = home_->cosine;
       v.sine = home_->sine;
-      if (policy_.evicts) v.shift = tail_begin_ - policy_.sink;
+      // Of the newest query: without a fixed boundary a pass of such a cache has no other.
+      if (policy_.evicts)
+        v.shift = std::max<int64_t>(0, (fixed >= 0 ? fixed : boundary(length_ - 1)) - policy_.sink);
     }
     v.fixed = method_ ? fixed : policy_.sink;
     return v;

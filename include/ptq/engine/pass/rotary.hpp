@@ -45,6 +45,17 @@ class RotaryTable {
       for (int64_t d = 0; d < half(); ++d) rotate_pair(low[d], high[d], c[d], s[d]);
     }
   }
+  // Turns a rotated row back by so many positions.
+  void turn_back(int64_t positions, Real* x) const {
+    const Real* __restrict c = cosine(positions), * __restrict s = sine(positions);
+    const Real scale = 1 / Real(rope_.attention_factor);
+    Real* __restrict low = x, * __restrict high = x + half();
+    for (int64_t d = 0; d < half(); ++d) {
+      rotate_pair(low[d], high[d], c[d], Real(-s[d]));
+      low[d] *= scale;
+      high[d] *= scale;
+    }
+  }
 
  private:
   Real stored(Real x) const { return bf16_ ? Real(bf16_to_float(float_to_bf16(float(x)))) : x; }
