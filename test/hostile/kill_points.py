@@ -28,7 +28,7 @@ def every_call(grid, first, step, follow):
     """when = N kills a process at its N-th call; with `follow` the cells' processes, too."""
     for n in range(first, 100000, step):
         out = os.path.join(grid.work, "call-%d" % n)
-        before = ["strace", "-qq", "-o", "/dev/null", "-e", "trace=" + CALLS, "-e", "inject=%s:signal=KILL:when=%d" % (CALLS, n)]
+        before = [shutil.which("strace"), "-qq", "-o", "/dev/null", "-e", "trace=" + CALLS, "-e", "inject=%s:signal=KILL:when=%d" % (CALLS, n)]
         if follow:
             before.insert(1, "-f")
         code, _ = grid.run(out, before)
@@ -41,7 +41,7 @@ def at_random(grid, rounds, seed):
     r = random.Random(seed)
     for n in range(rounds):
         out = os.path.join(grid.work, "moment-%d" % n)
-        child = subprocess.Popen(grid.words(out), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        child = grid.start(out, subprocess.DEVNULL)
         time.sleep(r.uniform(0, grid.seconds))
         try:
             os.kill(r.choice(processes_of(child.pid)), signal.SIGKILL)

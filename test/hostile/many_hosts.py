@@ -15,7 +15,6 @@ import random
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import time
 
@@ -34,8 +33,7 @@ class Host:
     def start(self):
         self.starts += 1
         with open(self.log, "a") as log:
-            self.process = subprocess.Popen(self.grid.words(self.out, quiet=False), stdin=subprocess.DEVNULL,
-                                            stdout=subprocess.DEVNULL, stderr=log)
+            self.process = self.grid.start(self.out, log, quiet=False)
 
     def finished(self):
         """The cells that it said to have finished."""

@@ -125,8 +125,8 @@ def failing_malloc(grid, short):
     def run(at):
         with open(counter, "wb") as f:
             f.write(bytes(8))
-        return grid.run(out, env=dict(os.environ, LD_PRELOAD=library, FAULT_KIND="malloc", FAULT_AT=str(at),
-                                      FAULT_ERRNO="12", FAULT_COUNTER=counter))
+        return grid.run(out, environment=dict(LD_PRELOAD=library, FAULT_KIND="malloc", FAULT_AT=str(at), FAULT_ERRNO="12",
+                                              FAULT_COUNTER=counter))
 
     if run(0)[0] != 0:
         return "the n-th allocation: skipped, the preload library does not work here"
@@ -162,7 +162,7 @@ def cut_model(_grid, short):
     whole = open(weights, "rb").read()
     r = random.Random(1)
     for _ in range(2 if short else 40):
-        host = subprocess.Popen(grid.words(out), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        host = grid.start(out, subprocess.PIPE)
         while host.poll() is None and not any(maps(pid, weights) for pid in processes_of(host.pid)[1:]):
             time.sleep(0.001)
         time.sleep(r.uniform(0, 0.3 * grid.seconds))
