@@ -17,12 +17,8 @@ void check_samples(const std::filesystem::path& file) {
   require(fits(s.cluster) && fits(s.correct) && fits(s.correct_reference) && fits(s.nll) &&
               fits(s.nll_reference) && fits(s.stratum),
           "columns are equally long");
-  size_t visited = 0;
-  report::for_each_sample(file, [&](const Json& sample) {
-    require(is_utf8(json_text(sample)), "samples are UTF-8");
-    ++visited;
-  });
-  require(visited <= s.size(), "both readers of samples agree");
+  report::for_each_sample(
+      file, [&](const Json& sample) { require(is_utf8(json_text(sample)), "samples are UTF-8"); });
 }
 
 void check_cell(const Record& record) {

@@ -2,7 +2,7 @@
 # Runs every fuzz target for a number of seconds: test/fuzz/run.sh BUILD_FOLDER SECONDS [TARGET...]
 # New inputs that reach new code stay in BUILD_FOLDER/corpus and are the start of the next run; the
 # saved inputs of test/corpus are read, never changed. FUZZ_RUNS=N ends each target after N executions
-# at the latest. Exit 1 if any target has a finding.
+# at the latest, FUZZ_LENGTH=N keeps inputs that short. Exit 1 if any target has a finding.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 build=$1 seconds=$2
@@ -23,7 +23,7 @@ for target in $targets; do
   mkdir -p "$build/corpus/$target" "$regress"
   find test/corpus/regress -name "$target-*" -exec cp {} "$regress" \;
   status=0
-  "$build/bin/fuzz_$target" -max_total_time="$seconds" -runs="${FUZZ_RUNS:--1}" -timeout=10 -rss_limit_mb=2048 -max_len=8192 \
+  "$build/bin/fuzz_$target" -max_total_time="$seconds" -runs="${FUZZ_RUNS:--1}" -timeout=10 -rss_limit_mb=2048 -max_len="${FUZZ_LENGTH:-8192}" \
     -print_final_stats=1 -dict="$dictionary" -artifact_prefix="$build/findings/$target-" \
     "$build/corpus/$target" "test/corpus/$target" "$regress" >"$log" 2>&1 || status=$?
   count=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log" | tail -n 1)

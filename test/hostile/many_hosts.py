@@ -70,6 +70,8 @@ def one_round(grid, out, count, kills, r):
     twice = [cell for cell, n in collections.Counter(c for h in hosts for c in h.finished()).items() if n > 1]
     if twice:
         return killed, starts, "finished by two hosts: %s" % twice
+    if grid.complete(out) != 1:  # sweeps what was being written at a kill
+        return killed, starts, "the results are not complete"
     return killed, starts, grid.wrong(out)
 
 
