@@ -99,8 +99,9 @@ TEST_CASE("what processes that are gone have left is swept, what lives stays", "
   REQUIRE(live.take("mine").empty());
   REQUIRE(elsewhere.take("theirs").empty());
   const std::string gone = "here-" + std::to_string(child);
-  for (const std::string name : {".now-" + gone, ".stale-" + gone + "-finished", ".now-other-1"})
-    folder.write("claims/" + name, "");
+  const std::vector<std::string> left = {".now-" + gone, ".stale-" + gone + "-finished",
+                                         ".now-other-1"};
+  for (const std::string& name : left) folder.write("claims/" + name, "");
   live.sweep();
   CHECK_FALSE(fs::exists(claims / "finished"));
   CHECK_FALSE(fs::exists(claims / (".now-" + gone)));
