@@ -4,16 +4,16 @@
 
 #include <algorithm>
 #include <deque>
-#include <fstream>
-#include <iterator>
 #include <list>
 #include <map>
 #include <memory>
 #include <thread>
 
+#include "host/cell_failure.hpp"
 #include "host/machine.hpp"
 #include "ptq/core/clock.hpp"
 #include "ptq/results/claims.hpp"
+#include "ptq/run/cell_error.hpp"
 #include "ptq/run/cell_job.hpp"
 #include "ptq/run/progress.hpp"
 #include "ptq/run/supervise.hpp"
@@ -49,6 +49,7 @@ class Runner {
         claims_(store.folder(), Store::host()) {}
 
   RunSummary run(const std::vector<Cell>& cells) {
+    claims_.sweep();
     keep_finished(cells);
     plan_references();
     while (!running_.empty() || (!waiting_.empty() && !summary_.interrupted)) {
@@ -105,9 +106,11 @@ class Runner {
       const auto status = settings_.fresh ? std::nullopt : store_.status(cell.place, cell.id);
       if (!status) {
         waiting_.push_back(cell);
+        old_failures_[cell.id] = store_.failure_text(cell.id);
         continue;
       }
       store_.restore(cell.place, cell.id);
+      store_.forget_attempts(cell.id);
       ++summary_.kept;
       if (status->experiment != plan_.experiment.name) ++summary_.kept_of[status->experiment];
       if (*status == "invalid") {
@@ -174,23 +177,51 @@ class Runner {
     const auto seen = claimed_.find(cell.id);
     if (seen != claimed_.end() && clock_.seconds() - seen->second < kBetweenLooks)
       return Look::claimed;
-    if (!settings_.fresh && store_.status(cell.place, cell.id)) {
-      store_.restore(cell.place, cell.id);
-      ++summary_.kept;
-      ++summary_.elsewhere;
-      return Look::done;
-    }
+    if (finished_elsewhere(cell)) return Look::done;
     std::string owner;
     try {
       owner = claims_.take(cell.id);
     } catch (
         const Error&) {  // a claim only saves work; what is wrong with the folder stops the cell
     }
-    if (owner.empty()) return Look::free;
+    if (owner.empty()) {
+      // Whoever had the claim before us may have ended the cell since we looked.
+      if (!finished_elsewhere(cell) && !failed_elsewhere(cell)) return Look::free;
+      claims_.release(cell.id);
+      return Look::done;
+    }
     if (seen == claimed_.end())
       line_.say(cell_name(plan_.grid, cell) + " is being computed by " + owner);
     claimed_[cell.id] = clock_.seconds();
     return Look::claimed;
+  }
+
+  bool finished_elsewhere(const Cell& cell) {
+    if (settings_.fresh || !store_.status(cell.place, cell.id)) return false;
+    store_.restore(cell.place, cell.id);
+    ++summary_.kept;
+    ++summary_.elsewhere;
+    return true;
+  }
+
+  // Has another process tried the cell since we began, and failed for a reason that holds here,
+  // too?
+  bool failed_elsewhere(const Cell& cell) {
+    const std::string text = store_.failure_text(cell.id);
+    if (text.empty() || text == old_failures_[cell.id]) return false;
+    Record record;
+    try {
+      record = record_from_json(parse_json(text, cell.id), cell.id);
+    } catch (const Error&) {
+      return false;
+    }
+    if (!record.error || may_succeed_elsewhere(record.error->code)) return false;
+    ++summary_.failed;
+    line_.say(fmt::format("[{:>{}}/{}] FAILED {}, in another process: {}", done(),
+                          std::to_string(total_).size(), total_, cell_name(plan_.grid, cell),
+                          record.error->message),
+              true);
+    return true;
   }
 
   // Where this fails, each cell computes the reference itself, and says what is wrong.
@@ -358,7 +389,9 @@ class Runner {
     Record record = new_record(cell);
     record.status = "failed";
     record.seconds = end.seconds;
-    const Record::Failure failure = describe(running, end);
+    const Record::Failure failure =
+        failure_of(end, running.attempt / "error.json", running.child->note(),
+                   plan_.grid.methods[cell.method].record.label, plan_.experiment.limits);
     record.error = failure;
     store_.record_failure(cell.id, json_text(to_json(record), 2) + "\n");
     const fs::path log = store_.folder() / "failed" / (cell.id + ".log");
@@ -380,45 +413,6 @@ class Runner {
     line_.say("note: the log of " + cell_name(plan_.grid, running.cell) +
                   " is not complete: " + running.child->log_problem(),
               true);
-  }
-
-  // Why the cell has no result, in words that name the method.
-  Record::Failure describe(const Running& running, const ChildEnd& end) const {
-    Record::Failure failure;
-    failure.log_tail = end.log_tail;
-    failure.code = int64_t(ExitCode::cells_failed);
-    std::ifstream file(running.attempt / "error.json");
-    const Json error = Json::parse(std::string(std::istreambuf_iterator<char>(file), {}), nullptr,
-                                   /*allow_exceptions=*/false);
-    if (end.how == ChildEnd::How::exited && error.is_object()) {
-      failure.code = error.value("code", failure.code);
-      failure.message = error.value("message", "");
-      return failure;
-    }
-    const std::string method = plan_.grid.methods[running.cell.method].record.label;
-    const std::string phase =
-        running.child->note().empty() ? "" : " (last seen: " + running.child->note() + ")";
-    const Limits& limits = plan_.experiment.limits;
-    switch (end.how) {
-      case ChildEnd::How::signalled:
-        failure.message =
-            "the process running `" + method + "` was killed by " + signal_name(end.code) + phase;
-        if (end.code == SIGKILL) failure.message += "; perhaps the machine ran out of memory";
-        break;
-      case ChildEnd::How::too_long:
-        failure.message = fmt::format("the cell ran longer than limits.cell_seconds = {:g}{}",
-                                      limits.cell_seconds, phase);
-        break;
-      case ChildEnd::How::hung:
-        failure.message =
-            fmt::format("no progress for limits.hang_seconds = {:g}{}", limits.hang_seconds, phase);
-        break;
-      default:
-        failure.message =
-            fmt::format("the process running `{}` ended with exit code {} and without a result{}",
-                        method, end.code, phase);
-    }
-    return failure;
   }
 
   std::string name_of(const Running& running) const {
@@ -466,6 +460,7 @@ class Runner {
   ProgressLine line_;
   TimeEstimate estimate_;
   Claims claims_;
+  std::map<std::string, std::string> old_failures_;  // of cells, when we began
   std::map<std::string, double> claimed_;  // by others: when we looked last, seconds of clock_
   Stopwatch clock_;
   std::map<std::string, KeptReference> references_;

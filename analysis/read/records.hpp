@@ -21,6 +21,7 @@
 #include "analysis/read/asked.hpp"
 #include "analysis/read/headline.hpp"
 #include "ptq/core/error.hpp"
+#include "ptq/core/json_number.hpp"
 #include "ptq/core/mapped_file.hpp"
 #include "ptq/core/safe_text.hpp"
 #include "ptq/results/consistency.hpp"
@@ -144,8 +145,13 @@ inline Cell to_cell(const Record& record) {
   cell.environment = record.environment;
   // Adds the counts of `entry` to the one of `counts` that is like `count`.
   const auto add = [](auto& counts, auto count, auto key, const Json& entry) {
-    count.correct = entry.at("correct").get<int64_t>();
-    count.total = entry.at("total").get<int64_t>();
+    count.correct = json_integer<int64_t>(entry.at("correct"), "metrics: correct");
+    count.total = json_integer<int64_t>(entry.at("total"), "metrics: total");
+    // Sums of as many such counts as a record can hold are far from overflow.
+    constexpr int64_t kLargest = int64_t{1} << 40;
+    if (std::max(count.correct, count.total) > kLargest)
+      throw environment_error("metrics: " + std::to_string(count.correct) + " right of " +
+                              std::to_string(count.total));
     const auto known = std::find_if(counts.begin(), counts.end(),
                                     [&](const auto& c) { return c.*key == count.*key; });
     if (known == counts.end()) return counts.push_back(count);

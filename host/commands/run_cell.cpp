@@ -12,6 +12,7 @@
 #include "ptq/core/mapped_file.hpp"
 #include "ptq/run/cancel.hpp"
 #include "ptq/run/cell.hpp"
+#include "ptq/run/cell_error.hpp"
 #include "ptq/run/supervise.hpp"
 
 namespace ptq {
@@ -42,7 +43,8 @@ class ProgressPipe {
 // The exit code, after the result or error.json was written.
 int run_job(const CellJob& job) {
   ProgressPipe progress;
-  Json error;
+  ExitCode code;
+  std::string message;
   try {
     const auto report = [&](double fraction, const std::string& note) { progress(fraction, note); };
     if (job.kept_limit > 0)
@@ -51,15 +53,18 @@ int run_job(const CellJob& job) {
       run_cell(job, report);
     return 0;
   } catch (const Error& e) {
-    error = {{"code", int(e.code())}, {"message", e.what()}};
+    code = e.code();
+    message = e.what();
   } catch (const std::bad_alloc&) {
-    error = {{"code", int(ExitCode::resources)}, {"message", "out of memory"}};
+    code = ExitCode::resources;
+    message = "out of memory";
   } catch (const std::exception& e) {
-    error = {{"code", int(ExitCode::internal)}, {"message", e.what()}};
+    code = ExitCode::internal;
+    message = e.what();
   }
-  std::fprintf(stderr, "error: %s\n", error["message"].get<std::string>().c_str());
-  write_file_synced(job.attempt / "error.json", json_text(error));
-  return error["code"].get<int>();
+  std::fprintf(stderr, "error: %s\n", message.c_str());
+  write_file_synced(job.attempt / "error.json", cell_error_text(code, message));
+  return int(code);
 }
 
 }  // namespace

@@ -28,6 +28,28 @@ sum=$(cat "$work"/err[123] | sed -n 's/^\([0-9]*\) cells computed.*/\1/p' | past
 for i in 1 2 3; do grep -q "q8_0" "$work/out$i" || fail "host $i has not the whole table"; done
 [ -e "$work/shared/claims" ] && fail "claims were left behind"
 
+# A cell that a method fails is not tried again by every host; each of them says so, and the next
+# start tries again.
+mkdir "$work/plugins"
+cp "$PTQ_BUILD/test-plugins/bad_fail.so" "$work/plugins"
+experiment fp16 kivi bad_fail >"$work/failing.toml"
+pids=()
+for i in 1 2 3; do
+  "$host" "$work/failing.toml" --plugins "$work/plugins" --out "$work/failing" --threads 1 \
+    >"$work/out$i" 2>"$work/err$i" </dev/null &
+  pids+=($!)
+done
+for pid in "${pids[@]}"; do
+  code=0
+  wait "$pid" || code=$?
+  [ "$code" -eq 3 ] || fail "a host with a failed cell ended with $code"
+done
+[ "$(cat "$work"/err[123] | grep -c 'FAILED.*another process')" -eq 2 ] || fail "who tried the failing cell?"
+[ "$(grep -l 'the moon is in the wrong phase' "$work"/err[123] | wc -l)" -eq 3 ] || fail "a reason is unsaid"
+run 3 "$work/failing.toml" --plugins "$work/plugins" --out "$work/failing" --threads 1
+says err "2 kept from before, 1 failed"
+grep -q "another process" "$work/err" && fail "an old failure is not tried again"
+
 # A host that is killed leaves its cells to the others.
 "$host" "$work/e.toml" --out "$work/killed" --threads 1 --set evaluations.perplexity.max_windows=0 \
   >/dev/null 2>&1 </dev/null &

@@ -7,8 +7,9 @@
  * says afterwards how many operations of the kind there were. FAULT_ONLY, when not empty, counts only
  * operations on paths that contain this text; a file that was opened by such a path belongs to it.
  *
- * Kinds: open read write fsync rename mkdir close truncate. They are intercepted where programs and
- * the C++ library call the C library. Streams of the C library write inside of it, so fopen, fwrite,
+ * Kinds: open read write fsync rename mkdir close truncate malloc. They are intercepted where programs
+ * and the C++ library call the C library. malloc counts from main() on: what the libraries need to
+ * begin is not counted. Streams of the C library write inside of it, so fopen, fwrite,
  * fflush and fclose are intercepted themselves. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -138,6 +139,33 @@ int renameat2(int a, const char* from, int b, const char* to, unsigned flags) {
 int mkdir(const char* path, mode_t mode) {
   return fails("mkdir", path) ? -1 : REAL(mkdir)(path, mode);
 }
+/* Memory: NULL as if there were none. */
+extern void *__libc_malloc(size_t), *__libc_calloc(size_t, size_t), *__libc_realloc(void*, size_t),
+    *__libc_memalign(size_t, size_t);
+static int in_main;
+static int no_memory(void) { return in_main && fails("malloc", NULL); }
+void* malloc(size_t size) { return no_memory() ? NULL : __libc_malloc(size); }
+void* calloc(size_t n, size_t size) { return no_memory() ? NULL : __libc_calloc(n, size); }
+void* realloc(void* p, size_t size) { return no_memory() ? NULL : __libc_realloc(p, size); }
+void* memalign(size_t to, size_t size) { return no_memory() ? NULL : __libc_memalign(to, size); }
+void* aligned_alloc(size_t to, size_t size) { return memalign(to, size); }
+int posix_memalign(void** p, size_t to, size_t size) {
+  *p = memalign(to, size);
+  return *p == NULL ? ENOMEM : 0;
+}
+static int (*real_main)(int, char**, char**);
+static int counted_main(int argc, char** argv, char** environment) {
+  in_main = 1;
+  const int code = real_main(argc, argv, environment);
+  in_main = 0;
+  return code;
+}
+int __libc_start_main(int (*start)(int, char**, char**), int argc, char** argv, void (*init)(void),
+                      void (*fini)(void), void (*loader)(void), void* stack) {
+  real_main = start;
+  return REAL(__libc_start_main)(counted_main, argc, argv, init, fini, loader, stack);
+}
+
 /* close fails as the kernel does: the descriptor is gone. */
 int close(int fd) {
   const int failing = fails_fd("close", fd);

@@ -47,10 +47,20 @@ TEST_CASE("corpus: saved fuzz inputs are read or refused") {
   const struct {
     const char* name;
     bool (*run)(fuzz::Bytes);
-  } targets[] = {{"config", fuzz::config},       {"safetensors", fuzz::safetensors},
-                 {"gguf", fuzz::gguf},           {"index", fuzz::index},
-                 {"tokenizer", fuzz::tokenizer}, {"toml", fuzz::toml},
-                 {"bundle", fuzz::bundle},       {"tokens", fuzz::tokens}};
+  } targets[] = {{"config", fuzz::config},
+                 {"safetensors", fuzz::safetensors},
+                 {"gguf", fuzz::gguf},
+                 {"index", fuzz::index},
+                 {"tokenizer", fuzz::tokenizer},
+                 {"toml", fuzz::toml},
+                 {"bundle", fuzz::bundle},
+                 {"tokens", fuzz::tokens},
+                 {"record", fuzz::record},
+                 {"store", fuzz::store},
+                 {"csv", fuzz::csv},
+                 {"task", fuzz::task},
+                 {"packed", fuzz::packed},
+                 {"encoding", fuzz::encoding}};
   for (const auto& target : targets) {
     INFO(target.name);
     const Counts counts = replay(target.name, target.run);

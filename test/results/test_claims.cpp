@@ -84,6 +84,38 @@ TEST_CASE("the claim of a process that is gone is free at once", "[claims]") {
   CHECK(same.take("cell").empty());
 }
 
+TEST_CASE("what processes that are gone have left is swept, what lives stays", "[claims]") {
+  const TemporaryFolder folder;
+  const fs::path claims = folder.path() / "claims";
+  const pid_t child = ::fork();
+  if (child == 0) {
+    Claims* lost = new Claims(folder.path(), "here");
+    lost->take("finished");
+    ::_exit(0);
+  }
+  int status = 0;
+  REQUIRE(::waitpid(child, &status, 0) == child);
+  Claims live(folder.path(), "here"), elsewhere(folder.path(), "elsewhere");
+  REQUIRE(live.take("mine").empty());
+  REQUIRE(elsewhere.take("theirs").empty());
+  const std::string gone = "here-" + std::to_string(child);
+  const std::vector<std::string> left = {".now-" + gone, ".stale-" + gone + "-finished",
+                                         ".now-other-1"};
+  for (const std::string& name : left) folder.write("claims/" + name, "");
+  live.sweep();
+  CHECK_FALSE(fs::exists(claims / "finished"));
+  CHECK_FALSE(fs::exists(claims / (".now-" + gone)));
+  CHECK_FALSE(fs::exists(claims / (".stale-" + gone + "-finished")));
+  CHECK(fs::exists(claims / ".now-other-1"));  // who knows
+  CHECK(fs::exists(claims / "mine"));
+  CHECK(fs::exists(claims / "theirs"));
+  age(claims / ".now-other-1", Claims::kStaleSeconds + 1);
+  live.release("mine");
+  elsewhere.release("theirs");
+  elsewhere.sweep();
+  CHECK_FALSE(fs::exists(claims));
+}
+
 TEST_CASE("of many processes one gets a stale claim", "[claims]") {
   const TemporaryFolder folder;
   {

@@ -1,6 +1,7 @@
 // The fingerprint of a model folder.
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <catch2/catch.hpp>
 #include <cstdlib>
@@ -62,6 +63,18 @@ TEST_CASE("the fingerprint of a GGUF file follows its bytes and the tokenizer be
   CHECK(fingerprint(a) != first);
   CHECK_THROWS_AS(random_weights_seed(a, true, 0), Error);
   CHECK_FALSE(random_weights_seed(a, false, 0));
+}
+
+TEST_CASE("a weight file that becomes shorter while it is read is an error", "[grid]") {
+  TemporaryFolder folder;
+  folder.write("model.safetensors", "weights");
+  const fs::path file = folder.path() / "model.safetensors";
+  const int fd = ::open(file.c_str(), O_RDONLY);
+  CHECK(fingerprint_detail::hash_of_range(fd, 0, 7, file) == sha256_hex("weights"));
+  CHECK(fingerprint_detail::hash_of_range(fd, 2, 4, file) == sha256_hex("ig"));
+  CHECK_THROWS_WITH(fingerprint_detail::hash_of_range(fd, 0, 8, file),
+                    Catch::Contains("became shorter while it was read"));
+  ::close(fd);
 }
 
 TEST_CASE("every byte of a large weight file counts", "[grid]") {

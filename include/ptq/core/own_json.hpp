@@ -10,6 +10,7 @@
 
 #include "ptq/core/error.hpp"
 #include "ptq/core/mapped_file.hpp"
+#include "ptq/core/safe_text.hpp"
 
 namespace ptq {
 
@@ -56,7 +57,8 @@ inline Json parse_json(std::string_view text, const std::string& where) {
   try {
     return Json::parse(text);
   } catch (const Json::exception& error) {
-    throw environment_error(std::string("not valid JSON: ") + error.what(), where);
+    // It quotes the text as it is, which may be no UTF-8.
+    throw environment_error("not valid JSON: " + one_line(error.what()), where);
   }
 }
 

@@ -10,12 +10,14 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <unordered_map>
 #include <utility>
 #include <vector>
 
 #include "ptq/core/atomic_file.hpp"
 #include "ptq/core/hash.hpp"
+#include "ptq/core/json_number.hpp"
 #include "ptq/core/mapped_file.hpp"
 #include "ptq/core/own_json.hpp"
 #include "ptq/engine/counts.hpp"
@@ -44,7 +46,8 @@ class ScoreBook {
  public:
   enum class Use { read, extend };  // read: what is added is forgotten
 
-  // Reads a file; to extend it, it need not be there yet. A last line that was cut is dropped.
+  // Reads a file; to extend it, it need not be there yet. A last line that was cut is dropped, and
+  // so is everything from the first one on that is damaged.
   // Errors: the file cannot be read or written.
   ScoreBook(std::filesystem::path file, Use use) : file_(std::move(file)) {
     std::error_code ignored;
@@ -116,12 +119,19 @@ class ScoreBook {
             {"seconds", context.seconds}};
   }
 
-  static ScoredContext from_json(const Json& json) {
+  static ScoredContext from_json(const Json& json, const std::string& where) {
     ScoredContext context;
     for (const Json& score : json.at("scores"))
       context.scores.push_back({score.at(0).get<double>(), score.at(1).get<bool>()});
-    json.at("written").get_to(context.written);
-    const auto get = [](const Json& list, size_t i, auto& value) { list.at(i).get_to(value); };
+    for (const Json& token : json.at("written"))
+      context.written.push_back(json_integer<int32_t>(token, where));
+    const auto get = [&](const Json& list, size_t i, auto& value) {
+      using T = std::decay_t<decltype(value)>;
+      if constexpr (std::is_integral_v<T> && !std::is_same_v<T, bool>)
+        value = json_integer<T>(list.at(i), where);
+      else
+        list.at(i).get_to(value);
+    };
     CacheBytes& b = context.bytes;
     const Json& bytes = json.at("bytes");
     get(bytes, 0, b.encoded);
@@ -151,8 +161,8 @@ class ScoreBook {
     for (size_t end; (end = text.find('\n', whole)) != text.npos; whole = end + 1) {
       try {
         const Json json = Json::parse(text.substr(whole, end - whole));
-        lines_.emplace(json.at("key").get<std::string>(), from_json(json));
-      } catch (const Json::exception&) {
+        lines_.emplace(json.at("key").get<std::string>(), from_json(json, file_.string()));
+      } catch (const std::exception&) {  // of nlohmann::json, or an Error
         break;
       }
     }

@@ -216,6 +216,13 @@ inline void expect_words(const TensorInfo& t, const std::vector<int64_t>& shape)
   expect_shape(t, shape);
 }
 
+inline void expect_numbers(const TensorInfo& t, const std::vector<int64_t>& shape) {
+  if (t.dtype != DType::f32 && t.dtype != DType::f16 && t.dtype != DType::bf16)
+    throw environment_error("the tensor `" + t.name + "` has " + std::string(t.format()) +
+                            ", expected f32, f16 or bf16");
+  expect_shape(t, shape);
+}
+
 // The order of the columns that brings the columns of each group side by side; empty where they
 // are. index: the group of every column (act-order), -1 everywhere: none is meant. Errors: groups
 // of other sizes.
@@ -303,8 +310,8 @@ PackedMatrix unpack_weight(const PackedWeights& p, const std::string& name, int6
                   : awq  ? std::vector<int64_t>{columns, rows / per}
                          : std::vector<int64_t>{columns / per, rows});
   const TensorInfo& scale = need(by_row ? ".weight_scale" : ".scales");
-  expect_shape(scale,
-               by_row ? std::vector<int64_t>{rows, groups} : std::vector<int64_t>{groups, rows});
+  expect_numbers(scale,
+                 by_row ? std::vector<int64_t>{rows, groups} : std::vector<int64_t>{groups, rows});
   std::vector<float> scales(size_t(rows * groups));
   scale.rows().decode(0, scale.shape[0], scales.data());
   // Zero points: compressed-tensors [words of rows, groups], the others [groups, words of rows].

@@ -18,16 +18,19 @@
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <set>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include "ptq/core/atomic_file.hpp"
 #include "ptq/core/json.hpp"
 #include "ptq/core/own_json.hpp"
+#include "ptq/core/safe_text.hpp"
 
 namespace ptq {
 
@@ -49,6 +52,29 @@ inline std::string process_start(int64_t pid) {
 }
 
 }  // namespace claims_detail
+
+// Who wrote a claim.
+struct ClaimOwner {
+  std::string host = "?", boot, start;
+  int64_t pid = 0;  // 0: not known, a claim that is empty yet or damaged
+};
+
+// Reads the text of a claim, whatever it is.
+inline ClaimOwner parse_claim(std::string_view text) {
+  ClaimOwner owner;
+  const Json claim = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (!claim.is_object()) return owner;
+  const auto word = [&](const char* key) {
+    const auto found = claim.find(key);
+    return found != claim.end() && found->is_string() ? found->get<std::string>() : std::string();
+  };
+  owner = {word("host"), word("boot"), word("start"), 0};
+  const auto pid = claim.find("pid");
+  constexpr uint64_t kLargestPid = uint64_t{1} << 22;  // of Linux
+  if (pid != claim.end() && pid->is_number_unsigned() && pid->get<uint64_t>() <= kLargestPid)
+    owner.pid = pid->get<int64_t>();
+  return owner;
+}
 
 class Claims {
  public:
@@ -86,6 +112,23 @@ class Claims {
     std::error_code ignored;
     if (read(file(id)) == own_text()) std::filesystem::remove(file(id), ignored);
     std::filesystem::remove(folder_, ignored);  // unless there are others
+  }
+
+  // Puts away the claims of processes that are gone, which may be of cells that are finished: such
+  // a claim nobody would take. And what such processes left in the middle of taking one.
+  void sweep() const {
+    std::error_code error;
+    std::filesystem::directory_iterator entry(folder_, error);
+    for (; !error && entry != std::filesystem::directory_iterator(); entry.increment(error)) {
+      const std::string name = entry->path().filename().string();
+      std::error_code ignored;
+      if (!name.starts_with(".")) {
+        owner_of(name);
+      } else if (is_of_gone_process(name) || age_of(entry->path()) > kStaleSeconds) {
+        std::filesystem::remove(entry->path(), ignored);
+      }
+    }
+    std::filesystem::remove(folder_, error);  // unless there are others
   }
 
   // To be called often: touches the claims when it is time.
@@ -129,21 +172,30 @@ class Claims {
   // Who holds a claim; empty: nobody any more, it was put away.
   std::string owner_of(const std::string& id) const {
     const std::string text = read(file(id));
-    const Json claim = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+    const ClaimOwner owner = parse_claim(text);
     const double age = age_of(file(id));
     if (age < 0) return {};  // released meanwhile
-    const bool known = claim.is_object();
-    const std::string host = known ? claim.value("host", "") : "?";
-    const int64_t pid = known ? claim.value("pid", int64_t{0}) : 0;
-    const bool here = known && host == host_ && claim.value("boot", "") == boot_ && pid > 0;
-    const bool gone = here && claims_detail::process_start(pid) != claim.value("start", "");
+    const bool here = owner.host == host_ && owner.boot == boot_ && owner.pid > 0;
+    const bool gone = here && claims_detail::process_start(owner.pid) != owner.start;
     if (!gone && age < kStaleSeconds) {
       char since[32];
       std::snprintf(since, sizeof since, "%.0f", age);
-      return "process " + std::to_string(pid) + " of " + host + ", last seen " + since + " s ago";
+      return "process " + std::to_string(owner.pid) + " of " + one_line(owner.host) +
+             ", last seen " + since + " s ago";
     }
     put_away(id, text);
     return {};
+  }
+
+  // .now-<host>-<pid> and .stale-<host>-<pid>-<id> of this host.
+  bool is_of_gone_process(const std::string& name) const {
+    for (const char* kind : {".now-", ".stale-"}) {
+      const std::string prefix = kind + host_ + "-";
+      if (!name.starts_with(prefix)) continue;
+      const long pid = std::strtol(name.c_str() + prefix.size(), nullptr, 10);
+      return pid > 0 && claims_detail::process_start(pid).empty();
+    }
+    return false;
   }
 
   // Only one of those who find a claim stale moves it; whoever moved a newer one puts it back.

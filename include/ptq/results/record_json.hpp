@@ -1,6 +1,7 @@
 // A record as JSON, and back.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -22,9 +23,12 @@ namespace record_detail {
 inline Json finite_only(const Json& value, const std::string& path,
                         std::vector<std::string>& warnings) {
   if (value.is_number_float() && !std::isfinite(value.get<double>())) {
-    warnings.push_back(path + " is " +
-                       (std::isnan(value.get<double>()) ? "not a number" : "infinite") +
-                       " and was written as null");
+    const std::string warning = path + " is " +
+                                (std::isnan(value.get<double>()) ? "not a number" : "infinite") +
+                                " and was written as null";
+    // It is there already where a record is written again.
+    if (std::find(warnings.begin(), warnings.end(), warning) == warnings.end())
+      warnings.push_back(warning);
     return nullptr;
   }
   if (!value.is_structured()) return value;

@@ -159,6 +159,13 @@ class Store {
     }
     sync_path(folder_);
     discard(attempt);
+    forget_attempts(id);
+  }
+
+  // Removes what was kept of a cell for want of a result: its last failure, and what it could have
+  // gone on with. publish() does; not where its process was killed in the middle.
+  void forget_attempts(const std::string& id) const {
+    std::error_code ignored;
     std::filesystem::remove(failure_file(id), ignored);
     forget_unfinished(id);
     return differences;
@@ -200,6 +207,17 @@ class Store {
     return moved;
   }
 
+  // The record of a cell's last failure; empty: there is none.
+  std::string failure_text(const std::string& id) const {
+    std::error_code ignored;
+    if (!std::filesystem::is_regular_file(failure_file(id), ignored)) return {};
+    try {
+      return read_text_file(failure_file(id), kLargestRecord);
+    } catch (const Error&) {
+      return {};
+    }
+  }
+
   std::filesystem::path failure_file(const std::string& id) const {
     return folder_ / "failed" / (id + ".json");
   }
@@ -211,6 +229,8 @@ class Store {
   }
 
  private:
+  static constexpr uint64_t kLargestRecord = uint64_t{64} << 20;  // bytes
+
   std::filesystem::path superseded() const { return folder_ / "superseded"; }
 
   // What differs between an attempt and the result that was faster. If anything does, the attempt
@@ -279,9 +299,8 @@ class Store {
   static std::optional<Json> read_json(const std::filesystem::path& file) {
     std::error_code ignored;
     if (!std::filesystem::is_regular_file(file, ignored)) return {};
-    constexpr uint64_t kLargest = uint64_t{64} << 20;
     try {
-      Json json = parse_json(read_text_file(file, kLargest), file.string());
+      Json json = parse_json(read_text_file(file, kLargestRecord), file.string());
       if (json.is_object()) return json;
     } catch (const Error&) {
     }

@@ -2,15 +2,19 @@
 // change of anything that matters gives another id.
 #pragma once
 
+#include <fcntl.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdint>
 #include <cstdlib>
 #include <ctime>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -18,7 +22,6 @@
 
 #include "ptq/core/atomic_file.hpp"
 #include "ptq/core/hash.hpp"
-#include "ptq/core/mapped_file.hpp"
 #include "ptq/core/own_json.hpp"
 #include "ptq/core/threads.hpp"
 #include "ptq/model/weight_files.hpp"
@@ -73,15 +76,36 @@ inline std::filesystem::path kept_hash_file(const std::filesystem::path& path) {
   return folder / "ptq" / "hashes" / sha256_hex(real.string());
 }
 
+// The hash of bytes [begin, end). Read, not mapped: a file that another process shortens meanwhile
+// is an error here, where a mapping would end the host. Errors: it cannot be read that far.
+inline std::string hash_of_range(int file, uint64_t begin, uint64_t end,
+                                 const std::filesystem::path& path) {
+  std::vector<char> buffer(size_t{1} << 20);
+  Sha256 hash;
+  while (begin < end) {
+    const size_t wanted = size_t(std::min<uint64_t>(buffer.size(), end - begin));
+    const ssize_t n =
+        uninterrupted([&] { return ::pread(file, buffer.data(), wanted, off_t(begin)); });
+    if (n < 0) throw file_error("cannot read the file", path, errno);
+    if (n == 0)
+      throw environment_error("the file became shorter while it was read", path.string(),
+                              "wait until the download or copy has finished");
+    hash.update({buffer.data(), size_t(n)});
+    begin += uint64_t(n);
+  }
+  return hash.hex();
+}
+
 // SHA-256 over the hashes of pieces, which several threads compute.
-inline std::string hash_in_pieces(const MappedFile& file) {
-  std::vector<std::string> pieces((file.size() + kPiece - 1) / kPiece);
+inline std::string hash_in_pieces(int file, uint64_t size, const std::filesystem::path& path) {
+  std::vector<std::string> pieces((size + kPiece - 1) / kPiece);
   ThreadPool pool;
   pool.for_each(int64_t(pieces.size()), [&](int64_t i) {
-    pieces[size_t(i)] = sha256_hex(file.text().substr(size_t(i) * kPiece, kPiece));
+    const uint64_t begin = uint64_t(i) * kPiece;
+    pieces[size_t(i)] = hash_of_range(file, begin, std::min(begin + kPiece, size), path);
   });
   Sha256 hash;
-  hash.update(std::to_string(file.size()));
+  hash.update(std::to_string(size));
   for (const std::string& piece : pieces) hash.update(" " + piece);
   return hash.hex();
 }
@@ -92,8 +116,14 @@ inline std::string hash_in_pieces(const MappedFile& file) {
 inline WeightHash hash_weight_file(const std::filesystem::path& path,
                                    int64_t settled_ns = 2'000'000'000) {
   using namespace fingerprint_detail;
-  const MappedFile file(path);
-  if (file.size() < kPiece) return {sha256_hex(file.text()), false};
+  const int file = uninterrupted([&] { return ::open(path.c_str(), O_RDONLY | O_CLOEXEC); });
+  if (file < 0) throw file_error("cannot open the file", path, errno);
+  const std::unique_ptr<const int, void (*)(const int*)> closing(
+      &file, [](const int* fd) { ::close(*fd); });
+  struct stat info;
+  if (::fstat(file, &info) != 0) throw file_error("cannot inspect the file", path, errno);
+  const uint64_t size = uint64_t(info.st_size);
+  if (size < kPiece) return {hash_of_range(file, 0, size, path), false};
   const std::filesystem::path kept = kept_hash_file(path);
   const auto state = kept.empty() ? std::nullopt : file_state(path, settled_ns);
   constexpr size_t kHexDigits = 64;
@@ -104,7 +134,7 @@ inline WeightHash hash_weight_file(const std::filesystem::path& path,
       return {text.substr(state->size()), true};
     }
   }
-  const std::string hex = hash_in_pieces(file);
+  const std::string hex = hash_in_pieces(file, size, path);
   if (state && file_state(path, settled_ns) == state) {
     try {  // to keep it is a convenience: a cache folder that cannot be written loses nothing
       std::filesystem::create_directories(kept.parent_path());

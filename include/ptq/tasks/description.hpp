@@ -262,6 +262,8 @@ inline void read_rules(TableReader& table, AnswerRules& rules, const std::string
     rules.filters.emplace_back();
     return;
   }
+  if (filters->kind != ConfigNode::Kind::array || filters->items.empty())
+    problems.add(usage_error("`filter` is one or more [[filter]] tables", filters->where));
   for (size_t i = 0; i < filters->items.size(); ++i) {
     const ConfigNode& node = filters->items[i];
     TableReader inner(node, "filter[" + std::to_string(i) + "]", problems);

@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <new>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -25,10 +26,17 @@ class AnswerPattern {
  public:
   // Errors: no pattern; `where`: for messages.
   AnswerPattern(const std::string& pattern, const std::string& where) : where_(where) {
+    constexpr size_t kLongest = 1 << 14;
+    if (pattern.size() > kLongest)
+      throw usage_error("the pattern has " + std::to_string(pattern.size()) +
+                            " bytes, more than the limit of " + std::to_string(kLongest),
+                        where);
+    // \C would match a part of a character.
+    constexpr uint32_t kOptions = PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C;
     int error = 0;
     PCRE2_SIZE offset = 0;
     code_.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
-                              PCRE2_UTF | PCRE2_UCP, &error, &offset, nullptr),
+                              kOptions, &error, &offset, nullptr),
                 pcre2_code_free);
     if (code_) return;
     PCRE2_UCHAR message[160] = {};
@@ -68,12 +76,18 @@ class AnswerPattern {
   void search(std::string_view text, const Found& found) const {
     const std::unique_ptr<pcre2_match_data, decltype(&pcre2_match_data_free)> data(
         pcre2_match_data_create_from_pattern(code_.get(), nullptr), pcre2_match_data_free);
+    // A pattern that tries the same characters again and again ends in an error.
+    const std::unique_ptr<pcre2_match_context, decltype(&pcre2_match_context_free)> limits(
+        pcre2_match_context_create(nullptr), pcre2_match_context_free);
+    if (!data || !limits) throw std::bad_alloc();
+    pcre2_set_match_limit(limits.get(), 1'000'000);
+    pcre2_set_heap_limit(limits.get(), 1 << 18);  // KiB
     uint32_t groups = 0;
     pcre2_pattern_info(code_.get(), PCRE2_INFO_CAPTURECOUNT, &groups);
     uint32_t options = 0;  // behind an empty match another one must not be empty
     for (size_t from = 0; from <= text.size();) {
       const int count = pcre2_match(code_.get(), reinterpret_cast<PCRE2_SPTR>(text.data()),
-                                    text.size(), from, options, data.get(), nullptr);
+                                    text.size(), from, options, data.get(), limits.get());
       if (count == PCRE2_ERROR_NOMATCH && options == 0) return;
       if (count == PCRE2_ERROR_NOMATCH) {
         if (from == text.size()) return;
