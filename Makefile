@@ -1,6 +1,6 @@
 # Thin names for people over the CMake presets. `make help` lists them.
 .DEFAULT_GOAL := build
-.PHONY: help deps need-deps build demo real test check format-check header-check asan fuzz bench bundle device-archive kernels \
+.PHONY: help deps need-deps build demo real test abi check format-check header-check asan fuzz bench bundle device-archive kernels \
         format tidy install clean
 MAKEFLAGS += --no-print-directory
 PREFIX ?= /usr/local
@@ -67,6 +67,9 @@ real: need-deps ## Fetch SmolLM2-135M with pip (93 MB, to the user's cache) and 
 
 test: build ## Run all tests: unit tests and test/*/test_*.sh
 	@bash test/run_all.sh
+
+abi: ## Compare the layout of plugin.h with test/abi/baseline.abi (needs Debian's abigail-tools), see docs/abi.md
+	@bash test/abi/baseline.sh || [ $$? = 77 ]
 
 check: need-deps format-check header-check tidy asan ## Format, headers compile alone, clang-tidy, tests under sanitizers
 

@@ -93,8 +93,8 @@ static ptq_status encode(void* method, const ptq_call* call, const ptq_kv_block*
   scale_view.shape[2] = 1; /* one group per row */
   scale_view.stride[0] = tokens;
   scale_view.stride[1] = 1;
-  const ptq_affine how = {sizeof how, BITS, PTQ_GRID_SYM_NARROW, /*axis=*/1, /*group_size=*/0,
-                          /*order=*/NULL};
+  const ptq_affine how = {
+      .struct_size = sizeof how, .bits = BITS, .grid = PTQ_GRID_SYM_NARROW, .axis = 1};
   return service->affine_codes(call, &code_view, &scale_view, NULL, &how, out);
 }
 
