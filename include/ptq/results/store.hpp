@@ -160,6 +160,7 @@ class Store {
     sync_path(folder_);
     discard(attempt);
     forget_attempts(id);
+    return differences;
   }
 
   // Removes what was kept of a cell for want of a result: its last failure, and what it could have
@@ -168,7 +169,6 @@ class Store {
     std::error_code ignored;
     std::filesystem::remove(failure_file(id), ignored);
     forget_unfinished(id);
-    return differences;
   }
 
   // Where a cell keeps what it can go on with after an interruption.
