@@ -38,6 +38,8 @@ class Row:
 def check_end(row, grid, what, code, words, out):
     """What holds at the end of a run in which something was scarce."""
     row.codes[code] += 1
+    if code == 127 and "error while loading shared libraries" in words:
+        return  # the system could not even begin the program, and says so
     finished = []
     try:
         finished = grid.records(out)
