@@ -1,6 +1,7 @@
 // ptq-host: dispatches to its commands; every error ends here as one message and an exit code.
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -9,6 +10,7 @@
 #include <filesystem>
 #include <new>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "host/commands/commands.hpp"
@@ -103,8 +105,26 @@ int dispatch(std::vector<std::string> words) {
 }
 
 // Before the libraries begin: the BLAS takes its first buffer when it is loaded, see
-// blas_memory.hpp. Nothing but the system's functions can be used here.
-void require_first_buffer(int, char**, char**) {
+// blas_memory.hpp, and starts threads that take one each, waiting for ever where there is none.
+// Where addresses are limited the program begins again with the word that there be no such threads;
+// a word that is said here only would be forgotten when the C library begins. Nothing but the
+// system's functions can be used here.
+void prepare_blas(int, char** argv, char** environment) {
+  constexpr std::string_view kName = "OPENBLAS_NUM_THREADS=", kOne = "OPENBLAS_NUM_THREADS=1";
+  constexpr size_t kMost = 4096;
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_AS, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return;
+  char* words[kMost + 2];
+  size_t count = 0;
+  bool said = false;
+  for (; *environment != nullptr && count < kMost; ++environment) {
+    const std::string_view word = *environment;
+    said = said || word == kOne;
+    if (!word.starts_with(kName)) words[count++] = *environment;
+  }
+  words[count] = const_cast<char*>(kOne.data());
+  words[count + 1] = nullptr;
+  if (!said) ::execve("/proc/self/exe", argv, words);  // goes on where it cannot
   if (address_space_has(kBlasBuffer)) return;
   constexpr char kMessage[] =
       "error: the limit of the address space is too small for this program\n"
@@ -114,7 +134,7 @@ void require_first_buffer(int, char**, char**) {
   ::_exit(int(ExitCode::resources));
 }
 __attribute__((section(".preinit_array"),
-               used)) void (*const before_libraries)(int, char**, char**) = require_first_buffer;
+               used)) void (*const before_libraries)(int, char**, char**) = prepare_blas;
 
 }  // namespace
 

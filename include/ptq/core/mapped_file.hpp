@@ -49,8 +49,10 @@ class MappedFile {
       if (size_ > 0) {
         void* mapping = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, fd, 0);
         if (mapping == MAP_FAILED) {
-          throw environment_error("cannot map the file: " + std::string(std::strerror(errno)),
-                                  path.string());
+          const bool full = errno == ENOMEM;  // of addresses
+          throw Error(full ? ExitCode::resources : ExitCode::environment,
+                      "cannot map the file: " + std::string(std::strerror(errno)), path.string(),
+                      full ? "raise the limit of the address space (ulimit -v unlimited)" : "");
         }
         data_ = static_cast<const uint8_t*>(mapping);
       }
