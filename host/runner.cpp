@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <cstring>
 #include <deque>
 #include <fstream>
 #include <iterator>
@@ -295,6 +297,7 @@ class Runner {
     if (subject.threads == 0 && settings_.jobs > 1)
       subject.threads = std::max(1, cores / settings_.jobs);
     job.supervisor = ::getpid();
+    job.address_space = uint64_t(plan_.experiment.limits.address_space_gib * double(1 << 30));
     return job;
   }
 
@@ -377,8 +380,20 @@ class Runner {
               true);
   }
 
-  // Why the cell has no result, in words that name the method.
   Record::Failure describe(const Running& running, const ChildEnd& end) const {
+    Record::Failure failure = describe_end(running, end);
+    const double gib = plan_.experiment.limits.address_space_gib;
+    const bool of_memory = failure.code == int64_t(ExitCode::resources) ||
+                           end.how == ChildEnd::How::signalled ||  // who does not look at NULL
+                           failure.message.find(std::strerror(ENOMEM)) != std::string::npos;
+    if (gib > 0 && of_memory)
+      failure.message +=
+          fmt::format(" (its address space is limited to {:g} GiB, limits.address_space_gib)", gib);
+    return failure;
+  }
+
+  // Why the cell has no result, in words that name the method.
+  Record::Failure describe_end(const Running& running, const ChildEnd& end) const {
     Record::Failure failure;
     failure.log_tail = end.log_tail;
     failure.code = int64_t(ExitCode::cells_failed);
@@ -398,7 +413,8 @@ class Runner {
       case ChildEnd::How::signalled:
         failure.message =
             "the process running `" + method + "` was killed by " + signal_name(end.code) + phase;
-        if (end.code == SIGKILL) failure.message += "; perhaps the machine ran out of memory";
+        if (end.code == SIGKILL)
+          failure.message += "; perhaps the machine ran out of memory, or a plugin did it";
         break;
       case ChildEnd::How::too_long:
         failure.message = fmt::format("the cell ran longer than limits.cell_seconds = {:g}{}",
