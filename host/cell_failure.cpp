@@ -2,7 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <cerrno>
 #include <csignal>
+#include <cstring>
 #include <fstream>
 #include <optional>
 
@@ -35,7 +37,7 @@ Record::Failure failure_of(const ChildEnd& end, const std::filesystem::path& err
       failure.message =
           "the process running `" + method + "` was killed by " + signal_name(end.code) + phase;
       if (end.code == SIGKILL) {
-        failure.message += "; perhaps the machine ran out of memory";
+        failure.message += "; perhaps the machine ran out of memory, or a plugin did it";
         failure.code = int64_t(ExitCode::resources);
       }
       if (end.code == SIGBUS)
@@ -61,6 +63,13 @@ Record::Failure failure_of(const ChildEnd& end, const std::filesystem::path& err
           fmt::format("the process running `{}` ended with exit code {} and without a result{}",
                       method, end.code, phase);
   }
+  const bool of_memory = failure.code == int64_t(ExitCode::resources) ||
+                         end.how == ChildEnd::How::signalled ||  // who does not look at NULL
+                         failure.message.find(std::strerror(ENOMEM)) != std::string::npos;
+  if (limits.address_space_gib > 0 && of_memory)
+    failure.message +=
+        fmt::format(" (its address space is limited to {:g} GiB, limits.address_space_gib)",
+                    limits.address_space_gib);
   return failure;
 }
 

@@ -127,6 +127,12 @@ Plan make_plan(const PlanRequest& request) {
   }
   plan.experiment = read_experiment(tree, request.file, problems);
   plan.device = resolve_device(request.device, code_build());
+  if (plan.experiment.limits.address_space_gib > 0 && plan.device != "cpu") {
+    throw usage_error(
+        "a cell on a GPU has no limit of its address space: the driver maps more of it "
+        "than there is memory",
+        "limits.address_space_gib", "--device cpu, or no such limit");
+  }
 
   const std::vector<fs::path> folders = plugin_folders(request.plugins);
   const PluginSet plugins = PluginSet::scan(folders);

@@ -326,6 +326,7 @@ class Runner {
     if (subject.threads == 0 && settings_.jobs > 1)
       subject.threads = std::max(1, cores / settings_.jobs);
     job.supervisor = ::getpid();
+    job.address_space = uint64_t(plan_.experiment.limits.address_space_gib * double(1 << 30));
     return job;
   }
 

@@ -1,18 +1,22 @@
 // ptq-host check FILE.so: does a plugin keep the rules of plugin.h? One child process per test, so
 // that a crash is a result.
+#include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
 #include <filesystem>
-#include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <regex>
+#include <set>
+#include <sstream>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "host/check/guarded.hpp"
 #include "host/check/test.hpp"
 #include "host/commands/commands.hpp"
 #include "ptq/core/error.hpp"
@@ -33,6 +37,7 @@ usage: ptq-host check FILE.so [options]
   --only REGEX      run the tests whose whole name matches
   --json            one JSON object instead of text
   --seed N          of the random numbers (default 1)
+  --fuzz SECONDS    only random but valid sequences of calls, with the seeds N, N+1, ...
   --time-limit S    seconds that one test may take (default 20)
   --in-process      run without a child process per test, for a debugger: a crash ends the check
 
@@ -45,6 +50,7 @@ struct Arguments {
   bool help = false, list = false, json = false, in_process = false;
   uint64_t seed = 1;
   double time_limit = 20;
+  double fuzz_seconds = 0;
 };
 
 Arguments parse(const std::vector<std::string>& args) {
@@ -76,6 +82,8 @@ Arguments parse(const std::vector<std::string>& args) {
       arguments.seed = uint64_t(number());
     else if (word == "--time-limit")
       arguments.time_limit = number();
+    else if (word == "--fuzz")
+      arguments.fuzz_seconds = number();
     else if (word == "--only") {
       try {
         arguments.only.emplace(value());
@@ -97,8 +105,10 @@ Arguments parse(const std::vector<std::string>& args) {
 
 std::vector<Test> all_tests() {
   std::vector<Test> tests;
-  for (const auto& group : {file_tests(), load_tests(), description_tests(), encode_tests(),
-                            prune_tests(), option_tests()}) {
+  for (const auto& group :
+       {file_tests(), load_tests(), description_tests(), encode_tests(), thread_tests(),
+        memory_tests(), transform_tests(), activation_tests(), prune_tests(), growth_tests(),
+        option_tests(), stage_tests(), fuzz_tests()}) {
     tests.insert(tests.end(), group.begin(), group.end());
   }
   return tests;
@@ -109,7 +119,11 @@ const char* verdict_name(Verdict verdict) {
   return names[static_cast<size_t>(verdict)];
 }
 
-Result run_here(const Test& test, const Subject& subject) {
+bool is_bad(Verdict verdict) {
+  return verdict == Verdict::fail || verdict == Verdict::crash || verdict == Verdict::timeout;
+}
+
+Result result_of(const Test& test, const Subject& subject) {
   try {
     return test.run(subject);
   } catch (const Stop& stop) {
@@ -119,6 +133,12 @@ Result run_here(const Test& test, const Subject& subject) {
   } catch (...) {
     return {Verdict::fail, "an exception left the plugin"};
   }
+}
+
+Result run_here(const Test& test, const Subject& subject) {
+  Result result;
+  const std::string touched = touched_wrongly([&] { result = result_of(test, subject); });
+  return touched.empty() ? result : Result{Verdict::fail, touched};
 }
 
 Result run_apart(const Test& test, const Subject& subject, double seconds) {
@@ -151,36 +171,57 @@ struct Line {
   Result result;
 };
 
+void print_line(const Line& line) {
+  const std::string& sentence = line.result.sentence;
+  std::printf("%-7s  %-24s  %s\n", verdict_name(line.result.verdict), line.test.name,
+              sentence.empty() ? line.test.sentence : sentence.c_str());
+  std::fflush(stdout);
+}
+
 std::vector<Line> run_all(const std::vector<Test>& tests, const Subject& subject,
                           const Arguments& arguments) {
   std::vector<Line> lines;
-  std::map<std::string, Verdict> verdicts;
+  std::set<std::string> failed;  // and those that needed one of these
   for (const Test& test : tests) {
     if (arguments.only && !std::regex_match(test.name, *arguments.only)) continue;
     Line line{test, {}};
-    const auto needed = verdicts.find(test.needs);
-    if (needed != verdicts.end() && needed->second != Verdict::pass &&
-        needed->second != Verdict::warn) {
-      line.result = {Verdict::skip, std::string("needs ") + test.needs};
+    std::istringstream needs(test.needs);
+    std::string needed;
+    while (needs >> needed && failed.count(needed) == 0) needed.clear();
+    if (!needed.empty()) {
+      line.result = {Verdict::skip, "needs " + needed};
     } else if (arguments.in_process) {
       line.result = run_here(test, subject);
     } else {
       line.result = run_apart(test, subject, arguments.time_limit);
     }
-    verdicts[test.name] = line.result.verdict;
-    if (!arguments.json) {
-      const std::string& sentence = line.result.sentence;
-      std::printf("%-7s  %-24s  %s\n", verdict_name(line.result.verdict), test.name,
-                  sentence.empty() ? test.sentence : sentence.c_str());
-      std::fflush(stdout);
-    }
+    if (!needed.empty() || is_bad(line.result.verdict)) failed.insert(test.name);
+    if (!arguments.json) print_line(line);
     lines.push_back(std::move(line));
   }
   return lines;
 }
 
-bool is_bad(Verdict verdict) {
-  return verdict == Verdict::fail || verdict == Verdict::crash || verdict == Verdict::timeout;
+// The sequence of one seed after the other until the time is over or one goes wrong, of which
+// `subject` then has the seed.
+Line run_fuzz(const std::vector<Test>& tests, Subject& subject, const Arguments& arguments) {
+  Line line{*std::find_if(tests.begin(), tests.end(),
+                          [](const Test& test) { return std::string(test.name) == kFuzzTest; }),
+            {}};
+  const auto begin = std::chrono::steady_clock::now();
+  const uint64_t first = subject.seed;
+  const std::chrono::duration<double> whole(arguments.fuzz_seconds);
+  for (;; ++subject.seed) {
+    line.result = arguments.in_process ? run_here(line.test, subject)
+                                       : run_apart(line.test, subject, arguments.time_limit);
+    if (line.result.verdict != Verdict::pass) break;
+    if (std::chrono::steady_clock::now() - begin < whole) continue;
+    line.result.sentence = fmt::format("{} sequence(s) of calls, seeds {} to {}",
+                                       subject.seed - first + 1, first, subject.seed);
+    break;
+  }
+  if (!arguments.json) print_line(line);
+  return line;
 }
 
 void print_list(const std::vector<Test>& tests) {
@@ -219,8 +260,12 @@ int check_command(const std::vector<std::string>& args) {
                                 : "there is no such plugin file",
                             arguments.file);
   }
-  const Subject subject{std::filesystem::absolute(arguments.file).string(), arguments.seed};
-  const std::vector<Line> lines = run_all(tests, subject, arguments);
+  Subject subject{std::filesystem::absolute(arguments.file).string(), arguments.seed};
+  std::vector<Line> lines;
+  if (arguments.fuzz_seconds > 0)
+    lines.push_back(run_fuzz(tests, subject, arguments));
+  else
+    lines = run_all(tests, subject, arguments);
   if (lines.empty())
     throw usage_error("no test has a name like this", "--only", "--list names them");
   size_t bad = 0;

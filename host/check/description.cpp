@@ -1,7 +1,10 @@
 // Tests of what a plugin says about itself: versions, names, options, capabilities.
 #include <dlfcn.h>
+#include <sys/mman.h>
 
 #include <cstring>
+#include <fstream>
+#include <iterator>
 #include <nlohmann/json.hpp>
 #include <regex>
 #include <set>
@@ -10,6 +13,7 @@
 
 #include "host/check/session.hpp"
 #include "host/check/test.hpp"
+#include "ptq/core/atomic_file.hpp"
 #include "ptq/core/json.hpp"
 #include "ptq/run/apart.hpp"
 
@@ -185,6 +189,28 @@ Result create_default(const Subject& subject) {
   return {};
 }
 
+// A copy of the file, as a library of its own beside the first one: what they share would be a
+// `static` of an inline function, which the linker made one of.
+Result twice(const Subject& subject) {
+  const ptq_plugin& first = load_plugin(subject);
+  const int copy = memfd_create("ptq-check-copy", MFD_CLOEXEC);
+  std::ifstream file(subject.file, std::ios::binary);
+  const std::string bytes(std::istreambuf_iterator<char>(file), {});
+  if (copy < 0 || write_all(copy, bytes) != 0) skip("no room for a second copy");
+  const Subject other{fmt::format("/proc/self/fd/{}", copy), subject.seed};
+  const ptq_plugin& second = load_plugin(other);
+  if (&first == &second) skip("the loader takes a copy for the same library");
+  if (first.n_methods != second.n_methods) fail("a second copy of it has other methods");
+  for (uint32_t i = 0; i < first.n_methods; ++i) {
+    Session one(*first.methods[i], subject), two(*second.methods[i], other);
+    one.must_create();
+    two.must_create();
+    one.destroy();
+    two.destroy();
+  }
+  return {};
+}
+
 // Loads the plugin, makes every method, and ends the process as a program does, with the exit
 // handlers and the destructors of libraries.
 ApartEnd end_of_process(const Subject* subject) {
@@ -328,6 +354,8 @@ std::vector<Test> description_tests() {
        "description-sizes", options},
       {"create-default", "Every method can be made with its defaults, and freed without a rest.",
        "description-options", create_default},
+      {"create-twice", "A second copy of the file, under another name, works beside it.",
+       "create-default", twice},
       {"create-exit", "A process that has used it ends in good order.", "create-default",
        quiet_end},
       {"create-limits", "Every allowed value and each end of a range is accepted.",

@@ -10,6 +10,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <initializer_list>
 #include <iterator>
 #include <string>
 #include <vector>
@@ -66,6 +67,23 @@ class ElfFile {
       }
     }
     return names;
+  }
+
+  // The texts of the dynamic section with one of the tags: DT_NEEDED, DT_RPATH, DT_RUNPATH.
+  std::vector<std::string> texts(std::initializer_list<Elf64_Sxword> tags) const {
+    std::vector<std::string> found;
+    for (size_t i = 0; i < header_.e_shnum; ++i) {
+      const auto section = read<Elf64_Shdr>(header_.e_shoff + i * sizeof(Elf64_Shdr));
+      if (section.sh_type != SHT_DYNAMIC) continue;
+      const auto strings =
+          read<Elf64_Shdr>(header_.e_shoff + size_t(section.sh_link) * sizeof(Elf64_Shdr));
+      for (size_t at = 0; at + sizeof(Elf64_Dyn) <= section.sh_size; at += sizeof(Elf64_Dyn)) {
+        const auto entry = read<Elf64_Dyn>(section.sh_offset + at);
+        if (std::find(tags.begin(), tags.end(), entry.d_tag) != tags.end())
+          found.push_back(text(strings.sh_offset + entry.d_un.d_val));
+      }
+    }
+    return found;
   }
 
   bool executable_stack() const {
@@ -126,6 +144,32 @@ Result stack(const Subject& subject) {
         "it asks for an executable stack, which makes every process that loads it easier to "
         "attack; assembly files need a .note.GNU-stack section");
   }
+  return {};
+}
+
+// What every machine with a C++ program has.
+bool is_everywhere(const std::string& library) {
+  for (const char* name : {"libc.so", "libm.so", "libdl.so", "libpthread.so", "librt.so",
+                           "libstdc++.so", "libgcc_s.so", "ld-linux", "linux-vdso"})
+    if (library.starts_with(name)) return true;
+  return false;
+}
+
+Result needs(const Subject& subject) {
+  std::vector<std::string> others = ElfFile(subject.file).texts({DT_NEEDED});
+  std::erase_if(others, is_everywhere);
+  if (others.empty()) return {};
+  return {Verdict::warn, fmt::format("it runs only where these are installed: {}; link them "
+                                     "statically, or ask the host (ptq.math/1)",
+                                     fmt::join(others, ", "))};
+}
+
+Result run_path(const Subject& subject) {
+  for (const std::string& path : ElfFile(subject.file).texts({DT_RPATH, DT_RUNPATH}))
+    if (!path.empty() && !path.starts_with("$ORIGIN"))
+      return {Verdict::warn, fmt::format("it looks for libraries in {}, which another machine does "
+                                         "not have (or has with other files)",
+                                         path)};
   return {};
 }
 
@@ -208,6 +252,9 @@ std::vector<Test> file_tests() {
       {"file-entry", "It exports the symbol ptq_plugin_v1.", "file-elf", entry},
       {"file-one-symbol", "It exports no other symbol.", "file-elf", one_symbol},
       {"file-stack", "It does not ask for an executable stack.", "file-elf", stack},
+      {"file-needs", "It needs no library that not every machine has.", "file-elf", needs},
+      {"file-run-path", "It looks for libraries in no folder of its own machine.", "file-elf",
+       run_path},
   };
 }
 

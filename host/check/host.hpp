@@ -5,16 +5,20 @@
 #pragma once
 
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <list>
+#include <memory>
 #include <mutex>
+#include <new>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "host/check/guarded.hpp"
 #include "host/check/test.hpp"
 #include "ptq/plugin.h"
 
@@ -137,9 +141,29 @@ std::vector<T> gather(const ptq_tensor& x) {
   return out;
 }
 
+// Bytes of a growing struct in version 1.`minor` of plugin.h.
+template <class T>
+constexpr size_t size_in(uint32_t) {
+  return sizeof(T);
+}
+template <>
+constexpr size_t size_in<ptq_kv_policy>(uint32_t minor) {
+  return minor < 1 ? offsetof(ptq_kv_policy, flags) : sizeof(ptq_kv_policy);
+}
+template <>
+constexpr size_t size_in<ptq_linear>(uint32_t minor) {
+  return minor < 2 ? offsetof(ptq_linear, inputs) : sizeof(ptq_linear);
+}
+
 class Host {
  public:
   uint64_t seed = 1;
+  // A host of an older or a later version: structs end where they ended then, or go on with fields
+  // that nobody knows; services of later versions are missing.
+  uint32_t minor = PTQ_ABI_MINOR;
+  bool later = false;
+  // How ptq.math/1 runs tasks: any way has to give the same numbers.
+  enum class Tasks { backwards, forwards, threads } tasks = Tasks::backwards;
   bool has_services = true;
   int64_t allocations_left = -1;  // alloc returns NULL when 0; -1 = always gives memory
   std::vector<std::pair<std::string, std::string>> options;  // name, value as JSON text
@@ -150,20 +174,7 @@ class Host {
   bool cancelled = false;
   std::string mistake;  // what the plugin did to the host's memory or functions, or empty
 
-  Host() {
-    call_.head.struct_size = sizeof call_;  // longer than version 1.0, as a later host's would be
-    call_.head.device_type = PTQ_CPU;
-    call_.head.ctx = this;
-    call_.head.fail = fail;
-    call_.head.log = log;
-    call_.head.alloc = alloc;
-    call_.head.release = release;
-    call_.head.cancelled = [](const ptq_call* call) noexcept -> int32_t {
-      return of(call).cancelled ? 1 : 0;
-    };
-    call_.head.service = service;
-    std::memset(call_.later_fields, 0xA5, sizeof call_.later_fields);
-  }
+  Host() = default;
   Host(const Host&) = delete;
   Host& operator=(const Host&) = delete;
 
@@ -172,10 +183,20 @@ class Host {
     sentence.clear();
     refused.clear();
     fails = 0;
-    call_.head.seed = seed;
-    return &call_.head;
+    ptq_call call{};
+    call.device_type = PTQ_CPU;
+    call.seed = seed;
+    call.ctx = this;
+    call.fail = fail;
+    call.log = log;
+    call.alloc = alloc;
+    call.release = release;
+    call.cancelled = [](const ptq_call* c) noexcept -> int32_t { return of(c).cancelled ? 1 : 0; };
+    call.service = service;
+    return lend(call, "the ptq_call");
   }
   void end() {
+    lent_.clear();
     for (auto block = blocks_.begin(); block != blocks_.end();) {
       check_guards(*block);
       block = block->purpose == PTQ_SCRATCH ? blocks_.erase(block) : std::next(block);
@@ -184,27 +205,70 @@ class Host {
   // Bookkeeping that was not released.
   size_t kept() const { return blocks_.size(); }
 
+  // A copy of a growing struct for the plugin, as long as this host knows it; until end().
+  template <class T>
+  T* lend(T value, const char* what, bool writable = false) {
+    const size_t known = size_in<T>(minor), size = known + (later ? kLaterBytes : 0);
+    value.struct_size = uint32_t(size);
+    Guarded& copy = *lent_.emplace_back(std::make_unique<Guarded>(what, size, alignof(T)));
+    std::memset(copy.data(), kGuardByte, size);
+    std::memcpy(copy.data(), &value, known);
+    if (!writable) copy.make_read_only();
+    return reinterpret_cast<T*>(copy.data());
+  }
+  // The values that a plugin left in a struct that it was lent; the later fields are not its own.
+  template <class T>
+  T returned(const T* copy, const T& start, const char* what) const {
+    T value = start;
+    const size_t known = size_in<T>(minor);
+    std::memcpy(&value, copy, known);
+    const auto* bytes = reinterpret_cast<const uint8_t*>(copy);
+    for (size_t i = known; i < known + (later ? kLaterBytes : 0); ++i)
+      if (bytes[i] != kGuardByte) fail_with("it writes fields of {} that it cannot know", what);
+    if (value.struct_size != known + (later ? kLaterBytes : 0))
+      fail_with("it changes struct_size of {}", what);
+    value.struct_size = start.struct_size;
+    return value;
+  }
+  // A copy of a text, a tensor (not of its numbers) or numbers, read-only, until end().
+  const ptq_tensor* lend_tensor(const ptq_tensor& tensor) {
+    return reinterpret_cast<const ptq_tensor*>(
+        lend_bytes(&tensor, sizeof tensor, alignof(ptq_tensor), "a ptq_tensor"));
+  }
+  const char* lend(const std::string& text, const char* what) {
+    return reinterpret_cast<const char*>(lend_bytes(text.c_str(), text.size() + 1, 1, what));
+  }
+  const float* lend(const std::vector<float>& values, const char* what) {
+    return reinterpret_cast<const float*>(
+        lend_bytes(values.data(), values.size() * sizeof(float), alignof(float), what));
+  }
+
  private:
-  static constexpr size_t kGuard = 64;
+  static constexpr size_t kLaterBytes = 64;
   static constexpr uint8_t kGuardByte = 0xA5;
 
   struct Block {
     int32_t purpose;
-    std::vector<uint8_t> bytes;  // guard, memory, guard
-    uint8_t* memory() { return bytes.data() + kGuard; }
+    std::unique_ptr<Guarded> memory;
   };
+
+  template <class... Arguments>
+  [[noreturn]] static void fail_with(fmt::format_string<Arguments...> text,
+                                     Arguments&&... arguments) {
+    ptq::check::fail(text, std::forward<Arguments>(arguments)...);
+  }
+  const uint8_t* lend_bytes(const void* bytes, size_t size, size_t alignment, const char* what) {
+    Guarded& copy = *lent_.emplace_back(std::make_unique<Guarded>(what, size, alignment));
+    if (size > 0) std::memcpy(copy.data(), bytes, size);
+    copy.make_read_only();
+    return copy.data();
+  }
 
   static Host& of(const ptq_call* call) { return *static_cast<Host*>(call->ctx); }
 
   void check_guards(Block& block) {
-    const size_t size = block.bytes.size();
-    for (size_t i = 0; i < kGuard; ++i) {
-      if (block.bytes[i] != kGuardByte) mistake = "it wrote before memory that alloc gave";
-      if (block.bytes[size - 1 - i] != kGuardByte) {
-        mistake =
-            fmt::format("it wrote past the end of {} bytes that alloc gave", size - 2 * kGuard);
-      }
-    }
+    if (const std::string where = block.memory->written(); !where.empty())
+      mistake = fmt::format("it wrote {} {} bytes that alloc gave", where, block.memory->size());
   }
 
   static ptq_status fail(const ptq_call* call, ptq_status status, const char* sentence) noexcept {
@@ -246,16 +310,20 @@ class Host {
     if (host.allocations_left == 0 || bytes > (uint64_t(1) << 32)) return nullptr;
     if (host.allocations_left > 0) --host.allocations_left;
     // The memory is not zero: who relies on zeros shall notice here.
-    Block block{purpose, std::vector<uint8_t>(size_t(bytes) + 2 * kGuard, kGuardByte)};
-    std::memset(block.memory(), 0xCD, size_t(bytes));
-    host.blocks_.push_back(std::move(block));
-    return host.blocks_.back().memory();
+    try {
+      Block block{purpose, std::make_unique<Guarded>("memory of alloc", size_t(bytes), 64)};
+      std::memset(block.memory->data(), 0xCD, size_t(bytes));
+      host.blocks_.push_back(std::move(block));
+    } catch (const std::bad_alloc&) {
+      return nullptr;
+    }
+    return host.blocks_.back().memory->data();
   }
   static void release(const ptq_call* call, void* memory) noexcept {
     Host& host = of(call);
     if (!memory) return;
     for (auto block = host.blocks_.begin(); block != host.blocks_.end(); ++block) {
-      if (block->memory() != memory) continue;
+      if (block->memory->data() != memory) continue;
       host.check_guards(*block);
       host.blocks_.erase(block);
       return;
@@ -275,15 +343,19 @@ class Host {
     static const ptq_math math_table = {sizeof(ptq_math), 0,    parallel, gemm, cholesky,
                                         invert_lower,     eigen};
     if (!of(call).has_services || !id) return nullptr;
-    const std::pair<const char*, const void*> tables[] = {{PTQ_OPTIONS_1, &options_table},
-                                                          {PTQ_PROGRESS_1, &progress_table},
-                                                          {PTQ_ENCODE_1, &encode_table},
-                                                          {PTQ_ENCODE_CODEBOOK_1, &codebook_table},
-                                                          {PTQ_ENCODE_LOWRANK_1, &lowrank_table},
-                                                          {PTQ_ENCODE_OUTLIERS_1, &outliers_table},
-                                                          {PTQ_MATH_1, &math_table}};
-    for (const auto& [name, table] : tables) {
-      if (std::strcmp(id, name) == 0) return table;
+    const struct {
+      const char* name;
+      const void* table;
+      uint32_t since;
+    } tables[] = {{PTQ_OPTIONS_1, &options_table, 0},
+                  {PTQ_PROGRESS_1, &progress_table, 2},
+                  {PTQ_ENCODE_1, &encode_table, 0},
+                  {PTQ_ENCODE_CODEBOOK_1, &codebook_table, 1},
+                  {PTQ_ENCODE_LOWRANK_1, &lowrank_table, 1},
+                  {PTQ_ENCODE_OUTLIERS_1, &outliers_table, 1},
+                  {PTQ_MATH_1, &math_table, 2}};
+    for (const auto& t : tables) {
+      if (std::strcmp(id, t.name) == 0 && t.since <= of(call).minor) return t.table;
     }
     return nullptr;
   }
@@ -307,8 +379,7 @@ class Host {
   static const char* get_string(const ptq_call* call, const char* name) noexcept {
     const nlohmann::json value = option(call, name);
     if (!value.is_string()) return nullptr;
-    of(call).strings_.push_back(value.get<std::string>());
-    return of(call).strings_.back().c_str();
+    return of(call).lend(value.get<std::string>(), "a text of ptq.options/1");
   }
 
   // --- ptq.encode/1 ---
@@ -338,12 +409,8 @@ class Host {
   static int64_t invert_lower(const ptq_call*, int64_t, float*) noexcept;
   static int64_t eigen(const ptq_call*, int64_t, float*, float*) noexcept;
 
-  struct {
-    ptq_call head;
-    uint8_t later_fields[64];
-  } call_{};
+  std::vector<std::unique_ptr<Guarded>> lent_;  // until end()
   std::list<Block> blocks_;
-  std::list<std::string> strings_;
   std::mutex mutex_;
 };
 

@@ -7,19 +7,13 @@
 #include <utility>
 #include <vector>
 
-#include "host/check/session.hpp"
+#include "host/check/bench.hpp"
 #include "host/check/test.hpp"
 #include "ptq/core/hash.hpp"
 
 namespace ptq::check {
-namespace {
 
-constexpr int64_t kHeads = 2, kHeadDim = 64;   // of the cache
-constexpr int64_t kRows = 32, kColumns = 256;  // of a weight matrix
-
-// Other values of an option, as JSON, the likeliest to be seen first; those that do not go with the
-// other options are refused by the method.
-std::vector<std::string> others(const ptq_option& option) {
+std::vector<std::string> other_values(const ptq_option& option) {
   std::vector<std::string> out;
   const auto before = nlohmann::json::parse(option.default_value);
   for (const char* const* value = option.allowed; value && *value; ++value)
@@ -38,6 +32,8 @@ std::vector<std::string> others(const ptq_option& option) {
   }
   return out;
 }
+
+namespace {
 
 template <class T>
 void add(Sha256& hash, const std::vector<T>& values) {
@@ -90,7 +86,7 @@ std::vector<std::string> dead_options(const ptq_method& method, const Subject& s
   std::vector<std::string> dead;
   for (uint32_t i = 0; i < method.n_options && !usual.empty(); ++i) {
     bool accepted = false, seen = false;
-    for (const std::string& value : others(*method.options[i])) {
+    for (const std::string& value : other_values(*method.options[i])) {
       OptionValues options = default_options(method);
       options[i].second = value;
       const std::string now = shown(method, subject, options, cache);

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <string>
 #include <utility>
 #include <vector>
@@ -13,7 +14,6 @@ namespace {
 
 constexpr int64_t kLayers = 2, kHidden = 16, kHeads = 2, kPerHead = 3, kDim = 4, kChannels = 9;
 constexpr int64_t kGroups = kLayers * (kHeads + kChannels);
-constexpr double kGuard = -12345.5;  // around what the plugin writes
 
 // One linear of a layer, its groups and everything that can be measured of it.
 struct Linear {
@@ -35,16 +35,21 @@ const std::vector<Linear>& linears() {
 }
 int64_t groups_of(int block) { return block == PTQ_PRUNE_ATTENTION ? kHeads : kChannels; }
 
-// [n] between guards.
-struct Guarded {
-  std::vector<double> all;
-  explicit Guarded(int64_t n) : all(size_t(n + 2), 0.0) { all.front() = all.back() = kGuard; }
-  double* data() { return all.data() + 1; }
-  std::vector<double> values() const { return {all.begin() + 1, all.end() - 1}; }
-  void check(const char* function) const {
-    if (all.front() != kGuard || all.back() != kGuard)
-      fail("{} wrote past the ends of its answer", function);
+// [n] zeros that the plugin fills.
+class Numbers {
+ public:
+  explicit Numbers(int64_t n) : memory_("its answer", size_t(n) * sizeof(double), alignof(double)) {
+    std::memset(memory_.data(), 0, memory_.size());
   }
+  double* data() { return reinterpret_cast<double*>(memory_.data()); }
+  std::vector<double> values() { return {data(), data() + memory_.size() / sizeof(double)}; }
+  void check(const char* function) const {
+    if (const std::string where = memory_.written(); !where.empty())
+      fail("{} wrote {} its answer", function, where);
+  }
+
+ private:
+  Guarded memory_;
 };
 
 class Pruner {
@@ -69,7 +74,7 @@ class Pruner {
         const Linear& linear = linears()[size_t(i)];
         std::vector<double>& sums = of_block[linear.block];
         sums.resize(size_t(groups_of(linear.block)));
-        Guarded given(groups_of(linear.block));
+        Numbers given(groups_of(linear.block));
         refused = measure(l, linear, uint64_t(16 * l + i), given);
         for (size_t g = 0; g < sums.size(); ++g) sums[g] += given.values()[g];
       }
@@ -79,7 +84,7 @@ class Pruner {
     if (!refused.empty()) return {{}, refused};
     for (const double x : importance)
       if (std::isnan(x)) fail("measure gave an importance that is not a number");
-    Guarded score(kGroups);
+    Numbers score(kGroups);
     refused = make_scores(importance, score);
     return {score.values(), refused};
   }
@@ -87,7 +92,7 @@ class Pruner {
  private:
   bool wants(uint32_t bit) const { return !silent && (table_->wants & bit) != 0; }
 
-  std::string measure(int32_t layer, const Linear& l, uint64_t salt, Guarded& given) {
+  std::string measure(int32_t layer, const Linear& l, uint64_t salt, Numbers& given) {
     if (!table_->measure) return {};
     const auto bell = [&](int64_t rows, uint64_t more, bool squared) {
       std::vector<float> x = bell_curve(1, rows, l.columns, seed_ + 1000 * more + salt);
@@ -97,13 +102,8 @@ class Pruner {
     };
     Input weight = bell(l.rows, 1, false), gradient = bell(l.rows, 2, false),
           square = bell(l.rows, 3, true), mean = bell(1, 4, false), mean_square = bell(1, 5, true);
-    ptq_tensor tensors[] = {weight.tensor(true), gradient.tensor(true), square.tensor(true),
-                            mean.tensor(true), mean_square.tensor(true)};
-    for (ptq_tensor* t : {&tensors[3], &tensors[4]}) {  // vectors
-      t->ndim = 1;
-      t->shape[0] = l.columns;
-      t->shape[1] = t->stride[0] = 1;
-    }
+    const ptq_tensor tensors[] = {weight.tensor(true), gradient.tensor(true), square.tensor(true),
+                                  mean.vector(), mean_square.vector()};
     const std::string name = "model.layers." + std::to_string(layer) + ".x." + l.kind;
     const ptq_linear linear{sizeof linear,  layer,       name.c_str(),
                             l.kind.c_str(), &tensors[0], nullptr};
@@ -118,15 +118,14 @@ class Pruner {
                                  wants(PTQ_PRUNE_INPUTS) ? &tensors[3] : nullptr,
                                  wants(PTQ_PRUNE_INPUTS) ? &tensors[4] : nullptr};
     const Answer answer = session_.call("measure", [&](void* method, const ptq_call* call) {
-      return table_->measure(method, call, &shown, given.data());
+      return table_->measure(method, call, session_.host().lend(shown, "the ptq_prune_linear"),
+                             given.data());
     });
-    for (const Input* x : {&weight, &gradient, &square, &mean, &mean_square})
-      if (x->changed()) fail("measure wrote into its input");
     given.check("measure");
     return answer.status == PTQ_OK ? std::string() : answer.sentence;
   }
 
-  std::string make_scores(const std::vector<double>& importance, Guarded& score) {
+  std::string make_scores(const std::vector<double>& importance, Numbers& score) {
     std::vector<int32_t> layer, block;
     std::vector<int64_t> cost;
     for (int32_t l = 0; l < kLayers; ++l)
@@ -156,7 +155,8 @@ class Pruner {
                                   losses(of_mlp),
                                   wants(PTQ_PRUNE_INFLUENCE) ? influence.data() : nullptr};
     const Answer answer = session_.call("score", [&](void* method, const ptq_call* call) {
-      return table_->score(method, call, &groups, score.data());
+      return table_->score(method, call, session_.host().lend(groups, "the ptq_prune_groups"),
+                           score.data());
     });
     score.check("score");
     return answer.status == PTQ_OK ? std::string() : answer.sentence;

@@ -1,7 +1,13 @@
 #include "host/check/session.hpp"
 
+#include <signal.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cmath>
+
+#include "host/check/layer.hpp"
 
 namespace ptq::check {
 namespace {
@@ -58,6 +64,10 @@ void Session::settle(const char* function, Answer& answer) {
 }
 
 void Session::must_leave_surroundings(const char* function) const {
+  // A copy of this process that the plugin made: it is counted as one that was left behind.
+  if (::getpid() != process_) ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  while (::getpid() != process_) ::pause();
+  if (files_.lost()) fail("{} closes or replaces the standard files of the process", function);
   if (const std::string changed = surroundings_.restore(); !changed.empty()) {
     fail("{} changes {} of the process and leaves it so", function, changed);
   }
@@ -83,7 +93,9 @@ void Session::must_be_alike(Side side, const Encoding& encoding) {
 Answer Session::create() {
   Answer answer;
   const std::string json = json_object(host_.options);
-  answer.status = method_.create(host_.begin(), json.c_str(), &self_);
+  set_doing(std::string(method_.name) + ": create");
+  const ptq_call* call = host_.begin();
+  answer.status = method_.create(call, host_.lend(json, "options_json"), &self_);
   alive_ = answer.status == PTQ_OK;
   settle("create", answer);
   return answer;
@@ -96,6 +108,7 @@ void Session::must_create() {
 
 void Session::destroy() {
   alive_ = false;
+  set_doing(std::string(method_.name) + ": destroy");
   method_.destroy(self_, host_.begin());
   host_.end();
   must_leave_surroundings("destroy");
@@ -117,13 +130,18 @@ int64_t Session::block(Side side, int64_t heads, int64_t columns, bool sample) {
   const auto* kv = static_cast<const ptq_kv*>(method_.get(self_, PTQ_KV_1));
   const ptq_kv_shape shape{sizeof(ptq_kv_shape), 0, kLayers, heads, columns};
   ptq_kv_policy keys{sizeof(ptq_kv_policy), PTQ_POST_ROPE, 0, 0, 1, 0, 0}, values = keys;
-  Answer answer;
-  answer.status = kv->policy(self_, host_.begin(), &shape, &keys, &values);
-  settle("policy", answer);
+  const Answer answer = call("policy", [&](void* self, const ptq_call* c) {
+    ptq_kv_policy* own[] = {host_.lend(keys, "the policy of the keys", /*writable=*/true),
+                            host_.lend(values, "the policy of the values", /*writable=*/true)};
+    const ptq_status status =
+        kv->policy(self, c, host_.lend(shape, "the ptq_kv_shape"), own[0], own[1]);
+    keys = host_.returned(own[0], keys, "the policy");
+    values = host_.returned(own[1], values, "the policy");
+    return status;
+  });
   if (answer.status != PTQ_OK) fail("policy failed: {}", answer.sentence);
   for (const ptq_kv_policy* p : {&keys, &values}) {
     const char* name = p == &keys ? "keys" : "values";
-    if (p->struct_size != sizeof(ptq_kv_policy)) fail("policy changed struct_size of {}", name);
     if (p->sink < 0) fail("sink of {} is {}, it must be at least 0", name, p->sink);
     if (p->window < 0) fail("window of {} is {}, it must be at least 0", name, p->window);
     if (p->block < 1) fail("block of {} is {}, it must be at least 1", name, p->block);
@@ -132,6 +150,8 @@ int64_t Session::block(Side side, int64_t heads, int64_t columns, bool sample) {
     if (p->flags & ~kKnownFlags) fail("flags of {} are {:#x}, not PTQ_KV_*", name, p->flags);
     if (p->reserved != 0) fail("reserved of {} is {}, it must be 0", name, p->reserved);
   }
+  flags_[0] = keys.flags;
+  flags_[1] = values.flags;
   policy_.clear();
   for (const ptq_kv_policy* p : {&keys, &values})
     policy_ += fmt::format("{} {} {} {} {};", p->key_space, p->sink, p->window, p->block, p->flags);
@@ -165,17 +185,19 @@ Answer Session::calibrate(int64_t heads, int64_t columns) {
   Answer answer;
   for (int layer = 0; layer < kLayers; ++layer) {
     for (const int side : {PTQ_KEYS, PTQ_VALUES}) {
-      const std::vector<float> x = bell_curve(kTokens, heads, columns, host_.seed + 17);
+      const std::vector<float> x =
+          sample_values(kTokens, heads, columns, host_.seed + 17, other_sample);
       // Squared gradients: never negative, tiny, and here and there exactly 0.
       std::vector<float> squared = x;
       for (size_t i = 0; i < x.size(); ++i) squared[i] *= i % 7 ? 1e-6f * x[i] : 0.0f;
       Input input(kTokens, heads, columns, x), weights(kTokens, heads, columns, squared);
       const ptq_tensor sample = input.tensor(false), fisher = weights.tensor(false);
       const ptq_kv_block rows{sizeof(ptq_kv_block), side, layer, 0, 0, kLength};
-      answer.status = table->calibrate(self_, host_.begin(), &rows, &sample,
-                                       wants() & PTQ_WANT_FISHER ? &fisher : nullptr);
-      settle("calibrate", answer);
-      if (input.changed() || weights.changed()) fail("calibrate wrote into its input");
+      answer = call("calibrate", [&](void* self, const ptq_call* c) {
+        return table->calibrate(self, c, host_.lend(rows, "the ptq_kv_block"),
+                                host_.lend_tensor(sample),
+                                wants() & PTQ_WANT_FISHER ? host_.lend_tensor(fisher) : nullptr);
+      });
       if (answer.status != PTQ_OK) return answer;
     }
   }
@@ -183,82 +205,25 @@ Answer Session::calibrate(int64_t heads, int64_t columns) {
   return answer;
 }
 
-namespace {
-
-// Made-up inputs of a layer, and everything that can be wanted of them.
-class LayerInputs {
- public:
-  LayerInputs(int64_t columns, uint64_t seed)
-      : x_(bell_curve(1, kRows, columns, seed + 29)),
-        full_(bell_curve(1, kRows, columns, seed + 31)) {
-    const size_t n = size_t(columns);
-    square_.resize(n), magnitude_.resize(n), largest_.resize(n);
-    gram_.resize(n * n), cross_.resize(n * n);
-    for (int64_t t = 0; t < kRows; ++t) {
-      const float *x = x_.data() + t * columns, *other = full_.data() + t * columns;
-      for (size_t i = 0; i < n; ++i) {
-        square_[i] += x[i] * x[i] / float(kRows);
-        magnitude_[i] += std::fabs(x[i]) / float(kRows);
-        largest_[i] = std::max(largest_[i], std::fabs(x[i]));
-        for (size_t j = 0; j < n; ++j) {
-          gram_[i * n + j] += x[i] * x[j] / float(kRows);
-          cross_[i * n + j] += 0.01f * other[i] * x[j] / float(kRows);
-        }
-      }
-    }
-    const auto view = [&](ptq_tensor& t, const std::vector<float>& data, int64_t rows) {
-      t = {};
-      t.data = const_cast<float*>(data.data());
-      t.dtype = {PTQ_FLOAT, 32, 1};
-      t.ndim = rows > 0 ? 2 : 1;
-      t.device_type = PTQ_CPU;
-      t.flags = PTQ_READ_ONLY;
-      std::fill(t.shape, t.shape + 6, 1);
-      std::fill(t.stride, t.stride + 6, 1);
-      t.shape[0] = rows > 0 ? rows : columns;
-      if (rows > 0) t.shape[1] = t.stride[0] = columns;
-      return &t;
-    };
-    inputs_ = {sizeof inputs_,
-               0,
-               uint64_t(columns),
-               kRows,
-               view(tensors_[0], square_, 0),
-               view(tensors_[1], magnitude_, 0),
-               view(tensors_[2], largest_, 0),
-               view(tensors_[3], gram_, columns),
-               view(tensors_[4], x_, kRows),
-               view(tensors_[5], cross_, columns)};
-  }
-  LayerInputs(const LayerInputs&) = delete;
-  const ptq_inputs* get() const { return &inputs_; }
-
- private:
-  static constexpr int64_t kRows = 64;
-  std::vector<float> x_, full_, square_, magnitude_, largest_, gram_, cross_;
-  ptq_tensor tensors_[6];
-  ptq_inputs inputs_{};
-};
-
-}  // namespace
-
 Answer Session::encode(Side side, const ptq_tensor& x, int64_t first) {
   Answer answer;
   auto* out = reinterpret_cast<ptq_encoding*>(&answer.encoding);
   answer.encoding.cache = side != Side::weights;
   if (answer.encoding.cache) answer.encoding.block = block_[int(side)];
+  constexpr const char* kNames[] = {"keys", "values", "weights"};
+  set_doing(fmt::format("{} ({}): encode", method_.name, kNames[int(side)]));
   const ptq_call* call = host_.begin();
   if (side == Side::weights) {
-    const auto* weights = static_cast<const ptq_weights*>(method_.get(self_, PTQ_WEIGHTS_1));
-    const bool learns = get(PTQ_WEIGHTS_CALIBRATION_1) != nullptr;
-    const LayerInputs inputs(x.shape[1], host_.seed);
-    const ptq_linear linear{sizeof(ptq_linear), 0,  "model.layers.0.mlp.up_proj",
-                            "up_proj",          &x, learns ? inputs.get() : nullptr};
-    answer.status = weights->encode(self_, call, &linear, out);
+    const auto* weights = static_cast<const ptq_weights*>(get(PTQ_WEIGHTS_1));
+    const auto* learns =
+        static_cast<const ptq_weights_calibration*>(get(PTQ_WEIGHTS_CALIBRATION_1));
+    Layer layer(host_, x, learns ? &learns->wanted : nullptr, other_sample);
+    answer.status = weights->encode(self_, call, layer.lent(), out);
   } else {
-    const auto* kv = static_cast<const ptq_kv*>(method_.get(self_, PTQ_KV_1));
+    const auto* kv = static_cast<const ptq_kv*>(get(PTQ_KV_1));
     const ptq_kv_block block{sizeof(ptq_kv_block), int32_t(side), 0, 0, first, x.shape[1]};
-    answer.status = kv->encode(self_, call, &block, &x, out);
+    answer.status =
+        kv->encode(self_, call, host_.lend(block, "the ptq_kv_block"), host_.lend_tensor(x), out);
   }
   settle("encode", answer);
   if (answer.encoding.fills > 1) fail("encode filled the encoding {} times", answer.encoding.fills);
@@ -269,7 +234,6 @@ Answer Session::encode(Side side, const ptq_tensor& x, int64_t first) {
 Encoding Session::must_encode(Side side, Input& input, int64_t first) {
   const bool matrix = side == Side::weights;
   Answer answer = encode(side, input.tensor(matrix), first);
-  if (input.changed()) fail("encode wrote into its input or the memory around it");
   if (answer.status != PTQ_OK) fail("encode failed: {}", answer.sentence);
   const Encoding& encoding = answer.encoding;
   if (!encoding.filled()) {
@@ -295,6 +259,14 @@ std::vector<float> bell_curve(int64_t batch, int64_t rows, int64_t columns, uint
         std::sqrt(-2 * std::log(uniform())) * std::cos(6.283185307179586 * uniform());
     values[i] = float(int64_t(i) % columns % 16 == 5 ? 4 * bell : bell);
   }
+  return values;
+}
+
+std::vector<float> sample_values(int64_t batch, int64_t rows, int64_t columns, uint64_t seed,
+                                 bool other) {
+  std::vector<float> values = bell_curve(batch, rows, columns, seed);
+  for (size_t i = 0; other && i < values.size(); ++i)
+    values[i] *= int64_t(i) % columns % 16 == 11 ? 20.0f : 0.4f;
   return values;
 }
 

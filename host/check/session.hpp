@@ -10,34 +10,37 @@
 #include <utility>
 #include <vector>
 
+#include "host/check/guarded.hpp"
 #include "host/check/host.hpp"
 #include "host/check/test.hpp"
+#include "ptq/run/standard_files.hpp"
 #include "ptq/run/surroundings.hpp"
 
 namespace ptq::check {
 
-// Float32 [batch, rows, columns] between guards, read-only for the plugin. The guards hold
-// `around`, which no answer may depend on.
+// Float32 [batch, rows, columns], read-only for the plugin. The memory in front, as far as it can
+// be read, holds `around`, which no answer may depend on; none behind can be read.
 class Input {
  public:
-  Input(int64_t batch, int64_t rows, int64_t columns, const std::vector<float>& values,
-        float around = NAN)
-      : batch_(batch), rows_(rows), columns_(columns) {
-    memory_.assign(size_t(batch * rows * columns + 2 * kGuard), around);
-    for (int64_t i = 0; i < batch * rows * columns; ++i) {
-      memory_[size_t(kGuard + i)] = values[size_t(i)];
-    }
-    before_ = memory_;
+  Input(int64_t batch, int64_t rows, int64_t columns, std::vector<float> values, float around = NAN)
+      : batch_(batch), rows_(rows), columns_(columns), values_(std::move(values)) {
+    std::memcpy(&around_, &around, sizeof around_);
+    values_.resize(size_t(batch * rows * columns));
   }
 
   int64_t batch() const { return batch_; }
   int64_t rows() const { return rows_; }
   int64_t columns() const { return columns_; }
 
-  // As a matrix [rows, columns] for weights, else with the batch axis.
+  // A copy of its own, until it is asked for again: for one call. As a matrix [rows, columns] for
+  // weights, else with the batch axis.
   ptq_tensor tensor(bool matrix) {
+    const size_t bytes = values_.size() * sizeof(float);
+    memory_ = std::make_unique<Guarded>("its input", bytes, alignof(float), around_);
+    if (bytes > 0) std::memcpy(memory_->data(), values_.data(), bytes);
+    memory_->make_read_only();
     ptq_tensor x{};
-    x.data = memory_.data() + kGuard;
+    x.data = memory_->data();
     x.dtype = {PTQ_FLOAT, 32, 1};
     x.device_type = PTQ_CPU;
     x.flags = PTQ_READ_ONLY;
@@ -53,15 +56,20 @@ class Input {
     x.shape[first + 1] = columns_;
     return x;
   }
-  // By bytes: NaN is not equal to itself.
-  bool changed() const {
-    return std::memcmp(before_.data(), memory_.data(), memory_.size() * sizeof(float)) != 0;
+  // The same with one axis, of all numbers.
+  ptq_tensor vector() {
+    ptq_tensor x = tensor(true);
+    x.ndim = 1;
+    x.shape[0] = int64_t(values_.size());
+    x.shape[1] = x.stride[0] = 1;
+    return x;
   }
 
  private:
-  static constexpr int64_t kGuard = 64;
   int64_t batch_, rows_, columns_;
-  std::vector<float> memory_, before_;
+  std::vector<float> values_;
+  uint32_t around_;
+  std::unique_ptr<Guarded> memory_;
 };
 
 // What is encoded: keys, values or weights.
@@ -76,6 +84,9 @@ struct Answer {
 using OptionValues = std::vector<std::pair<std::string, std::string>>;  // name, JSON text
 
 OptionValues default_options(const ptq_method& method);
+// Other values of an option, as JSON, the likeliest to be seen first; those that do not go with the
+// other options are refused by the method.
+std::vector<std::string> other_values(const ptq_option& option);
 
 // A method instance. Everything that breaks the protocol of calls (a status without a sentence,
 // memory written outside, ...) stops the test with FAIL.
@@ -89,6 +100,8 @@ class Session {
   Session& operator=(const Session&) = delete;
 
   Host& host() { return host_; }
+  uint64_t seed() const { return host_.seed; }
+  bool other_sample = false;  // it is calibrated with quite another one
   // create; the status is not ok when the method refused with a sentence.
   Answer create();
   void must_create();
@@ -98,6 +111,7 @@ class Session {
   template <class Fn>
   Answer call(const char* function, const Fn& fn) {
     Answer answer;
+    set_doing(std::string(method_.name) + ": " + function);
     answer.status = fn(self_, host_.begin());
     settle(function, answer);
     return answer;
@@ -116,7 +130,8 @@ class Session {
   // Of the policy, after block().
   bool calibrated() const { return calibrated_; }
   bool rewrites() const { return rewrites_; }
-  const std::string& policy() const { return policy_; }  // of both sides, as text
+  const std::string& policy() const { return policy_; }          // of both sides, as text
+  uint32_t flags(Side side) const { return flags_[int(side)]; }  // PTQ_KV_*
   Answer encode(Side side, const ptq_tensor& x, int64_t first = 0);
   // The same; stops with FAIL when the method refuses or leaves the encoding empty.
   Encoding must_encode(Side side, Input& input, int64_t first = 0);
@@ -131,9 +146,12 @@ class Session {
   const ptq_method& method_;
   Host host_;
   Surroundings surroundings_;
+  StandardFiles files_;
+  pid_t process_ = ::getpid();
   int64_t block_[2] = {0, 0};  // of keys and values, after block()
   std::string policy_;         // after block()
-  std::string form_[2];        // of the encodings so far
+  uint32_t flags_[2] = {0, 0};
+  std::string form_[2];  // of the encodings so far
   std::vector<float> shared_[2];
   void* self_ = nullptr;
   bool alive_ = false, calibrated_ = false, rewrites_ = false;
@@ -141,6 +159,9 @@ class Session {
 
 // Values like those of a cache or a weight matrix: a bell curve with some louder columns.
 std::vector<float> bell_curve(int64_t batch, int64_t rows, int64_t columns, uint64_t seed);
+// The same for calibration; `other`: other sizes, and other columns are loud.
+std::vector<float> sample_values(int64_t batch, int64_t rows, int64_t columns, uint64_t seed,
+                                 bool other);
 
 // Runs `test(method, side)` for every method and every side of the capability (cache: keys and
 // values). SKIP when no method has it.

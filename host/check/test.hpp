@@ -43,7 +43,7 @@ struct Subject {
 struct Test {
   const char* name;      // kebab-case, group first
   const char* sentence;  // what holds when it passes
-  const char* needs;     // another test; skipped when that one did not pass
+  const char* needs;     // other tests; skipped when one of them went wrong
   Result (*run)(const Subject& subject);
 };
 
@@ -52,8 +52,17 @@ std::vector<Test> file_tests();         // read from the file, nothing is execut
 std::vector<Test> load_tests();         // loading it
 std::vector<Test> description_tests();  // what its tables say
 std::vector<Test> encode_tests();       // what it computes
+std::vector<Test> thread_tests();       // on how many threads
+std::vector<Test> memory_tests();       // what it keeps
+std::vector<Test> transform_tests();    // what it scales
+std::vector<Test> activation_tests();   // how it rounds what enters a layer
 std::vector<Test> prune_tests();        // what it removes
+std::vector<Test> growth_tests();       // hosts of other versions
 std::vector<Test> option_tests();       // whether its options do anything
+std::vector<Test> stage_tests();        // whether its stages do anything
+std::vector<Test> fuzz_tests();         // a sequence of calls
+
+constexpr const char* kFuzzTest = "fuzz-calls";
 
 // Loads the file (RTLD_NOW, RTLD_LOCAL) and never unloads it. A file that does not load, or whose
 // tables cannot be read, stops the test as skipped: other tests say why.

@@ -1,7 +1,9 @@
 // What the check's own host has for weights alone: codebooks with a scale per group, and linear
 // algebra in plain loops (definitions in plugin.h).
 #include <algorithm>
+#include <atomic>
 #include <cmath>
+#include <thread>
 #include <vector>
 
 #include "host/check/host.hpp"
@@ -92,9 +94,24 @@ ptq_status Host::grouped_codes(const ptq_call* call, const ptq_tensor* codes,
 
 // ---- ptq.math/1 ----
 
-void Host::parallel(const ptq_call*, int64_t count, void (*task)(void*, int64_t),
+void Host::parallel(const ptq_call* call, int64_t count, void (*task)(void*, int64_t),
                     void* context) noexcept {
-  for (int64_t i = count - 1; i >= 0; --i) task(context, i);  // any order has to do
+  switch (of(call).tasks) {
+    case Tasks::backwards:
+      for (int64_t i = count - 1; i >= 0; --i) task(context, i);
+      break;
+    case Tasks::forwards:
+      for (int64_t i = 0; i < count; ++i) task(context, i);
+      break;
+    case Tasks::threads: {
+      std::atomic<int64_t> next{0};
+      const auto work = [&] {
+        for (int64_t i; (i = next++) < count;) task(context, i);
+      };
+      std::thread threads[] = {std::thread(work), std::thread(work), std::thread(work)};
+      for (std::thread& thread : threads) thread.join();
+    }
+  }
 }
 
 void Host::gemm(const ptq_call*, int32_t ta, int32_t tb, int64_t m, int64_t n, int64_t k,

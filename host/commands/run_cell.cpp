@@ -1,7 +1,9 @@
 // ptq-host run-cell JOB.json: the child side of a run. Standard output and error end in the cell's
 // log; progress goes to descriptor 3; an error that can be put into words goes to error.json.
+#include <sys/resource.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <exception>
@@ -13,6 +15,7 @@
 #include "ptq/run/cancel.hpp"
 #include "ptq/run/cell.hpp"
 #include "ptq/run/cell_error.hpp"
+#include "ptq/run/keeper.hpp"
 #include "ptq/run/supervise.hpp"
 
 namespace ptq {
@@ -40,6 +43,14 @@ class ProgressPipe {
   std::string note_;
 };
 
+// Whoever ran out of memory has words all the same.
+void lift_address_space() {
+  rlimit limit{};
+  ::getrlimit(RLIMIT_AS, &limit);
+  limit.rlim_cur = limit.rlim_max;
+  ::setrlimit(RLIMIT_AS, &limit);
+}
+
 // The exit code, after the result or error.json was written.
 int run_job(const CellJob& job) {
   ProgressPipe progress;
@@ -53,11 +64,13 @@ int run_job(const CellJob& job) {
       run_cell(job, report);
     return 0;
   } catch (const Error& e) {
+    lift_address_space();
     code = e.code();
     message = e.what();
   } catch (const std::bad_alloc&) {
+    lift_address_space();
     code = ExitCode::resources;
-    message = "out of memory";
+    message = job.address_space > 0 ? "ran out of its address space" : "out of memory";
   } catch (const std::exception& e) {
     code = ExitCode::internal;
     message = e.what();
@@ -75,6 +88,13 @@ int run_cell_command(const std::vector<std::string>& args) {
   const CellJob job =
       job_from_json(parse_json(read_text_file(args[0], kLargestJob), args[0]), args[0]);
   end_with_parent(pid_t(job.supervisor));
+  Keeper::stand_between(pid_t(job.supervisor));
+  if (job.address_space > 0) {
+    rlimit limit{};
+    ::getrlimit(RLIMIT_AS, &limit);
+    limit.rlim_cur = std::min<rlim_t>(job.address_space, limit.rlim_max);
+    ::setrlimit(RLIMIT_AS, &limit);
+  }
   ::signal(SIGPIPE, SIG_IGN);
   Cancel::install_handlers();
 

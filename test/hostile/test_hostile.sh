@@ -1,31 +1,8 @@
 #!/usr/bin/env bash
 # Plugins that end, block, replace or change the process that they run in, leave processes behind,
 # ignore refusals or say too much: the host goes on, names them, and its numbers stay what they are.
-# shellcheck source=test/cli/common.bash
-. test/cli/common.bash
-command -v cc >/dev/null || { echo "no C compiler"; exit 77; }
-plugins=$work/plugins
-mkdir "$plugins"
-
-# plugin [-DAT_..=CODE]...: plugins/hostile.so
-plugin() {
-  cc -std=gnu11 -O1 -w -shared -fPIC -fvisibility=hidden -I include "$@" test/hostile/hostile.c \
-    -o "$plugins/hostile.so" -lm || fail "hostile.c is not compiled with $*"
-}
-# weights ANSWER: plugins/weights.so
-weights() {
-  cc -std=gnu11 -O1 -w -shared -fPIC -fvisibility=hidden -I include "-DANSWER=$1" \
-    test/hostile/weights.c -o "$plugins/weights.so" || fail "weights.c is not compiled with $1"
-}
-# cells CODE METHOD...: an experiment of these methods with the plugins, to results/
-cells() {
-  local code=$1
-  shift
-  rm -rf "$work/results"
-  experiment "$@" >"$work/e.toml"
-  run "$code" "$work/e.toml" --plugins "$plugins" --out "$work/results" --quiet
-}
-loss() { grep -h -o '"nll": [-0-9.e]*' "$work"/results/*"__$1__"*/record.json; }
+# shellcheck source=test/hostile/plugins.bash
+. test/hostile/plugins.bash
 logits() {
   run "$1" logits --model "$model" --ids 1,2,3,4,5,6,7,8,9,10,11,12 --method "$2" \
     --plugins "$plugins" --out "$work/logits.safetensors"

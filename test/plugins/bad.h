@@ -97,6 +97,9 @@ static ptq_status policy(void* method, const ptq_call* call, const ptq_kv_shape*
   keys->sink = values->sink = 0;
   keys->window = values->window = 4;
   keys->block = values->block = BAD_BLOCK;
+#ifdef BAD_POLICY_FLAGS
+  keys->flags = BAD_POLICY_FLAGS;
+#endif
   return PTQ_OK;
 }
 

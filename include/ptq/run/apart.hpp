@@ -5,7 +5,6 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
-#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -21,6 +20,7 @@
 #include <string>
 
 #include "ptq/core/error.hpp"
+#include "ptq/run/keeper.hpp"
 #include "ptq/run/orphans.hpp"
 
 namespace ptq {
@@ -32,12 +32,6 @@ inline std::string signal_name(int number) {
 
 // SIGCHLD may arrive ignored from whoever started this program; then no end of a child is told.
 inline void hear_of_children() { ::signal(SIGCHLD, SIG_DFL); }
-
-// In a child: die with the parent, whatever happens to it.
-inline void end_with_parent(pid_t parent) {
-  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-  if (::getppid() != parent) ::_exit(int(ExitCode::interrupted));  // it was gone already
-}
 
 struct ApartSettings {
   double seconds = std::numeric_limits<double>::infinity();  // SIGKILL after them
@@ -109,6 +103,7 @@ class Apart {
     sigset_t none;
     sigemptyset(&none);
     ::sigprocmask(SIG_SETMASK, &none, nullptr);
+    Keeper::stand_between(parent);
     if (settings.quiet) {
       const rlimit no_core{0, 0};
       ::setrlimit(RLIMIT_CORE, &no_core);

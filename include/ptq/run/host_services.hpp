@@ -25,7 +25,7 @@
 #include "ptq/plugin.h"
 #include "ptq/run/cancel.hpp"
 #include "ptq/run/math_service.hpp"
-#include "ptq/run/surroundings.hpp"
+#include "ptq/run/put_back.hpp"
 
 namespace ptq {
 
@@ -71,8 +71,9 @@ class HostSide {
     } catch (...) {
       thrown = "threw a C++ exception";
     }
-    put_back(function);
+    const std::string lost = put_back_.after(function);
     release_scratch();
+    require(function, lost, lost.empty() ? "" : where());
     if (Cancel::requested())
       throw Error(ExitCode::interrupted, "stopped in method " + method_ + ", " + function, where());
     if (!thrown.empty())
@@ -85,7 +86,9 @@ class HostSide {
       throw plugin_error(function,
                          "returned status " + std::to_string(status) + " without a sentence",
                          "a plugin calls call->fail before it returns an error", where());
-    throw plugin_error(function, sentence_, {}, where());
+    const Error error = plugin_error(function, sentence_, {}, where());
+    if (status != PTQ_NO_MEMORY) throw error;
+    throw Error(ExitCode::resources, error.message(), error.where());
   }
 
   // The functions of a plugin that get no call: fn(), with the same care.
@@ -95,14 +98,14 @@ class HostSide {
       const Cancel::Inside inside;
       return fn();
     }();
-    put_back(function);
+    require(function, put_back_.after(function), {});
     return result;
   }
 
   // What the plugin has changed of its surroundings, one sentence each; everything is put back.
   const std::vector<std::string>& settle() {
-    note("since its last call", surroundings_.restore());
-    return changes_;
+    require("since its last call", put_back_.after_all("since its last call"), {});
+    return put_back_.changes();
   }
 
   // Largest sums of bytes that the plugin held at one time.
@@ -157,22 +160,11 @@ class HostSide {
     return call;
   }
 
-  // ---- surroundings ----
-
-  // After each call into the plugin. Blocks are encoded thousands of times a second: what cannot
-  // change numbers is looked at when some time has passed.
-  void put_back(const char* function) {
-    const auto now = std::chrono::steady_clock::now();
-    const bool all = std::strcmp(function, "encode") != 0 || now - looked_ > kLookEvery;
-    if (all) looked_ = now;
-    note(function, all ? surroundings_.restore() : surroundings_.restore_numbers());
-  }
-  void note(const std::string& function, const std::string& changed) {
-    if (changed.empty()) return;
-    const std::string sentence = "method " + method_ + ", " + function + ": it changes " + changed +
-                                 " of the process; that was put back";
-    if (std::find(changes_.begin(), changes_.end(), sentence) == changes_.end())
-      changes_.push_back(sentence);
+  // What was meant for lost files may be in others by now.
+  void require(const char* function, const std::string& lost, const std::string& place) const {
+    if (lost.empty()) return;
+    throw plugin_error(function, "it " + lost,
+                       "a plugin closes what it has opened, and prints nothing", place);
   }
 
   // ---- counted memory ----
@@ -254,7 +246,7 @@ class HostSide {
         sizeof(ptq_progress_service), 0, [](const ptq_call* c, double fraction) {
           HostSide& host = of(c);
           if (!std::isfinite(fraction)) return;
-          const InHostMode mode(host.surroundings_.mode());
+          const InHostMode mode(host.put_back_.mode());
           std::lock_guard lock(host.mutex_);
           if (host.on_progress) host.on_progress(std::clamp(fraction, 0.0, 1.0));
         }};
@@ -326,7 +318,7 @@ class HostSide {
   static ptq_status build(const ptq_call* call, ptq_encoding* out,
                           const std::function<void(RowSink&)>& fn) {
     HostSide& host = of(call);
-    const InHostMode mode(host.surroundings_.mode());
+    const InHostMode mode(host.put_back_.mode());
     const auto refuse = [&](ptq_status status, const std::string& text) {
       host.refusal_ = safe_text(text);
       return call->fail(call, status, text.c_str());
@@ -492,7 +484,7 @@ class HostSide {
     static const ptq_math service = math_table(
         [](const ptq_call* call, int64_t count, void (*task)(void*, int64_t), void* context) {
           HostSide& host = of(call);
-          const InHostMode mode(host.surroundings_.mode());
+          const InHostMode mode(host.put_back_.mode());
           if (!host.pool_) host.pool_ = std::make_unique<ThreadPool>(host.threads);
           host.pool_->for_each(count, [&](int64_t i) { task(context, i); });
         });
@@ -507,10 +499,7 @@ class HostSide {
   std::mutex mutex_;
   std::string sentence_;  // of the latest `fail` in this call
   std::string refusal_;   // of the latest answer, when the host refused it
-  Surroundings surroundings_;
-  static constexpr std::chrono::milliseconds kLookEvery{50};
-  std::chrono::steady_clock::time_point looked_;
-  std::vector<std::string> changes_;
+  PutBack put_back_{method_};
   struct Memory {
     int kind;  // 0 scratch, 1 bookkeeping
     uint64_t bytes;
