@@ -6,7 +6,9 @@
              --gguf SmolLM2.f16.gguf --gguf SmolLM2.Q4_1.gguf --json bench/results/NAME.json
 
 Each round runs every program once: a prefill of every --tokens with the last token's logits, and
-64 decoded tokens behind a short prompt. --ptq MODE=MODEL: MODE fp32 or bf16, MODEL a GGUF file or a
+64 decoded tokens behind a short prompt. --text: also the perplexity of four windows of 2048 tokens, from
+the start of the process to the number, with the ptq-host and llama-perplexity that lie beside the
+two benchmarks. --ptq MODE=MODEL: MODE fp32 or bf16, MODEL a GGUF file or a
 Hugging Face folder; --gguf: what the peers run. Medians of the rounds, the spread beside them, and
 the ratio of each of our lines to the fastest peer. Standard library only.
 """
@@ -14,9 +16,11 @@ import argparse
 import json
 import os
 import pathlib
+import re
 import statistics
 import subprocess
 import tempfile
+import time
 
 
 def named(text):
@@ -52,6 +56,50 @@ def peer(program, model, tokens, threads):
     return found
 
 
+EXPERIMENT = """name = "peers"
+seed = 0
+models = ["{model}"]
+model = {{ compute = "{mode}" }}
+baseline = "fp16"
+[[methods]]
+label = "fp16"
+method = "fp16"
+[[evaluations]]
+name = "ppl"
+kind = "perplexity"
+text = "{text}"
+join = "raw"
+protocol = "llamacpp"
+window = 2048
+max_windows = 4
+"""
+
+
+def seconds_of(command):
+    start = time.monotonic()
+    done = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT)
+    return time.monotonic() - start, done.stdout
+
+
+def our_perplexity(bench, mode, model, text, threads):
+    host = pathlib.Path(bench).with_name("ptq-host")
+    with tempfile.TemporaryDirectory() as folder:
+        file = pathlib.Path(folder, "peers.toml")
+        file.write_text(EXPERIMENT.format(mode=mode, model=pathlib.Path(model).resolve(),
+                                          text=pathlib.Path(text).resolve()))
+        seconds, _ = seconds_of([host, file, "--out", f"{folder}/out", "--threads", str(threads)])
+        record = json.loads(next(pathlib.Path(folder, "out").glob("*/record.json")).read_text())
+    return seconds, record["metrics"]["ppl"]
+
+
+def peer_perplexity(bench, model, text, threads):
+    program = pathlib.Path(bench).with_name("llama-perplexity")
+    seconds, out = seconds_of([program, "-m", model, "-f", text, "-c", "2048", "-b", "2048",
+                               "--chunks", "4", "-t", str(threads)])
+    return seconds, float(re.search(r"Final estimate: PPL = ([0-9.]+)", out)[1])
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--peer", type=named, action="append", default=[], required=True)
@@ -61,10 +109,12 @@ def main():
     parser.add_argument("--tokens", default="512,2048")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--text", help="a text whose perplexity is measured, too")
     parser.add_argument("--json", help="the figures of all rounds go to this file, too")
     options = parser.parse_args()
     tokens = [int(t) for t in options.tokens.split(",")]
-    rates, facts, limits = {}, {}, {}
+    rates, facts, limits, found = {}, {}, {}, {}
+    perplexity = "perplexity, seconds of the process"
 
     def note(who, what, value):
         rates.setdefault((who, what), []).append(value)
@@ -80,26 +130,41 @@ def main():
                 facts = {k: sheet.get(k) for k in ("machine", "instructions", "device")}
                 for k, v in seen.items():
                     limits.setdefault(k, []).append(v)
+            if options.text:
+                seconds, found[who] = our_perplexity(options.bench, mode, model, options.text,
+                                                     options.threads)
+                note(who, perplexity, seconds)
         for name, program in options.peer:
             for model in options.gguf:
+                who = f"{name}, {pathlib.Path(model).name}"
                 for what, value in peer(program, model, tokens, options.threads).items():
-                    note(f"{name}, {pathlib.Path(model).name}", what, value)
+                    note(who, what, value)
+                if options.text:
+                    seconds, found[who] = peer_perplexity(program, model, options.text,
+                                                          options.threads)
+                    note(who, perplexity, seconds)
 
     for what, values in limits.items():
         print(f"{what:<50} {statistics.median(values):10.1f}")
     table = []
-    for what in [f"prefill {n}" for n in tokens] + ["decode"]:
-        print(f"\n{what}, tokens/s")
+    for what in [f"prefill {n}" for n in tokens] + ["decode", perplexity]:
         lines = [(who, values) for (who, w), values in rates.items() if w == what]
-        fastest = max(statistics.median(v) for who, v in lines if not who.startswith("ptq "))
+        if not lines:
+            continue
+        print(f"\n{what}" + ("" if what == perplexity else ", tokens/s"))
+        best = min if what == perplexity else max
+        fastest = best(statistics.median(v) for who, v in lines if not who.startswith("ptq "))
         for who, values in lines:
             median = statistics.median(values)
             spread = (max(values) - min(values)) / median
-            ratio = f"{median / fastest:5.2f} x the fastest peer" if who.startswith("ptq ") else ""
-            print(f"  {who:<48} {median:9.1f}  ±{50 * spread:.0f} %  {ratio}")
-            table.append({"what": what, "who": who, "tokens_per_second": values})
+            ratio = fastest / median if what == perplexity else median / fastest
+            beside = f"{ratio:5.2f} x as fast as the fastest peer" if who.startswith("ptq ") else ""
+            number = f"  PPL {found[who]:.4f}" if what == perplexity else ""
+            print(f"  {who:<40} {median:9.1f}  ±{50 * spread:.0f} %  {beside}{number}")
+            table.append({"what": what, "who": who, "values": values})
     if options.json:
-        text = json.dumps({**facts, "threads": options.threads, "limits": limits, "rates": table},
+        text = json.dumps({**facts, "threads": options.threads, "limits": limits,
+                           "measured": table, "perplexities": found},
                           indent=1)
         pathlib.Path(options.json).write_text(text + "\n")
 

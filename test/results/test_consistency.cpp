@@ -108,6 +108,9 @@ TEST_CASE("a record as it is written has no violation", "[consistency]") {
   folder.samples(kWindows);
   CHECK(all(violations(perplexity(), folder.path)) == "");
   CHECK(all(figure_violations(passkey())) == "");
+  Record like_llamacpp = perplexity();
+  like_llamacpp.metrics["ppl_error"] = 0.03;  // behind its `+/-`
+  CHECK(all(figure_violations(like_llamacpp)) == "");
   Record empty;
   CHECK(all(violations(empty, folder.path)) == "");
   empty.status = "failed";
@@ -124,6 +127,7 @@ TEST_CASE("every figure that cannot be true is named", "[consistency]") {
   const Record p = perplexity(), k = passkey();
   says(p, "/ppl", std::exp(1.875) * 0.8, "metrics.ppl is 5.21");
   says(p, "/ppl", -3, "metrics.ppl is -3, but no perplexity is below 1");
+  says(p, "/ppl_error", -0.5, "metrics.ppl_error is -0.5, below 0");
   says(p, "/nll", -0.5, "metrics.nll is -0.5, below 0");
   says(p, "/ppl_reference", 3.0, "but exp(nll_reference) is");
   says(p, "/delta_nll", 0.1, "but nll - nll_reference is 0.375");
