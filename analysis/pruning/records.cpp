@@ -59,15 +59,16 @@ std::vector<std::vector<std::string>> csv_lines(std::string_view text) {
   return lines;
 }
 
-// Empty, "None" and "nan" are no value; "inf" is one.
+// Empty, "None" and "nan", however it is spelled, are no value; "inf" is one.
 std::optional<double> number_of(const std::string& text, const std::string& where) {
-  if (text.empty() || text == "None" || text == "nan" || text == "NaN") return {};
+  if (text.empty() || text == "None") return {};
   char* end = nullptr;
   const double value = std::strtod(text.c_str(), &end);
-  if (end == text.c_str() || *end != '\0') {
+  if (end == text.c_str() || end != text.c_str() + text.size()) {
     throw environment_error("`" + one_line(text) + "` is not a number", where,
                             "leave the field empty where there is no value");
   }
+  if (std::isnan(value)) return {};
   return value;
 }
 

@@ -22,6 +22,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <new>
 #include <set>
 #include <string>
 #include <string_view>
@@ -89,7 +90,10 @@ class Claims {
   Claims(const Claims&) = delete;
   Claims& operator=(const Claims&) = delete;
   ~Claims() {
-    while (!held_.empty()) release(*held_.begin());
+    try {
+      while (!held_.empty()) release(*held_.begin());
+    } catch (const std::bad_alloc&) {  // what stays is put away when this process is gone
+    }
   }
 
   // Empty: the cell is ours from now on. Else who has it, for people. Errors: the folder cannot be
