@@ -49,7 +49,7 @@ host/commands         : core encoding model data engine eval results run host
 host/commands/quantize.cpp : core model engine engine/weights run host
 host/check            : interface core run host host/commands
 bench                 : core encoding model engine engine/cpu engine/cuda engine/cuda/bench run host
-bench                 : calibrate
+bench                 : calibrate engine/cpu/kernels
 
 # The report reads records, from files; it sees no engine.
 analysis              : core results analysis/read analysis/write analysis/board analysis/compare
