@@ -49,11 +49,12 @@ def peer(program, model, tokens, threads):
     out = subprocess.run([program, "-m", model, "-t", str(threads), "-r", "1", "-n", "64",
                           "-p", ",".join(map(str, tokens)), "-o", "json"],
                          check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout
-    found = {}
+    found, build = {}, ""
     for line in json.loads(out):
+        build = line["build_commit"]
         what = "decode" if line["n_gen"] > 0 else f"prefill {line['n_prompt']}"
         found[what] = line["avg_ts"]
-    return found
+    return found, build
 
 
 EXPERIMENT = """name = "peers"
@@ -113,7 +114,7 @@ def main():
     parser.add_argument("--json", help="the figures of all rounds go to this file, too")
     options = parser.parse_args()
     tokens = [int(t) for t in options.tokens.split(",")]
-    rates, facts, limits, found = {}, {}, {}, {}
+    rates, facts, limits, found, builds = {}, {}, {}, {}, {}
     perplexity = "perplexity, seconds of the process"
 
     def note(who, what, value):
@@ -137,7 +138,8 @@ def main():
         for name, program in options.peer:
             for model in options.gguf:
                 who = f"{name}, {pathlib.Path(model).name}"
-                for what, value in peer(program, model, tokens, options.threads).items():
+                measured, builds[name] = peer(program, model, tokens, options.threads)
+                for what, value in measured.items():
                     note(who, what, value)
                 if options.text:
                     seconds, found[who] = peer_perplexity(program, model, options.text,
@@ -163,7 +165,7 @@ def main():
             print(f"  {who:<40} {median:9.1f}  ±{50 * spread:.0f} %  {beside}{number}")
             table.append({"what": what, "who": who, "values": values})
     if options.json:
-        text = json.dumps({**facts, "threads": options.threads, "limits": limits,
+        text = json.dumps({**facts, "peers": builds, "threads": options.threads, "limits": limits,
                            "measured": table, "perplexities": found},
                           indent=1)
         pathlib.Path(options.json).write_text(text + "\n")
