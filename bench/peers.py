@@ -98,7 +98,7 @@ def peer_perplexity(bench, model, text, threads):
     program = pathlib.Path(bench).with_name("llama-perplexity")
     seconds, out = seconds_of([program, "-m", model, "-f", text, "-c", "2048", "-b", "2048",
                                "--chunks", "4", "-t", str(threads)])
-    return seconds, float(re.search(r"Final estimate: PPL = ([0-9.]+)", out)[1])
+    return seconds, float(re.search(r"Final estimate: PPL.* = ([0-9.]+)", out)[1])
 
 
 def main():
