@@ -2,7 +2,6 @@
 // the same bits, whatever the number of threads, the batch or the cut into calls.
 #pragma once
 
-#define XXH_INLINE_ALL
 #include <xxhash.h>
 
 #include <cstdint>
