@@ -77,14 +77,16 @@ max_windows = 4
 
 
 def seconds_of(command):
-    start = time.monotonic()
-    done = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT)
-    return time.monotonic() - start, done.stdout
+    """In a folder of its own: some peers leave a log where they run."""
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.monotonic()
+        done = subprocess.run(command, check=True, text=True, cwd=folder, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT)
+        return time.monotonic() - start, done.stdout
 
 
 def our_perplexity(bench, mode, model, text, threads):
-    host = pathlib.Path(bench).with_name("ptq-host")
+    host = pathlib.Path(bench).resolve().with_name("ptq-host")
     with tempfile.TemporaryDirectory() as folder:
         file = pathlib.Path(folder, "peers.toml")
         file.write_text(EXPERIMENT.format(mode=mode, model=pathlib.Path(model).resolve(),
@@ -95,7 +97,8 @@ def our_perplexity(bench, mode, model, text, threads):
 
 
 def peer_perplexity(bench, model, text, threads):
-    program = pathlib.Path(bench).with_name("llama-perplexity")
+    program = pathlib.Path(bench).resolve().with_name("llama-perplexity")
+    model, text = pathlib.Path(model).resolve(), pathlib.Path(text).resolve()
     seconds, out = seconds_of([program, "-m", model, "-f", text, "-c", "2048", "-b", "2048",
                                "--chunks", "4", "-t", str(threads)])
     return seconds, float(re.search(r"Final estimate: PPL.* = ([0-9.]+)", out)[1])
