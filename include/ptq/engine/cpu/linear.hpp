@@ -18,13 +18,7 @@
 
 namespace ptq::cpu {
 
-// The bits of a number rounded to bfloat16, which stands in the high half; as float_to_bf16(), but
-// without a branch, so that loops over it become vector code.
-inline uint32_t bf16_bits(float x) {
-  const uint32_t u = float_bits(x), up = u + 0x7FFFu + ((u >> 16) & 1u);
-  return ((u & 0x7FFFFFFFu) > 0x7F800000u ? u | 0x400000u : up) & 0xFFFF0000u;
-}
-inline float round_bf16(float x) { return bits_float(bf16_bits(x)); }
+inline float round_bf16(float x) { return bf16_to_float(float_to_bf16(x)); }
 
 // y [n, out] = x [n, in] W^T + b of some x.
 struct Product {
@@ -99,7 +93,8 @@ inline WeightRows stored_rows(const Call& c) {
 inline void to_pairs(const float* from, int64_t n, float* to) {
 #pragma GCC ivdep  // in place, a pair goes where only what was read before stood
   for (int64_t i = 0; i < n / 2; ++i)
-    to[i] = bits_float(bf16_bits(from[2 * i]) >> 16 | bf16_bits(from[2 * i + 1]));
+    to[i] = bits_float(float_bits(round_bf16(from[2 * i])) >> 16 |
+                       float_bits(round_bf16(from[2 * i + 1])));
 }
 
 // Rows [begin, end) of W as float32, or as pairs, in a buffer of the thread or in the file; columns
