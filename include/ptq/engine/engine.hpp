@@ -93,9 +93,10 @@ class Engine {
   virtual std::unique_ptr<Sequence> start(KvMethod* method) = 0;
 
   // Runs the requests together, their tokens side by side without padding; each gets the logits it
-  // would get alone, up to the order of sums. Long calls are cut inside where this does not change
-  // results. Errors: id out of range, context longer than the model allows, a sequence named twice.
-  // `tap` looks into every pass of the call; nullptr: nobody looks.
+  // would get alone: on the CPU to the last bit, on CUDA up to the order of sums. Long calls are
+  // cut inside where this does not change results. Errors: id out of range, context longer than the
+  // model allows, a sequence named twice. `tap` looks into every pass of the call; nullptr: nobody
+  // looks.
   virtual void forward(std::span<const Request> requests, Regime regime, Tap* tap) = 0;
   void forward(std::span<const Request> requests, Regime regime) {
     forward(requests, regime, nullptr);
