@@ -6,7 +6,7 @@
 #include <utility>
 #include <vector>
 
-#include "host/check/bench.hpp"
+#include "host/check/encoder.hpp"
 
 namespace ptq::check {
 namespace {
@@ -61,8 +61,8 @@ Result calibration(const Subject& subject, const ptq_method& method, Side side) 
 }
 
 Result encodes(const Subject& subject, const ptq_method& method, Side side) {
-  Bench bench(method, subject, side);
-  const Encoding encoding = bench.encode(bench.values(subject.seed));
+  Encoder encoder(method, subject, side);
+  const Encoding encoding = encoder.encode(encoder.values(subject.seed));
   must_be_finite(encoding.decode(), "ordinary numbers");
   return {};
 }
@@ -94,26 +94,26 @@ Result shapes(const Subject& subject, const ptq_method& method, Side side) {
 }
 
 Result blocks(const Subject& subject, const ptq_method& method, Side side) {
-  Bench bench(method, subject, side);
-  if (bench.session.rewrites()) skip("it encodes all rows again at every step");
-  const int64_t block = bench.rows, count = 5;
-  const int64_t row = bench.columns;
-  const std::vector<float> x = bell_curve(bench.batch, count * block, row, subject.seed);
-  Input whole(bench.batch, count * block, row, x);
-  const std::vector<float> expected = bench.session.must_encode(side, whole).decode();
+  Encoder encoder(method, subject, side);
+  if (encoder.session.rewrites()) skip("it encodes all rows again at every step");
+  const int64_t block = encoder.rows, count = 5;
+  const int64_t row = encoder.columns;
+  const std::vector<float> x = bell_curve(encoder.batch, count * block, row, subject.seed);
+  Input whole(encoder.batch, count * block, row, x);
+  const std::vector<float> expected = encoder.session.must_encode(side, whole).decode();
   Session pieces(method, subject);
   pieces.must_create();
   pieces.block(side, kHeads, kHeadDim);
   for (int64_t i = 0; i < count; ++i) {
     std::vector<float> part;
     std::vector<float> part_expected;
-    for (int64_t b = 0; b < bench.batch; ++b) {
+    for (int64_t b = 0; b < encoder.batch; ++b) {
       const size_t begin = size_t((b * count + i) * block * row), size = size_t(block * row);
       part.insert(part.end(), x.begin() + begin, x.begin() + begin + size);
       part_expected.insert(part_expected.end(), expected.begin() + begin,
                            expected.begin() + begin + size);
     }
-    Input input(bench.batch, block, row, part);
+    Input input(encoder.batch, block, row, part);
     if (!same_bits(pieces.must_encode(side, input, i * block).decode(), part_expected)) {
       fail(
           "block {} of {} alone gives other numbers than {} blocks in one call: a block must not "
@@ -125,7 +125,7 @@ Result blocks(const Subject& subject, const ptq_method& method, Side side) {
 }
 
 Result same_twice(const Subject& subject, const ptq_method& method, Side side) {
-  Bench first(method, subject, side), second(method, subject, side);
+  Encoder first(method, subject, side), second(method, subject, side);
   const std::vector<float> x = first.values(subject.seed), other = first.values(subject.seed + 1);
   const Encoding once = first.encode(x);
   if (!same(once, second.encode(x))) fail("a second instance gives other bytes");
@@ -135,13 +135,13 @@ Result same_twice(const Subject& subject, const ptq_method& method, Side side) {
 }
 
 Result lossy(const Subject& subject, const ptq_method& method, Side side) {
-  Bench bench(method, subject, side);
-  std::vector<float> x = bench.values(subject.seed);
-  Encoding encoding = bench.encode(x);
+  Encoder encoder(method, subject, side);
+  std::vector<float> x = encoder.values(subject.seed);
+  Encoding encoding = encoder.encode(x);
   if (encoding.low_rank) {  // noise has full rank and may be kept as it is: rows that are alike
-    for (size_t i = size_t(bench.columns); i < x.size(); ++i)
-      x[i] = x[i % size_t(bench.columns)] + 0.1f * x[i];
-    encoding = bench.encode(x);
+    for (size_t i = size_t(encoder.columns); i < x.size(); ++i)
+      x[i] = x[i % size_t(encoder.columns)] + 0.1f * x[i];
+    encoding = encoder.encode(x);
   }
   const double bits = 8.0 * double(encoding.stored_bytes()) / double(x.size());
   if (method.traits & PTQ_LOSSLESS) {
@@ -160,9 +160,9 @@ Result lossy(const Subject& subject, const ptq_method& method, Side side) {
 }
 
 Result error(const Subject& subject, const ptq_method& method, Side side) {
-  Bench bench(method, subject, side);
-  const std::vector<float> x = bench.values(subject.seed);
-  const std::vector<float> decoded = bench.encode(x).decode();
+  Encoder encoder(method, subject, side);
+  const std::vector<float> x = encoder.values(subject.seed);
+  const std::vector<float> decoded = encoder.encode(x).decode();
   const double similar = correlation(x, decoded);
   const std::string figures = fmt::format("correlation {:.4f}, relative squared error {:.2e}",
                                           similar, relative_error(x, decoded));
@@ -171,58 +171,58 @@ Result error(const Subject& subject, const ptq_method& method, Side side) {
 }
 
 Result extremes(const Subject& subject, const ptq_method& method, Side side) {
-  Bench bench(method, subject, side);
-  const size_t count = bench.values(1).size();
+  Encoder encoder(method, subject, side);
+  const size_t count = encoder.values(1).size();
   const auto decode = [&](const std::vector<float>& x, const char* of) {
-    Input input(bench.batch, bench.rows, bench.columns, x);
-    const Answer answer = bench.session.encode(side, input.tensor(side == Side::weights));
+    Input input(encoder.batch, encoder.rows, encoder.columns, x);
+    const Answer answer = encoder.session.encode(side, input.tensor(side == Side::weights));
     if (answer.status != PTQ_OK) fail("{}: refused: {}", of, answer.sentence);
     std::vector<float> decoded = answer.encoding.filled() ? answer.encoding.decode() : x;
     must_be_finite(decoded, of);
     return decoded;
   };
   // Ranges that calibration fixed need not contain them.
-  const bool free = !bench.session.calibrated();
+  const bool free = !encoder.session.calibrated();
   for (const float value : decode(std::vector<float>(count, 0.0f), "only zeros")) {
     if (free && std::fabs(value) > 1e-3f) fail("a zero among zeros decodes to {}", value);
   }
   for (const float value : decode(std::vector<float>(count, 3.0f), "only threes")) {
     if (free && std::fabs(value - 3.0f) > 3.0f) fail("a three among threes decodes to {}", value);
   }
-  std::vector<float> x = bench.values(subject.seed);
+  std::vector<float> x = encoder.values(subject.seed);
   x[count / 2] = 30000.0f;
   decode(x, "one outlier of 30000");
-  for (float& value : x = bench.values(subject.seed)) value *= 1e-7f;
+  for (float& value : x = encoder.values(subject.seed)) value *= 1e-7f;
   decode(x, "tiny numbers around 1e-7");
-  for (float& value : x = bench.values(subject.seed)) value *= 1e3f;
+  for (float& value : x = encoder.values(subject.seed)) value *= 1e3f;
   decode(x, "large numbers around 1e3");
   return {};
 }
 
 // Allowed: ok with whatever numbers, or a refusal with a sentence.
 Result not_finite(const Subject& subject, const ptq_method& method, Side side) {
-  Bench bench(method, subject, side);
+  Encoder encoder(method, subject, side);
   for (const float bad : {NAN, INFINITY, -INFINITY}) {
-    std::vector<float> x = bench.values(subject.seed);
+    std::vector<float> x = encoder.values(subject.seed);
     x[x.size() / 3] = bad;
-    Input input(bench.batch, bench.rows, bench.columns, x);
-    bench.session.encode(side, input.tensor(side == Side::weights));
+    Input input(encoder.batch, encoder.rows, encoder.columns, x);
+    encoder.session.encode(side, input.tensor(side == Side::weights));
   }
-  bench.encode(bench.values(subject.seed));  // still usable
+  encoder.encode(encoder.values(subject.seed));  // still usable
   return {};
 }
 
 Result no_rows(const Subject& subject, const ptq_method& method, Side side) {
-  Bench bench(method, subject, side);
-  Input input(bench.batch, 0, bench.columns, {});
-  bench.session.encode(side, input.tensor(side == Side::weights));
-  bench.encode(bench.values(subject.seed));
+  Encoder encoder(method, subject, side);
+  Input input(encoder.batch, 0, encoder.columns, {});
+  encoder.session.encode(side, input.tensor(side == Side::weights));
+  encoder.encode(encoder.values(subject.seed));
   return {};
 }
 
 Result wrong_input(const Subject& subject, const ptq_method& method, Side side) {
-  Bench bench(method, subject, side);
-  Input input(bench.batch, bench.rows, bench.columns, bench.values(subject.seed));
+  Encoder encoder(method, subject, side);
+  Input input(encoder.batch, encoder.rows, encoder.columns, encoder.values(subject.seed));
   ptq_tensor half = input.tensor(side == Side::weights);
   half.dtype.bits = 16;
   ptq_tensor flat = half;
@@ -232,21 +232,21 @@ Result wrong_input(const Subject& subject, const ptq_method& method, Side side) 
   std::string accepted;
   for (const auto& [x, what] : {std::pair<ptq_tensor, const char*>{half, "float16 numbers"},
                                 {flat, "a tensor with one axis"}}) {
-    if (bench.session.encode(side, x).status == PTQ_OK) {
+    if (encoder.session.encode(side, x).status == PTQ_OK) {
       accepted =
           fmt::format("{} are taken as they were float32 [.., rows, columns]; refuse them", what);
     }
   }
-  bench.encode(bench.values(subject.seed));
+  encoder.encode(encoder.values(subject.seed));
   return {accepted.empty() ? Verdict::pass : Verdict::warn, accepted};
 }
 
 Result surroundings(const Subject& subject, const ptq_method& method, Side side) {
-  Bench bench(method, subject, side);
-  const std::vector<float> x = bench.values(subject.seed);
-  Input quiet(bench.batch, bench.rows, bench.columns, x, 0.0f);
-  Input loud(bench.batch, bench.rows, bench.columns, x, 9999.0f);
-  if (!same(bench.session.must_encode(side, quiet), bench.session.must_encode(side, loud))) {
+  Encoder encoder(method, subject, side);
+  const std::vector<float> x = encoder.values(subject.seed);
+  Input quiet(encoder.batch, encoder.rows, encoder.columns, x, 0.0f);
+  Input loud(encoder.batch, encoder.rows, encoder.columns, x, 9999.0f);
+  if (!same(encoder.session.must_encode(side, quiet), encoder.session.must_encode(side, loud))) {
     fail("the answer depends on memory around the input: it reads outside");
   }
   return {};
@@ -254,20 +254,20 @@ Result surroundings(const Subject& subject, const ptq_method& method, Side side)
 
 // A run that is being stopped: it may finish or give up, with a sentence, and nothing stays behind.
 Result cancelled(const Subject& subject, const ptq_method& method, Side side) {
-  Bench bench(method, subject, side);
-  Input input(bench.batch, bench.rows, bench.columns, bench.values(subject.seed));
-  bench.session.host().cancelled = true;
-  const Answer answer = bench.session.encode(side, input.tensor(side == Side::weights));
-  bench.session.host().cancelled = false;
+  Encoder encoder(method, subject, side);
+  Input input(encoder.batch, encoder.rows, encoder.columns, encoder.values(subject.seed));
+  encoder.session.host().cancelled = true;
+  const Answer answer = encoder.session.encode(side, input.tensor(side == Side::weights));
+  encoder.session.host().cancelled = false;
   if (answer.status != PTQ_OK && answer.status != PTQ_CANCELLED) {
     fail("it answers with status {} ({}), not PTQ_CANCELLED", answer.status, answer.sentence);
   }
-  bench.encode(bench.values(subject.seed));
+  encoder.encode(encoder.values(subject.seed));
   return {};
 }
 
 Result no_memory(const Subject& subject, const ptq_method& method, Side side) {
-  const std::vector<float> x = Bench(method, subject, side).values(subject.seed);
+  const std::vector<float> x = Encoder(method, subject, side).values(subject.seed);
   // The n-th allocation fails, for every n until the method needs no more.
   for (int64_t n = 0; n < 100; ++n) {
     Session session(method, subject);

@@ -5,7 +5,7 @@
 #include <memory>
 #include <optional>
 
-#include "host/check/bench.hpp"
+#include "host/check/encoder.hpp"
 
 namespace ptq::check {
 namespace {

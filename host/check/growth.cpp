@@ -1,6 +1,6 @@
 // Tests on hosts of other versions of plugin.h: structs that end earlier, at a page that cannot be
 // read, and structs that go on with fields that nobody knows.
-#include "host/check/bench.hpp"
+#include "host/check/encoder.hpp"
 
 namespace ptq::check {
 namespace {
@@ -43,7 +43,7 @@ Result older(const Subject& subject) {
 }
 
 Result later(const Subject& subject, const ptq_method& method, Side side) {
-  Bench today(method, subject, side);
+  Encoder today(method, subject, side);
   const std::vector<float> x = today.values(subject.seed);
   Session session(method, subject);
   session.host().later = true;

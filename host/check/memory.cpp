@@ -3,7 +3,7 @@
 
 #include <chrono>
 
-#include "host/check/bench.hpp"
+#include "host/check/encoder.hpp"
 
 namespace ptq::check {
 namespace {
@@ -18,12 +18,12 @@ Result heap(const Subject& subject, const ptq_method& method, Side side) {
   constexpr int kFirst = 150, kCalls = 60;  // the first ones may fill tables of their own
   constexpr double kLongest = 6;            // seconds
   constexpr size_t kPerCall = 16;           // bytes
-  Bench bench(method, subject, side);
-  const std::vector<float> x = bench.values(subject.seed);
+  Encoder encoder(method, subject, side);
+  const std::vector<float> x = encoder.values(subject.seed);
   const auto begin = std::chrono::steady_clock::now();
   const auto encode = [&](int times) {
     for (int i = 0; i < times; ++i) {
-      bench.encode(x);
+      encoder.encode(x);
       if (std::chrono::steady_clock::now() - begin > std::chrono::duration<double>(kLongest))
         skip("its calls take too long to be repeated");
     }

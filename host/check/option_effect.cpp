@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "host/check/bench.hpp"
+#include "host/check/encoder.hpp"
 #include "host/check/test.hpp"
 #include "ptq/core/hash.hpp"
 

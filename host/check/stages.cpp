@@ -5,7 +5,7 @@
 #include <cstring>
 #include <string>
 
-#include "host/check/bench.hpp"
+#include "host/check/encoder.hpp"
 #include "host/check/layer.hpp"
 
 namespace ptq::check {
@@ -60,8 +60,8 @@ Result activations_learn(Session& session) {
 }
 
 Result outliers(const Subject& subject, const ptq_method& method, Side side) {
-  Bench bench(method, subject, side);
-  Encoding encoding = bench.encode(bench.values(subject.seed));
+  Encoder encoder(method, subject, side);
+  Encoding encoding = encoder.encode(encoder.values(subject.seed));
   if (!encoding.has_outliers) skip("it has no outliers");
   const std::vector<float> with = encoding.decode();
   encoding.outlier_at.clear();
@@ -71,11 +71,11 @@ Result outliers(const Subject& subject, const ptq_method& method, Side side) {
 }
 
 Result low_rank(const Subject& subject, const ptq_method& method, Side side) {
-  Bench bench(method, subject, side);
-  std::vector<float> x = bench.values(subject.seed);  // rows that are alike, of low rank
-  for (size_t i = size_t(bench.columns); i < x.size(); ++i)
-    x[i] = x[i % size_t(bench.columns)] + 0.1f * x[i];
-  const Encoding encoding = bench.encode(x);
+  Encoder encoder(method, subject, side);
+  std::vector<float> x = encoder.values(subject.seed);  // rows that are alike, of low rank
+  for (size_t i = size_t(encoder.columns); i < x.size(); ++i)
+    x[i] = x[i % size_t(encoder.columns)] + 0.1f * x[i];
+  const Encoding encoding = encoder.encode(x);
   if (!encoding.low_rank) skip("it stores no factors");
   for (float& value : x) value = as_float16(value);
   if (!same_bits(x, encoding.decode())) return {};
@@ -83,8 +83,8 @@ Result low_rank(const Subject& subject, const ptq_method& method, Side side) {
 }
 
 Result order(const Subject& subject, const ptq_method& method, Side side) {
-  Bench bench(method, subject, side);
-  const Encoding encoding = bench.encode(bench.values(subject.seed));
+  Encoder encoder(method, subject, side);
+  const Encoding encoding = encoder.encode(encoder.values(subject.seed));
   if (encoding.order.empty()) skip("it keeps the columns in place");
   for (size_t j = 0; j < encoding.order.size(); ++j)
     if (encoding.order[j] != int32_t(j)) return {};

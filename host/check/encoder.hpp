@@ -15,12 +15,12 @@ constexpr int64_t kHeads = 2, kHeadDim = 64;   // of the cache
 constexpr int64_t kRows = 32, kColumns = 256;  // of a weight matrix
 
 // A running instance with the shape that it is usually given.
-struct Bench {
+struct Encoder {
   Session session;
   Side side;
   int64_t batch, rows, columns;
 
-  Bench(const ptq_method& method, const Subject& subject, Side side)
+  Encoder(const ptq_method& method, const Subject& subject, Side side)
       : session(method, subject), side(side) {
     session.must_create();
     const bool weights = side == Side::weights;
