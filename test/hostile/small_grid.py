@@ -62,7 +62,7 @@ class SmallGrid:
                                 env=self.environment)
 
     def words(self, out, quiet=True):
-        return [self.host, self.file, "--out", out, "--threads", "1"] + (["--quiet"] if quiet else [])
+        return [self.host, self.file, "--out", out, "--threads", "1", "--device", "cpu"] + (["--quiet"] if quiet else [])
 
     def run(self, out, before=(), environment=None, **more):
         """(exit code, its words); 124: it hangs."""
