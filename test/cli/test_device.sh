@@ -38,5 +38,9 @@ else
   fi
   run 0 "$work/e.toml" --device auto --out "$work/auto"
   grep -rq '"device": "cpu' "$work/auto" || fail "auto did not run on the CPU"
+  if ! ldconfig -p | grep -q libcuda.so.1; then
+    LD_DEBUG=files "$host" "$work/e.toml" --device auto --fresh --out "$work/auto" 2>&1 >"$work/out" |
+      grep -q 'libptq-engine-cuda\|libcublas' && fail "the CUDA engine is loaded where there is no driver"
+  fi
 fi
 finish
