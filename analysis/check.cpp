@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <map>
+#include <new>
 #include <set>
 
 #include "ptq/core/toml.hpp"
@@ -257,6 +258,8 @@ std::vector<CellCheck> check_cells(const fs::path& results, const std::string& e
       Records& records = record.experiment == wanted.name ? own : others;
       records[{record.model.name, record.method.label, record.evaluation.name}].push_back(
           {std::move(record), source, file.parent_path()});
+    } catch (const std::bad_alloc&) {  // says nothing of the file
+      throw;
     } catch (const std::exception& error) {
       damaged.push_back({source, one_line(error.what())});
     }

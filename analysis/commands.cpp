@@ -6,6 +6,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <new>
 #include <set>
 
 #include "analysis/arguments.hpp"
@@ -140,6 +141,8 @@ std::vector<Check> verify_records(const std::filesystem::path& path) {
       if (record.samples_sha256.empty()) {
         add(name, "hash of the samples", "the record has none", Check::Verdict::not_applicable);
       }
+    } catch (const std::bad_alloc&) {  // says nothing of the file
+      throw;
     } catch (const std::exception& problem) {
       if (!folder) throw;
       damaged.push_back({file.lexically_relative(path).string(), problem.what()});

@@ -3,12 +3,14 @@
 #include <cstdio>
 #include <exception>
 #include <filesystem>
+#include <new>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "analysis/commands.hpp"
 #include "ptq/core/error.hpp"
+#include "ptq/core/last_words.hpp"
 #include "ptq/core/output_file.hpp"
 #include "ptq/core/safe_text.hpp"
 
@@ -76,6 +78,7 @@ int run(const std::vector<std::string>& words) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  ptq::say_last_words();
   const std::vector<std::string> words(argv + 1, argv + argc);
   for (const std::string& word : words) {
     if (word == "--help" || word == "-h")
@@ -90,6 +93,9 @@ int main(int argc, char** argv) {
   } catch (const ptq::Error& error) {
     std::fprintf(stderr, "error: %s\n", ptq::one_line_each(error.what()).c_str());
     return static_cast<int>(error.code());
+  } catch (const std::bad_alloc&) {
+    std::fputs("error: out of memory\n", stderr);
+    return static_cast<int>(ptq::ExitCode::resources);
   } catch (const std::filesystem::filesystem_error& error) {
     std::fprintf(stderr, "error: %s\n", error.what());
     return static_cast<int>(ptq::ExitCode::environment);

@@ -16,6 +16,7 @@
 #include "host/commands/commands.hpp"
 #include "host/machine.hpp"
 #include "ptq/core/error.hpp"
+#include "ptq/core/last_words.hpp"
 #include "ptq/core/output_file.hpp"
 #include "ptq/core/safe_text.hpp"
 #include "ptq/core/suggest.hpp"
@@ -143,6 +144,7 @@ int main(int argc, char** argv) {
   for (int fd = 0; fd <= 2; ++fd) {
     if (::fcntl(fd, F_GETFD) < 0 && ::open("/dev/null", O_RDWR) != fd) return 1;
   }
+  say_last_words();
   // In our children the BLAS starts no threads of its own: our pool calls it.
   ::setenv("OPENBLAS_NUM_THREADS", "1", 1);
   ::signal(SIGCHLD, SIG_DFL);  // who started us may ignore it; the ends of children must be told

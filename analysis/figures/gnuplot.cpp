@@ -13,6 +13,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <new>
 #include <set>
 
 #include "ptq/core/mapped_file.hpp"
@@ -39,7 +40,10 @@ struct Scratch {
   }
   ~Scratch() {
     std::error_code ignored;
-    if (!path.empty()) fs::remove_all(path, ignored);
+    try {
+      if (!path.empty()) fs::remove_all(path, ignored);
+    } catch (const std::bad_alloc&) {  // which the error code does not cover
+    }
   }
 };
 

@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <fstream>
 #include <iterator>
+#include <new>
 #include <tuple>
 
 #include "analysis/pruning/pruning.hpp"
@@ -348,6 +349,8 @@ std::vector<PruningModel> read_pruning(const fs::path& path, std::vector<Damaged
   const auto costing_itself = [&](const fs::path& file, const auto& read) {
     try {
       read();
+    } catch (const std::bad_alloc&) {  // says nothing of the file
+      throw;
     } catch (const std::exception& problem) {
       damaged.push_back({file.lexically_relative(path).string(), one_line(problem.what())});
     }

@@ -1,6 +1,7 @@
 #include "analysis/read/asked.hpp"
 
 #include <algorithm>
+#include <new>
 
 #include "analysis/read/records.hpp"
 #include "ptq/core/mapped_file.hpp"
@@ -15,6 +16,8 @@ void add(const fs::path& file, std::vector<Asked>& all) {
   Json json;
   try {
     json = Json::parse(read_text_file(file, kLargest));
+  } catch (const std::bad_alloc&) {
+    throw;
   } catch (const std::exception&) {
     return;
   }

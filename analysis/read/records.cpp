@@ -114,6 +114,8 @@ Results read_results(const fs::path& folder) {
       if (file.filename() == "record.json") cell.folder = file.parent_path();
       Cell& slot = cells[{cell.experiment, cell.model, cell.method, cell.evaluation}];
       add_cell(std::move(cell), slot);
+    } catch (const std::bad_alloc&) {  // says nothing of the file
+      throw;
     } catch (const std::exception& error) {
       results.damaged.push_back({source, one_line(error.what())});
     }

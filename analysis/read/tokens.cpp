@@ -1,6 +1,7 @@
 #include "analysis/read/tokens.hpp"
 
 #include <cmath>
+#include <new>
 
 #include "ptq/core/safe_text.hpp"
 
@@ -12,6 +13,8 @@ TokenFile read_tokens(const std::filesystem::path& folder, std::string& problem)
   if (folder.empty() || (!std::filesystem::exists(file, error) && !error)) return {};
   try {
     return read_token_file(file);
+  } catch (const std::bad_alloc&) {  // says nothing of the file
+    throw;
   } catch (const std::exception& damage) {
     problem = std::string(kTokenFileName) + ": " + one_line(damage.what());
     return {};

@@ -7,6 +7,7 @@
 
 #include <cerrno>
 #include <filesystem>
+#include <new>
 #include <span>
 #include <string>
 #include <string_view>
@@ -162,6 +163,8 @@ class ScoreBook {
       try {
         const Json json = Json::parse(text.substr(whole, end - whole));
         lines_.emplace(json.at("key").get<std::string>(), from_json(json, file_.string()));
+      } catch (const std::bad_alloc&) {  // the line may be whole
+        throw;
       } catch (const std::exception&) {  // of nlohmann::json, or an Error
         break;
       }

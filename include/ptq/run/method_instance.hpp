@@ -9,6 +9,7 @@
 #include <functional>
 #include <initializer_list>
 #include <memory>
+#include <new>
 #include <span>
 #include <string>
 #include <utility>
@@ -44,6 +45,7 @@ class MethodInstance {
       });
     } catch (const Error& e) {
       std::fprintf(stderr, "warning: %s\n", e.what());
+    } catch (const std::bad_alloc&) {  // it is not told: its memory ends with this process
     }
   }
   MethodInstance(const MethodInstance&) = delete;

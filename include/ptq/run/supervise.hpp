@@ -18,6 +18,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <new>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -78,7 +79,10 @@ class Child {
       ::kill(-pid_, SIGKILL);
       while (::waitpid(pid_, nullptr, 0) < 0 && errno == EINTR) {
       }
-      end_descendants();
+      try {
+        end_descendants();
+      } catch (const std::bad_alloc&) {  // the next child that ends takes them along
+      }
     }
     close_all();
   }
