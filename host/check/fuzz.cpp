@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "host/check/encoder.hpp"
+#include "host/check/pruner.hpp"
 
 namespace ptq::check {
 namespace {
@@ -30,6 +31,7 @@ class Sequence {
         encode(*one);
     }
     for (auto& one : instances) end(std::move(one));
+    if ((method_.capabilities & PTQ_CAN_PRUNE) != 0) prune();
   }
 
  private:
@@ -132,6 +134,35 @@ class Sequence {
       kept = typename Instance::First{side, batch, rows, columns, first, x, decoded};
   }
 
+  // Scores, then some under trouble, then the first ones again.
+  void prune() {
+    constexpr int kRounds = 4;
+    try {
+      Pruner one(method_, subject_, options());
+      const auto first = one.scores();
+      for (int i = 0; i < kRounds; ++i) {
+        Host& host = one.session().host();
+        if (below(2) == 0) host.allocations_left = int64_t(below(6));
+        host.cancelled = below(4) == 0;
+        one.silent = below(4) == 0;
+        one.scores();
+        host.allocations_left = -1;
+        host.cancelled = one.silent = false;
+      }
+      if (one.scores() != first)
+        fail("{}: after other calls the same numbers give other scores", method_.name);
+      one.session().destroy();
+      must_leave_nothing(one.session());
+    } catch (const Stop& stop) {
+      if (stop.result.verdict != Verdict::skip) throw;  // skip: options that do not prune
+    }
+  }
+
+  void must_leave_nothing(Session& session) {
+    if (const size_t left = session.host().kept())
+      fail("{}: destroy left {} piece(s) of memory from alloc unreleased", method_.name, left);
+  }
+
   // What was answered first is answered still, and nothing is left.
   void end(std::unique_ptr<Instance> one) {
     if (!one) return;
@@ -143,8 +174,7 @@ class Sequence {
         fail("{}: after other calls the same call gives other numbers", method_.name);
     }
     one->session.destroy();
-    if (const size_t left = one->session.host().kept())
-      fail("{}: destroy left {} piece(s) of memory from alloc unreleased", method_.name, left);
+    must_leave_nothing(one->session);
   }
 
   const ptq_method& method_;
@@ -162,7 +192,7 @@ Result calls(const Subject& subject) {
 
 std::vector<Test> fuzz_tests() {
   return {{kFuzzTest, "A random but valid sequence of calls; --fuzz SECONDS runs many of them.",
-           "kv-encodes weights-encodes", calls}};
+           "kv-encodes weights-encodes prune-scores", calls}};
 }
 
 }  // namespace ptq::check

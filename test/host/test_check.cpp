@@ -136,6 +136,12 @@ TEST_CASE("each plugin that is wrong on purpose is named by the right test", "[c
       {"bad_later", "growth-later-kv", "FAIL: bad_later (keys): encode failed: this host has"},
       {"bad_tired", "fuzz-calls", "FAIL: bad_tired: after other calls the same call gives other"},
       {"bad_twice", "create-twice", "CRASH: signal 6"},
+      {"bad_matrix_leak", "weights-heap",
+       "FAIL: bad_matrix_leak (weights): every call keeps 80 bytes"},
+      {"bad_matrix_tasks", "weights-threads",
+       "FAIL: bad_matrix_tasks (weights): its tasks give other bytes"},
+      {"bad_matrix_later", "growth-later-weights",
+       "FAIL: bad_matrix_later (weights): on a host of a later version it gives other bytes"},
       {"bad_transform", "transform-scales", "FAIL: bad_transform: a factor is -"},
       {"bad_transform_random", "transform-same-twice", "FAIL: bad_transform_random: the same"},
       {"bad_activation", "activations-choose", "FAIL: bad_activation: kind is 99"},
@@ -179,10 +185,21 @@ TEST_CASE("a stage that changes no bit is named", "[check]") {
   }
 }
 
+TEST_CASE("a library and a folder that other machines do not have are named", "[check]") {
+  const Report report = check("test-plugins/bad_needs.so");
+  CHECK(report.wrong().empty());
+  CHECK(
+      report.of("file-needs").rfind("warn: it runs only where these are installed: libboost_", 0) ==
+      0);
+  CHECK(report.of("file-run-path").rfind("warn: it looks for libraries in /opt/nowhere", 0) == 0);
+}
+
 TEST_CASE("the sequence that goes wrong is named by its seed", "[check]") {
   const Report found = check("test-plugins/bad_tired.so", {"--fuzz", "5", "--seed", "7"});
   CHECK(found.code == 3);
   CHECK(found.wrong() == std::vector<std::string>{"fuzz-calls"});
+  const Report spoiled = check("test-plugins/bad_spoiled.so", {"--fuzz", "5"});
+  CHECK(spoiled.wrong() == std::vector<std::string>{"fuzz-calls"});
   const Report well = check("plugins/kivi.so", {"--fuzz", "0.2"});
   CHECK(well.code == 0);
   CHECK(well.of("fuzz-calls").find("seeds 1 to ") != std::string::npos);

@@ -11,6 +11,12 @@
 #ifndef BAD_ORDER
 #define BAD_ORDER 0 /* 1: the columns are given in an order, of which nothing follows */
 #endif
+/* The width of the codes that the host rounds to, by a function written below the inclusion. */
+#ifdef BAD_WIDTH
+static int32_t BAD_WIDTH(const ptq_call* call, const ptq_linear* linear);
+#else
+#define BAD_WIDTH(call, linear) 8
+#endif
 /* What follows of the largest |x| of a channel, for factors and for the step of the activations. */
 #ifndef BAD_FACTOR
 #define BAD_FACTOR(largest) (1 + (largest))
@@ -32,7 +38,7 @@ static ptq_status encode(void* method, const ptq_call* call, const ptq_linear* l
   const ptq_encode_service* service = (const ptq_encode_service*)call->service(call, PTQ_ENCODE_1);
   if (!service) return call->fail(call, PTQ_UNSUPPORTED, "this host has no ptq.encode/1");
   const ptq_tensor* w = linear->weight;
-  ptq_affine how = {sizeof(ptq_affine), 8, PTQ_GRID_SYM_FULL, 1, 0, NULL};
+  ptq_affine how = {sizeof(ptq_affine), BAD_WIDTH(call, linear), PTQ_GRID_SYM_FULL, 1, 0, NULL};
   if (!BAD_ORDER) return service->affine(call, w, &how, out);
   if (w->ndim != 2 || w->dtype.bits != 32)
     return call->fail(call, PTQ_INVALID, "the weight is not float32 [out, in]");
