@@ -289,6 +289,7 @@ TEST_CASE("gguf: a damaged container is refused with one message") {
              Contains("is 0 or too large"));
   CHECK_THAT(with_tensor({5, 4}, 0, sixteen), Contains("the file ends before"));
   CHECK_THAT(with_tensor({48}, 2, sixteen), Contains("do not divide into blocks of 32"));
+  CHECK_THAT(with_tensor({64}, 2, sixteen), Contains("a vector in the format Q4_0"));
   CHECK_THAT(with_tensor({32}, 39, sixteen), Contains("MXFP4 is not supported"));
   CHECK_THAT(with_tensor({32}, 4711, sixteen), Contains("4711 is not supported"));
   CHECK_THAT(with_tensor({1, 1}, 0, sixteen), Contains("bytes behind the last tensor"));

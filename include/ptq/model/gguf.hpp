@@ -271,6 +271,10 @@ class GgufContent {
                                   std::to_string(tensor.blocks->numbers),
                               where);
     }
+    if (tensor.blocks && rank == 1)
+      throw environment_error(
+          "a vector in the format " + std::string(tensor.blocks->name) + " is not supported", where,
+          "norms and biases are kept in F32, F16 or BF16");
     tensor.bytes = tensor.blocks
                        ? numbers / uint64_t(tensor.blocks->numbers) * uint64_t(tensor.blocks->bytes)
                        : numbers * uint64_t(dtype_bytes(tensor.dtype));
