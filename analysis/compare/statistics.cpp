@@ -72,7 +72,7 @@ Bootstrap::Bootstrap(size_t units)
       counts_(size_t(kResamples) * blocks_) {
   std::mt19937_64 random(kBootstrapSeed);
   for (int r = 0; r < kResamples; ++r) {
-    uint8_t* row = &counts_[size_t(r) * blocks_];
+    uint8_t* row = counts_.data() + size_t(r) * blocks_;
     for (size_t b = 0; b < blocks_; ++b) {
       // Lemire's reduction of 32 random bits; the bias of 2^-23 is below the resampling noise.
       ++row[size_t((uint64_t(uint32_t(random())) * blocks_) >> 32)];
@@ -89,7 +89,7 @@ Interval Bootstrap::mean(const std::vector<double>& values) const {
   }
   std::vector<double> means(kResamples);
   for (size_t r = 0; r < size_t(kResamples); ++r) {
-    const uint8_t* row = &counts_[r * blocks_];
+    const uint8_t* row = counts_.data() + r * blocks_;
     float sum = 0, size = 0;
     for (size_t b = 0; b < blocks_; ++b) {
       sum += float(row[b]) * sums[b];

@@ -31,7 +31,7 @@ class Resamples {
   explicit Resamples(size_t units) : units_(units), counts_(kResamples * units) {
     uint64_t state = kSeed;
     for (size_t r = 0; r < kResamples; ++r) {
-      uint8_t* row = &counts_[r * units];
+      uint8_t* row = counts_.data() + r * units;
       for (size_t u = 0; u < units; ++u) {
         // splitmix64 (Steele, Lea and Flood 2014), and Lemire's reduction of 32 of its bits.
         uint64_t z = state += 0x9E3779B97F4A7C15u;
@@ -42,7 +42,7 @@ class Resamples {
     }
   }
   size_t units() const { return units_; }
-  const uint8_t* row(size_t r) const { return &counts_[r * units_]; }
+  const uint8_t* row(size_t r) const { return counts_.data() + r * units_; }
 
  private:
   size_t units_;
