@@ -395,7 +395,7 @@ class Runner {
                    plan_.grid.methods[cell.method].record.label, plan_.experiment.limits);
     record.error = failure;
     store_.record_failure(cell.id, json_text(to_json(record), 2) + "\n");
-    const fs::path log = store_.folder() / "failed" / (cell.id + ".log");
+    const fs::path log = store_.failure_log(cell.id);
     std::error_code lost;
     fs::rename(running.attempt / "log.txt", log, lost);
     store_.discard(running.attempt);

@@ -246,9 +246,11 @@ TEST_CASE("failures are kept apart and forgotten after success", "[store]") {
   const Store store(folder.path());
   store.record_failure(kId, record(kId, "failed"));
   CHECK_FALSE(store.status("p", kId));
+  write(store.failure_log(kId), "what it printed");
   CHECK(fs::exists(store.failure_file(kId)));
   store.publish(attempt(store, kId, record(kId)), "p", kId, false);
   CHECK_FALSE(fs::exists(store.failure_file(kId)));
+  CHECK_FALSE(fs::exists(store.failure_log(kId)));
 }
 
 TEST_CASE("a folder that cannot be written is found before the work", "[store]") {

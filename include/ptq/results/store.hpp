@@ -9,7 +9,7 @@
 // A place belongs to an experiment: several experiments in one folder leave each other's cells
 // alone. Cells of the same id are one cell, whichever experiment computed it.
 //
-//   OUT/failed/<id>.json                         the last failure of a cell that is not finished
+//   OUT/failed/<id>.json, <id>.log               the last failure of a cell that is not finished
 //   OUT/.tmp-<pid>-<host>-<id>/                  a cell being computed
 //   OUT/claims/<id>                              who computes a cell (results/claims.hpp)
 //   OUT/unfinished/<id>.jsonl                    what an interrupted cell has of its scores
@@ -168,6 +168,7 @@ class Store {
   void forget_attempts(const std::string& id) const {
     std::error_code ignored;
     std::filesystem::remove(failure_file(id), ignored);
+    std::filesystem::remove(failure_log(id), ignored);
     forget_unfinished(id);
   }
 
@@ -220,6 +221,11 @@ class Store {
 
   std::filesystem::path failure_file(const std::string& id) const {
     return folder_ / "failed" / (id + ".json");
+  }
+
+  // What the cell printed before it failed.
+  std::filesystem::path failure_log(const std::string& id) const {
+    return folder_ / "failed" / (id + ".log");
   }
 
   // The name of this machine, as part of a file's.
