@@ -14,8 +14,8 @@
 namespace ptq {
 
 // n numbers of a stored dtype as float32. src may be unaligned (weights in a file).
-inline void to_float(DType dtype, const void* src, int64_t n, float* out) {
-  const auto* p = static_cast<const uint8_t*>(src);
+inline void to_float(DType dtype, const void* src, int64_t n, float* __restrict out) {
+  const auto* __restrict p = static_cast<const uint8_t*>(src);
   int64_t i = 0;
   if (dtype == DType::f32) {
     std::memcpy(out, src, size_t(n) * 4);
@@ -72,14 +72,21 @@ class DenseRows {
   int64_t columns() const { return columns_; }
   const void* data() const { return data_.data(); }
 
-  void append(const float* x, int64_t n) {
+  void append(const float* x, int64_t n) { append(x, n, columns_); }
+  // x [n, stride].
+  void append(const float* x, int64_t n, int64_t stride) {
     if (n == 0) return;
     const size_t old = data_.size();
     data_.resize(old + size_t(n * row_bytes_));
-    from_float(dtype_, x, n * columns_, data_.data() + old);
+    uint8_t* to = data_.data() + old;
+    if (stride == columns_) return from_float(dtype_, x, n * columns_, to);
+    for (int64_t r = 0; r < n; ++r)
+      from_float(dtype_, x + r * stride, columns_, to + r * row_bytes_);
   }
   // Rows [begin, end) to out [end - begin, stride].
   void decode(int64_t begin, int64_t end, float* out, int64_t stride) const {
+    if (stride == columns_ && begin < end)
+      return to_float(dtype_, data_.data() + begin * row_bytes_, (end - begin) * columns_, out);
     for (int64_t r = begin; r < end; ++r, out += stride) decode_part(r, 0, columns_, out);
   }
   // n numbers of one row from `column` on.

@@ -245,17 +245,20 @@ class Device {
     const int64_t half = dim / 2;
     rows(int64_t(batch.ids.size()), heads * dim, [&](int64_t i) {
       const int64_t position = batch.positions[size_t(i)];
-      const float *c = rotary_->cosine(position), *s = rotary_->sine(position);
-      for (int64_t h = 0; h < heads; ++h) {
-        float* p = x + (i * heads + h) * dim;
-        for (int64_t d = 0; d < half; ++d) {
-          if (bf16_) {  // products and sum are separate operations of the reference
-            rotate_pair(p[d], p[d + half], c[d], s[d], round_bf16);
-            p[d] = round_bf16(p[d]);
-            p[d + half] = round_bf16(p[d + half]);
-          } else {
-            rotate_pair(p[d], p[d + half], c[d], s[d]);
-          }
+      float* head = x + i * heads * dim;
+      for (int64_t h = 0; h < heads; ++h, head += dim) {
+        if (!bf16_) {
+          rotary_->rotate(position, position + 1, head, dim);
+          continue;
+        }
+        const float* __restrict c = rotary_->cosine(position);
+        const float* __restrict s = rotary_->sine(position);
+        float* __restrict low = head;
+        float* __restrict high = head + half;
+        for (int64_t d = 0; d < half; ++d) {  // products and sum are separate in the reference
+          rotate_pair(low[d], high[d], c[d], s[d], [](float v) { return round_bf16(v); });
+          low[d] = round_bf16(low[d]);
+          high[d] = round_bf16(high[d]);
         }
       }
     });

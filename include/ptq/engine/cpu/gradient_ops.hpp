@@ -174,12 +174,13 @@ class GradientOps {
             int direction) const {
     const int64_t half = dim / 2;
     rows(n, [&](int64_t i) {
-      const Real *c = cosine + i * half, *s = sine + i * half;
+      const Real* __restrict c = cosine + i * half;
+      const Real* __restrict s = sine + i * half;
       for (int64_t h = 0; h < heads; ++h) {
-        Real* p = x + (i * heads + h) * dim;
-        for (int64_t d = 0; d < half; ++d) {
-          rotate_pair(p[d], p[d + half], c[d], Real(direction) * s[d]);
-        }
+        Real* __restrict low = x + (i * heads + h) * dim;
+        Real* __restrict high = low + half;
+        for (int64_t d = 0; d < half; ++d)
+          rotate_pair(low[d], high[d], c[d], Real(direction) * s[d]);
       }
     });
   }

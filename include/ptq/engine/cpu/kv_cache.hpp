@@ -24,6 +24,43 @@
 
 namespace ptq {
 
+// Dense rows, those of a head one behind the other: what attention reads of one head has no gaps,
+// or the processor would not fetch ahead.
+class HeadRows {
+ public:
+  HeadRows(DType dtype, int64_t heads, int64_t dim)
+      : dim_(dim), rows_(size_t(heads), DenseRows(dtype, dim)) {}
+
+  // x [n, heads * dim].
+  void append(const float* x, int64_t n) {
+    for (size_t h = 0; h < rows_.size(); ++h)
+      rows_[h].append(x + int64_t(h) * dim_, n, int64_t(rows_.size()) * dim_);
+  }
+  // Rows [begin, end) of a head to out [end - begin, stride].
+  void decode(int64_t head, int64_t begin, int64_t end, float* out, int64_t stride) const {
+    rows_[size_t(head)].decode(begin, end, out, stride);
+  }
+  // Removes the first n rows of every head.
+  void drop_front(int64_t n) {
+    for (DenseRows& rows : rows_) rows.drop_front(n);
+  }
+  void shrink() {
+    for (DenseRows& rows : rows_) rows.shrink();
+  }
+  uint64_t bytes() const { return sum(&DenseRows::bytes); }
+  uint64_t allocated() const { return sum(&DenseRows::allocated); }
+
+ private:
+  uint64_t sum(uint64_t (DenseRows::*of)() const) const {
+    uint64_t all = 0;
+    for (const DenseRows& rows : rows_) all += (rows.*of)();
+    return all;
+  }
+
+  int64_t dim_;
+  std::vector<DenseRows> rows_;
+};
+
 // One side of one layer.
 class KvRows final : public RowSource, public CacheRules {
  public:
@@ -34,8 +71,8 @@ class KvRows final : public RowSource, public CacheRules {
         heads_(kv_heads),
         dim_(head_dim),
         rotary_(pre_rope() ? rotary : nullptr),
-        sinks_(dense, kv_heads * head_dim),
-        tail_(dense, kv_heads * head_dim),
+        sinks_(dense, kv_heads, head_dim),
+        tail_(dense, kv_heads, head_dim),
         encoded_(empty(policy_.block)),
         tail_begin_(policy_.sink) {}
 
@@ -118,17 +155,16 @@ class KvRows final : public RowSource, public CacheRules {
   }
   // Dense rows as they are stored.
   void stored(int64_t head, int64_t begin, int64_t end, float* out, int64_t stride) const {
-    for (int64_t r = begin; r < end; ++r, out += stride) {
-      const bool in_sink = r < policy_.sink;
-      const DenseRows& rows = in_sink ? sinks_ : tail_;
-      rows.decode_part(in_sink ? r : r - tail_begin_, head * dim_, dim_, out);
-    }
+    const int64_t sinks = std::clamp(policy_.sink, begin, end);
+    sinks_.decode(head, begin, sinks, out, stride);
+    tail_.decode(head, sinks - tail_begin_, end - tail_begin_, out + (sinks - begin) * stride,
+                 stride);
   }
 
   int64_t heads_, dim_;
   Rotary* rotary_;       // nullptr: rows are read as they are stored
-  DenseRows sinks_;      // positions [0, sink)
-  DenseRows tail_;       // positions [tail_begin_, length)
+  HeadRows sinks_;       // positions [0, sink)
+  HeadRows tail_;        // positions [tail_begin_, length)
   EncodedRows encoded_;  // positions [sink, sink + encoded_.rows())
   int64_t tail_begin_ = 0, length_ = 0;
   bool verbatim_ = true;  // what is encoded is the dense rows themselves
