@@ -6,7 +6,7 @@
              --gguf SmolLM2.f16.gguf --gguf SmolLM2.Q4_1.gguf --json bench/results/NAME.json
 
 Each round runs every program once: a prefill of every --tokens with the last token's logits, and
-64 decoded tokens behind a short prompt. --text: also the perplexity of four windows of 2048 tokens, from
+64 decoded tokens, behind 64 with ptq-bench and behind none with llama-bench. --text: also the perplexity of four windows of 2048 tokens, from
 the start of the process to the number, with the ptq-host and llama-perplexity that lie beside the
 two benchmarks. --ptq MODE=MODEL: MODE fp32 or bf16, MODEL a GGUF file or a
 Hugging Face folder; --gguf: what the peers run. Medians of the rounds, the spread beside them, and
@@ -56,6 +56,8 @@ def peer(program, model, tokens, threads):
         found[what] = line["avg_ts"]
     return found, build
 
+
+SHORT = 128  # ptq-bench's shortest context: 64 tokens are decoded behind 64
 
 EXPERIMENT = """name = "peers"
 seed = 0
@@ -126,11 +128,12 @@ def main():
     for _ in range(options.rounds):
         for mode, model in options.ptq:
             who = f"ptq {mode}, {pathlib.Path(model).name}"
-            for n in tokens:
+            for n in [SHORT] + tokens:
                 prefill, decode, seen, sheet = ours(options.bench, mode, model, n, options.threads)
-                note(who, f"prefill {n}", prefill)
-                if n == tokens[0]:
+                if n == SHORT:
                     note(who, "decode", decode)
+                else:
+                    note(who, f"prefill {n}", prefill)
                 facts = {k: sheet.get(k) for k in ("machine", "instructions", "device")}
                 for k, v in seen.items():
                     limits.setdefault(k, []).append(v)
