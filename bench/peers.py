@@ -6,11 +6,12 @@
              --gguf SmolLM2.f16.gguf --gguf SmolLM2.Q4_1.gguf --json bench/results/NAME.json
 
 Each round runs every program once: a prefill of every --tokens with the last token's logits, and
-64 decoded tokens, behind 64 with ptq-bench and behind none with llama-bench. --text: also the perplexity of four windows of 2048 tokens, from
-the start of the process to the number, with the ptq-host and llama-perplexity that lie beside the
-two benchmarks. --ptq MODE=MODEL: MODE fp32 or bf16, MODEL a GGUF file or a
-Hugging Face folder; --gguf: what the peers run. Medians of the rounds, the spread beside them, and
-the ratio of each of our lines to the fastest peer. Standard library only.
+64 decoded tokens, behind 64 with ptq-bench and behind none with llama-bench. --text: also the
+perplexity of four windows of 2048 tokens, from the start of the process to the number, with the
+ptq-host and llama-perplexity that lie beside the two benchmarks. --ptq MODE=MODEL: MODE fp32 or
+bf16, MODEL a GGUF file or a Hugging Face folder; --gguf: what the peers run. Medians of the rounds,
+the spread beside them, and the ratio of each of our lines to the fastest peer. Standard library
+only.
 """
 import argparse
 import json
