@@ -121,7 +121,7 @@ Limits measure_limits(Sheet& sheet, const std::string& device, Compute compute, 
     if (__builtin_cpu_supports("avx512vnni"))
       limits.int8_ops = dot_rate(sheet, pool, "8-bit dots of 4, 16 at a time", int8_dots, 4);
 #endif
-    if (compute == Compute::bf16 && cpu::chosen_kernels().pair_dots) {
+    if (compute == Compute::bf16 && cpu::chosen_kernels().pairs) {
       limits.flops = limits.bf16_flops;
       limits.flops_of = "of the rate of bfloat16 dots";
     }

@@ -95,19 +95,25 @@ class Layers {
     prefill(dense(DType::f16, w), single);
     prefill(codes({4, Grid::asym_gptq, 1, 128}, "4 bits, group 128", w), single);
     prefill(blocks(kFormat<Q4_1>), single);
-    if (kernels_.pair_dots) pairs(dense(DType::bf16, w), single);
+    if (kernels_.pairs)
+      for (const Stored& s :
+           {dense(DType::bf16, w), dense(DType::f16, w),
+            codes({4, Grid::asym_gptq, 1, 128}, "4 bits, group 128", w), blocks(kFormat<Q4_1>)}) {
+        decode(s, half, true);
+        pairs(s, single);
+      }
     integers(w, single);
   }
 
  private:
   // One token; the bytes are those of the weight.
-  double decode(const Stored& s, std::optional<double> half) {
+  double decode(const Stored& s, std::optional<double> half, bool bf16 = false) {
     std::vector<float> y(static_cast<size_t>(kOut));
     const Timing t = measure(
-        [&] { cpu::linear(pool_, kernels_, s.weight, nullptr, x_.data(), 1, y.data(), false); });
+        [&] { cpu::linear(pool_, kernels_, s.weight, nullptr, x_.data(), 1, y.data(), bf16); });
     const double rate = double(s.weight.bytes()) / t.median;
     const Ratio share{rate / limits_.bytes, "of the memory's rate", true, {}};
-    sheet_.row("1 token, " + s.what, rate / 1e9, "GB/s", share, t);
+    sheet_.row("1 token, " + s.what + (bf16 ? ", compute bf16" : ""), rate / 1e9, "GB/s", share, t);
     if (half)
       sheet_.row("  tokens", 1 / t.median, "1/s", Ratio{*half / t.median, "x float16", false, {}},
                  t);
@@ -127,7 +133,7 @@ class Layers {
     const Timing t = measure([&] {
       cpu::linear(pool_, kernels_, s.weight, nullptr, x_.data(), kTokens, y.data(), true);
     });
-    row("compute bf16", t, single, limits_.bf16_flops, "of the rate of bfloat16 dots");
+    row(s.what + ", compute bf16", t, single, limits_.bf16_flops, "of the rate of bfloat16 dots");
   }
   void integers(const std::vector<float>& w, double single) {
     AffineRows rows({8, Grid::sym_narrow, 1, 0}, kIn);

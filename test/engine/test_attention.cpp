@@ -18,6 +18,9 @@ struct Rows final : RowSource {
     for (int64_t r = begin; r < end; ++r, out += stride)
       for (int64_t d = 0; d < dim; ++d) out[d] = x[size_t((r * heads + head) * dim + d)];
   }
+  void round() {
+    for (float& v : x) v = bf16_to_float(float_to_bf16(v));
+  }
   std::vector<float> row(int64_t head, int64_t r) const {
     std::vector<float> out(static_cast<size_t>(dim));
     read(head, r, r + 1, out.data(), dim);
@@ -39,8 +42,8 @@ struct Case {
   int64_t queries, first, heads, kv_heads, dim, window, sink, k_block, k_window, v_block, v_window;
 };
 
-void check(const Case& c, int threads, const cpu::Kernels& kernels) {
-  INFO("kernels " << kernels.name);
+void check(const Case& c, int threads, const cpu::Kernels& kernels, bool bf16) {
+  INFO("kernels " << kernels.name << (bf16 ? ", bf16" : ""));
   const int64_t rows = c.first + c.queries;
   Rows k_dense = random_rows(rows, c.kv_heads, c.dim, 1),
        v_dense = random_rows(rows, c.kv_heads, c.dim, 2);
@@ -52,11 +55,17 @@ void check(const Case& c, int threads, const cpu::Kernels& kernels) {
     keys.boundary.push_back(c.sink + kp.encoded(c.first + i));
     values.boundary.push_back(c.sink + vp.encoded(c.first + i));
   }
-  const Rows q = random_rows(c.queries, c.heads, c.dim, 5);
+  Rows q = random_rows(c.queries, c.heads, c.dim, 5);
+  if (bf16)
+    for (Rows* r : {&q, &k_dense, &v_dense}) r->round();
   std::vector<float> out(size_t(c.queries * c.heads * c.dim));
   ThreadPool pool(threads);
-  cpu::attention(pool, {c.queries, c.first, c.heads, c.kv_heads, c.dim, c.window}, q.x.data(), keys,
-                 values, out.data(), kernels);
+  cpu::attention(pool, {c.queries, c.first, c.heads, c.kv_heads, c.dim, c.window, bf16}, q.x.data(),
+                 keys, values, out.data(), kernels);
+  if (bf16)
+    for (Rows* r : {&k_enc, &v_enc}) r->round();
+  // A few float32 roundings of numbers below 2, or probabilities of 8 bits.
+  const double bound = bf16 ? 2.0 / 256 : 2e-6 * 4;
   for (int64_t i = 0; i < c.queries; ++i)
     for (int64_t h = 0; h < c.heads; ++h) {
       const int64_t kvh = h / (c.heads / c.kv_heads);
@@ -70,11 +79,12 @@ void check(const Case& c, int threads, const cpu::Kernels& kernels) {
                                          pick(keys, k_enc, k_dense), pick(values, v_enc, v_dense));
       for (int64_t d = 0; d < c.dim; ++d)
         REQUIRE(!(std::abs(double(out[size_t((i * c.heads + h) * c.dim + d)]) - want[size_t(d)]) >
-                  2e-6 * 4));  // a few float32 roundings of numbers below 2
+                  bound));
     }
 }
 void check(const Case& c, int threads) {
-  for (const cpu::Kernels& kernels : cpu::runnable_kernels()) check(c, threads, kernels);
+  for (const cpu::Kernels& kernels : cpu::runnable_kernels())
+    for (const bool bf16 : {false, true}) check(c, threads, kernels, bf16);
 }
 
 }  // namespace
@@ -89,6 +99,7 @@ TEST_CASE("attention: equals the float64 reference") {
   check({150, 50, 4, 2, 16, 40, 0, 1, 1 << 20, 1, 1 << 20}, 2);  // sliding window
   check({150, 50, 4, 2, 16, 40, 3, 16, 8, 1, 12}, 2);            // sliding window over encoded rows
   check({1, 300, 4, 2, 128, 0, 4, 32, 0, 1, 32}, 2);             // decoding
+  check({70, 30, 2, 1, 9, 0, 0, 16, 8, 1, 12}, 2);               // no even number of dimensions
   check({65, 0, 2, 2, 80, 0, 0, 1, 0, 1, 0}, 2);  // all but the current token encoded
   // Few queries behind many keys, which are split: encoded, then dense, or only within a window.
   check({1, 1500, 4, 2, 24, 0, 4, 32, 0, 1, 32}, 2);

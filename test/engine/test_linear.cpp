@@ -55,7 +55,7 @@ std::vector<Stored> every_form(int64_t out, int64_t in) {
     all.push_back(std::move(s));
   };
   for (const int bits : {1, 2, 3, 4, 5, 6, 7, 8})
-    for (const int64_t group : {0, 16, 24, 32, 64, 128})
+    for (const int64_t group : {0, 16, 24, 32, 64, 128, 192})
       for (const Grid grid : {Grid::asym_gptq, Grid::min})
         encode({bits, grid, 1, group}, std::to_string(bits) + " bits, group " +
                                            std::to_string(group) + ", grid " +
@@ -157,14 +157,13 @@ TEST_CASE("linear: every kernel multiplies by the weights as they decode", "[lin
 
 TEST_CASE("linear: in bfloat16 every kernel multiplies rounded weights", "[linear]") {
   const int64_t out = 70, tokens = 13;
-  for (const int64_t in : {75, 32, 608, 2112})
+  for (const int64_t in : {75, 58, 74, 32, 608, 2112})  // 58, 74: ends of less and more than 16
     for (Stored& s : every_form(out, in)) {
       auto x = numbers(tokens * in, 2);
       for (float& v : x) v = cpu::round_bf16(v);
       std::vector<float> w(size_t(s.weight.out() * in));
       s.weight.decode(0, s.weight.out(), w.data());
-      if (!s.weight.encoded())
-        for (float& v : w) v = cpu::round_bf16(v);
+      for (float& v : w) v = cpu::round_bf16(v);
       for (const cpu::Kernels& k : cpu::runnable_kernels()) {
         INFO(k.name << ", " << s.what << ", in " << in);
         const auto all = product(k, s.weight, x.data(), tokens, 2, nullptr, true);

@@ -37,8 +37,9 @@ struct AttentionShape {
   int64_t queries, first;  // query i stands at absolute position first + i
   int64_t heads, kv_heads, head_dim;
   int64_t window;  // keys visible to a query, itself included; 0 = all
-  // Rounds exp(score - maximum) to bfloat16 before the product with the values, as the fused
-  // attention of the reference does for bfloat16 inputs; their sum is taken before.
+  // q and dense rows are of bfloat16. Encoded rows are rounded to it, and exp(score - maximum)
+  // before the product with the values, as the fused attention of the reference does for bfloat16
+  // inputs; the sum of exponentials is taken before.
   bool bf16 = false;
 };
 
@@ -135,14 +136,17 @@ class Attention {
     for (int64_t r = 0; r < b.rows; ++r) {
       const float* src =
           q_ + ((i0 + r / group_) * shape_.heads + head * group_ + r % group_) * shape_.head_dim;
-      for (int64_t d = 0; d < shape_.head_dim; ++d) b.qs[r * width_ + d] = src[d] * scale_;
+      float* to = b.qs + r * width_;
+      for (int64_t d = 0; d < shape_.head_dim; ++d) to[d] = pairs_ ? src[d] : src[d] * scale_;
     }
     if (keys_.moves_sinks && from_key < keys_.sink) {
       std::copy_n(b.qs, b.rows * width_, b.back);
       for (int64_t r = 0; r < b.rows; ++r)
         keys_.moves_sinks->turn_back(keys_.boundary[i0 + r / group_] - keys_.sink,
                                      b.back + r * width_);
+      pack(b.back, b.rows, width_);
     }
+    pack(b.qs, b.rows, width_);
     const int64_t last = std::min(to_key, shape_.first + i1);  // one behind the newest visible key
     for (int64_t begin = from_key; begin < last; begin += kTile) {
       const int64_t end = std::min(begin + kTile, last);
@@ -185,7 +189,7 @@ class Attention {
   // Queries [i0, i1) of a head, and where a task works on them.
   struct Block {
     int64_t head, i0, i1, rows;
-    float* qs = nullptr;      // [rows, width], scaled; zeros behind dim
+    float* qs = nullptr;      // [rows, width], scaled, or half of them pairs; zeros behind dim
     float* s = nullptr;       // [rows, kTile] scores, then probabilities
     float* s2 = nullptr;      // the same from the other source, in tiles that need both
     float* tile = nullptr;    // [kTile, width]; zeros behind dim
@@ -193,25 +197,53 @@ class Attention {
     float* back = nullptr;    // [rows, width] qs turned back to where the sinks stand
   };
 
+  // With pairs: each of `rows` rows of n numbers becomes n / 2 pairs, at the same place.
+  void pack(float* x, int64_t rows, int64_t n) const {
+    if (!pairs_) return;
+    for (int64_t r = 0; r < rows; ++r) kernels_.pairs->pack(x + r * n, n, x + r * n);
+  }
+  // Rows [depth, columns] of a tile, which a product goes down along: the same.
+  void pack_rows(float* b, int64_t depth, int64_t columns) const {
+    if (pairs_) kernels_.pairs->pack_rows(b, columns, depth, columns, b);
+  }
+  // y [rows, columns] (+)= x [rows, depth] b [depth, columns], packed before where there are pairs.
+  void multiply(int64_t rows, const float* x, int64_t ldx, const float* b, int64_t depth,
+                int64_t columns, float* y, bool add) const {
+    const auto product = pairs_ ? kernels_.pairs->multiply : kernels_.multiply;
+    product(x, rows, ldx, b, columns, pairs_ ? depth / 2 : depth, columns, y, columns, add);
+  }
+  void read(const AttentionSide& side, const Block& b, bool encoded, int64_t begin,
+            int64_t end) const {
+    read_tile(side, encoded, b.head, begin, end, side.boundary[b.i0], side.boundary[b.i1 - 1],
+              b.tile, width_);
+    if (shape_.bf16 && !pairs_ && encoded)
+      for (int64_t i = 0; i < kTile * width_; ++i)
+        b.tile[i] = bf16_to_float(float_to_bf16(b.tile[i]));
+  }
+
   // s = scores of a tile: every row against the source that holds the key for it.
   void score(const Block& b, int64_t begin, int64_t end) const {
     const int64_t low = keys_.boundary[b.i0], high = keys_.boundary[b.i1 - 1];
-    const auto scores = [&](bool encoded, float* to) {
-      read_tile(keys_, encoded, b.head, begin, end, low, high, b.tile, width_);
+    const auto scores = [&](const float* q, float* to) {
+      multiply(b.rows, q, width_, b.tile_t, shape_.head_dim, kTile, to, false);
+      if (pairs_)
+        for (int64_t j = 0; j < b.rows * kTile; ++j) to[j] *= scale_;
+    };
+    const auto scores_of = [&](bool encoded, float* to) {
+      read(keys_, b, encoded, begin, end);
       kernels_.turn(b.tile, width_, kTile, width_, b.tile_t);
-      kernels_.multiply(b.qs, b.rows, width_, b.tile_t, kTile, shape_.head_dim, kTile, to, kTile,
-                        false);
+      pack_rows(b.tile_t, width_, kTile);
+      scores(b.qs, to);
     };
     const Need needed = need(keys_, begin, end, low, high);
-    scores(needed.encoded, b.s);
+    scores_of(needed.encoded, b.s);
     if (keys_.moves_sinks && begin < keys_.sink) {  // nothing is encoded: the tile is there still
-      kernels_.multiply(b.back, b.rows, width_, b.tile_t, kTile, shape_.head_dim, kTile, b.s2,
-                        kTile, false);
+      scores(b.back, b.s2);
       const int64_t sinks = std::min(kTile, keys_.sink - begin);
       for (int64_t r = 0; r < b.rows; ++r) std::copy_n(b.s2 + r * kTile, sinks, b.s + r * kTile);
     }
     if (!needed.encoded || !needed.dense) return;
-    scores(false, b.s2);
+    scores_of(false, b.s2);
     for (int64_t r = 0; r < b.rows; ++r) {
       const int64_t boundary = keys_.boundary[b.i0 + r / group_];
       for (int64_t j = 0; j < kTile; ++j) {
@@ -247,7 +279,7 @@ class Attention {
     for (int64_t j = 0; j < kTile; ++j) p[j] = exp_nonpositive(p[j] - top);
     state.l[r] = state.l[r] * shrink + total(p, kTile);
     state.m[r] = top;
-    if (shape_.bf16)
+    if (shape_.bf16 && !pairs_)
       for (int64_t j = 0; j < kTile; ++j) p[j] = bf16_to_float(float_to_bf16(p[j]));
     if (shrink != 1.0f)
       for (int64_t d = 0; d < width; ++d) o[d] *= shrink;
@@ -255,8 +287,14 @@ class Attention {
 
   // Output: probabilities times the source that holds the value for the row.
   void add_values(const Block& b, int64_t begin, int64_t end, const State& state) const {
-    const int64_t low = values_.boundary[b.i0], high = values_.boundary[b.i1 - 1];
-    const Need needed = need(values_, begin, end, low, high);
+    const Need needed =
+        need(values_, begin, end, values_.boundary[b.i0], values_.boundary[b.i1 - 1]);
+    const auto add = [&](bool encoded, float* p) {
+      read(values_, b, encoded, begin, end);
+      pack_rows(b.tile, kTile, width_);
+      pack(p, b.rows, kTile);
+      multiply(b.rows, p, kTile, b.tile, kTile, width_, state.o, true);
+    };
     if (needed.encoded && needed.dense) {
       for (int64_t r = 0; r < b.rows; ++r) {
         const int64_t boundary = values_.boundary[b.i0 + r / group_];
@@ -267,11 +305,9 @@ class Attention {
           if (dense) b.s[r * kTile + j] = 0.0f;
         }
       }
-      read_tile(values_, false, b.head, begin, end, low, high, b.tile, width_);
-      kernels_.multiply(b.s2, b.rows, kTile, b.tile, width_, kTile, width_, state.o, width_, true);
+      add(false, b.s2);
     }
-    read_tile(values_, needed.encoded, b.head, begin, end, low, high, b.tile, width_);
-    kernels_.multiply(b.s, b.rows, kTile, b.tile, width_, kTile, width_, state.o, width_, true);
+    add(needed.encoded, b.s);
   }
 
   const Kernels& kernels_;
@@ -282,6 +318,8 @@ class Attention {
   const int64_t group_ = shape_.heads / shape_.kv_heads;
   const int64_t width_ = (shape_.head_dim + 15) / 16 * 16;  // columns, padded
   const float scale_ = 1.0f / std::sqrt(float(shape_.head_dim));
+  // Products of pairs of bfloat16 (PairKernels)? Then scores are scaled behind their product.
+  const bool pairs_ = shape_.bf16 && kernels_.pairs && shape_.head_dim % 2 == 0;
 };
 
 }  // namespace attention_detail

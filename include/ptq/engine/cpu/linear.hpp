@@ -34,8 +34,8 @@ inline constexpr int64_t kMany = 8;
 // Multiplications below which one thread does it: waking the others would cost more.
 inline constexpr int64_t kSmall = 200'000;
 
-// One product. bf16: y, and weights that a file has in another format, are rounded to bfloat16.
-// pairs: x, and the weights as they are multiplied, are pairs of bfloat16 (see Kernels).
+// One product. bf16: the weights as they are multiplied, and y, are rounded to bfloat16.
+// pairs: x and those weights are pairs of bfloat16 (see PairKernels).
 struct Call {
   int threads;
   const Kernels& kernels;
@@ -46,22 +46,19 @@ struct Call {
   float* y;  // [n, out]
   bool bf16;
   bool pairs = false;
-  WeightRows rows = {};  // stored_rows(); below, of a task: how many rows of w
-  int64_t step = 0;
+  WeightRows rows = {};  // of w as the kernels read them; of Form::other, decoded() makes them
+  int64_t step = 0;      // of a task: how many rows of w
 
   int64_t tasks() const { return (out() + step - 1) / step; }
 
   int64_t in() const { return pairs ? w.in() / 2 : w.in(); }
   int64_t out() const { return w.out(); }
-  // Can it be done in pairs? Then x and the weights are of bfloat16, but for what a layer's
-  // rounding of inputs may have left.
+  // Can it be done in pairs? Then x is of bfloat16, but for what a layer's rounding of inputs may
+  // have left.
   bool fits_pairs() const {
-    return bf16 && kernels.pair_dots && !w.encoded() && !w.scaled() && !w.packed_file() &&
-           w.in() % 2 == 0 && w.activation().kind == ActivationKind::full;
+    return bf16 && kernels.pairs && w.in() % 2 == 0 && w.activation().kind == ActivationKind::full;
   }
-  bool rounds_weights() const {
-    return bf16 && !w.encoded() && !w.packed_file() && w.file().dtype != DType::bf16;
-  }
+  bool rounds_weights() const { return bf16 && !pairs; }
 };
 
 // The codes of an affine weight, where that is all there is to it but an order of its columns.
@@ -76,44 +73,29 @@ inline const std::vector<int32_t>& order_of_columns(const LinearWeight& w) {
 
 // The rows as a kernel can read them; Form::other where the weight has to be decoded. Columns of
 // affine rows are in their own order.
-inline WeightRows stored_rows(const Call& c) {
-  if (c.rounds_weights()) return {};
-  if (const AffineRows* affine = affine_rows(c.w)) return WeightRows(*affine);
-  if (const DenseRows* dense = c.w.dense_rows()) return WeightRows(*dense);
-  if (c.w.encoded() || c.w.scaled() || c.w.packed_file()) return {};
-  StoredRows rows = c.w.file();
-  if (c.pairs) {
-    rows.columns = c.in();
-    rows.dtype = DType::f32;
-  }
-  return WeightRows(rows);
+inline WeightRows stored_rows(const LinearWeight& w) {
+  if (const AffineRows* affine = affine_rows(w)) return WeightRows(*affine);
+  if (const DenseRows* dense = w.dense_rows()) return WeightRows(*dense);
+  if (w.encoded() || w.scaled() || w.packed_file()) return {};
+  return WeightRows(w.file());
 }
 
-// Numbers to pairs of bfloat16 [n / 2], the first one in the low half; `to` may be `from`.
-inline void to_pairs(const float* from, int64_t n, float* to) {
-#pragma GCC ivdep  // in place, a pair goes where only what was read before stood
-  for (int64_t i = 0; i < n / 2; ++i)
-    to[i] = bits_float(float_bits(round_bf16(from[2 * i])) >> 16 |
-                       float_bits(round_bf16(from[2 * i + 1])));
-}
-
-// Rows [begin, end) of W as float32, or as pairs, in a buffer of the thread or in the file; columns
-// as in stored_rows().
-inline const float* decoded(const Call& c, int64_t begin, int64_t end) {
+// Rows [begin, end) of W as float32 in a buffer of the thread or in the file; columns as in
+// stored_rows().
+inline WeightRows decoded(const Call& c, int64_t begin, int64_t end) {
+  const int64_t in = c.w.in();
   if (!c.rounds_weights())
-    if (const float* rows = c.w.in_place(begin)) return rows;
+    if (const float* rows = c.w.in_place(begin)) return WeightRows(rows, in);
   thread_local std::vector<float> buffer;
-  buffer.resize(size_t((end - begin) * c.w.in()));
-  const WeightRows stored = stored_rows(c);
+  buffer.resize(size_t((end - begin) * in));
+  const WeightRows stored = stored_rows(c.w);
   if (stored.form() == Form::codes)
     stored.decode(begin, end, buffer.data());
   else
     c.w.decode(begin, end, buffer.data());
-  if (c.pairs)
-    to_pairs(buffer.data(), int64_t(buffer.size()), buffer.data());
-  else if (c.rounds_weights())
+  if (c.rounds_weights())
     for (float& v : buffer) v = round_bf16(v);
-  return buffer.data();
+  return WeightRows(buffer.data(), in);
 }
 
 // A row of x with its columns in the order of the weight's (act-order of GPTQ): turning the inputs
@@ -142,7 +124,7 @@ inline int64_t rows_of_task(const Call& c) {
 }
 
 inline void few(const Call& c, int64_t task) {
-  const auto dots = c.pairs ? c.kernels.pair_dots : c.kernels.dots;
+  const auto dots = c.pairs ? c.kernels.pairs->dots : c.kernels.dots;
   const int64_t r0 = task * c.step, r1 = std::min(r0 + c.step, c.out());
   if (c.rows.form() != Form::other) {
     dots(c.rows, r0, r1, c.x, c.n, c.y + r0, c.out());
@@ -150,7 +132,7 @@ inline void few(const Call& c, int64_t task) {
     constexpr int64_t kDecoded = 16;  // rows at once, which stay in the cache
     for (int64_t r = r0; r < r1; r += kDecoded) {
       const int64_t end = std::min(r + kDecoded, r1);
-      dots(WeightRows(decoded(c, r, end), c.in()), 0, end - r, c.x, c.n, c.y + r, c.out());
+      dots(decoded(c, r, end), 0, end - r, c.x, c.n, c.y + r, c.out());
     }
   }
   finish(c, r0, r1);
@@ -173,11 +155,12 @@ inline int64_t panels_of_task(const Call& c) {
 inline void many(const Call& c, int64_t task) {
   constexpr int64_t kTokens = 8;
   const Kernels& k = c.kernels;
-  const auto by_panel = c.pairs ? k.pair_by_panel : k.by_panel;
+  const auto panel = c.pairs ? k.pairs->panel : k.panel;
+  const auto by_panel = c.pairs ? k.pairs->by_panel : k.by_panel;
   const int64_t wide = k.panel_rows, in = c.in(), out = c.out();
   const int64_t begin = task * c.step, end = std::min(begin + c.step, out);
   const bool other = c.rows.form() == Form::other;
-  const WeightRows w = other ? WeightRows(decoded(c, begin, end), in) : c.rows;
+  const WeightRows w = other ? decoded(c, begin, end) : c.rows;
   const int64_t first = other ? begin : 0;  // row of W that is row 0 of w
   thread_local std::vector<float> packed;
   // A panel takes as many numbers, and begins with a line of the caches.
@@ -188,7 +171,7 @@ inline void many(const Call& c, int64_t task) {
   for (int64_t c0 = 0; c0 < in; c0 += kDepth) {
     const int64_t depth = std::min(kDepth, in - c0);
     for (int64_t r = begin; r < end; r += wide)
-      k.panel(w, r - first, end - first, c0, depth, panels + (r - begin) / wide * most);
+      panel(w, r - first, end - first, c0, depth, panels + (r - begin) / wide * most);
     for (int64_t i = 0; i < c.n; i += kTokens)
       for (int64_t r = begin; r < end; r += wide)
         by_panel(c.x + i * in + c0, std::min(kTokens, c.n - i), in,
@@ -216,25 +199,30 @@ inline void linears(ThreadPool& pool, const Kernels& kernels, std::span<const Pr
   };
   for (const Product& p : products) {
     Call c{pool.size(), kernels, *p.w, p.bias, x, n, p.y, bf16};
-    if (c.fits_pairs()) {
-      if (pairs.empty()) {
-        pairs.resize(size_t(n * c.in() / 2));
-        for_each(n, [&](int64_t i) {
-          to_pairs(x + i * p.w->in(), p.w->in(), pairs.data() + i * p.w->in() / 2);
-        });
-      }
-      c.x = pairs.data();
-      c.pairs = true;
-    }
-    c.rows = stored_rows(c);
-    if (c.rows.form() == Form::codes && !order_of_columns(*p.w).empty()) {
-      std::vector<float>& turned = ordered[calls.size()];
-      turned.resize(size_t(n * c.in()));
+    const int64_t in = p.w->in();
+    c.pairs = c.fits_pairs();
+    c.rows = stored_rows(*p.w);
+    const bool turned = c.rows.form() == Form::codes && !order_of_columns(*p.w).empty();
+    std::vector<float>& own = turned ? ordered[calls.size()] : pairs;
+    if ((turned || c.pairs) && own.empty()) {
+      own.resize(size_t(n * c.in()));
       for_each(n, [&](int64_t i) {
-        in_order(x + i * c.in(), order_of_columns(*p.w), turned.data() + i * c.in());
+        const float* from = x + i * in;
+        thread_local std::vector<float> row;
+        if (turned) {
+          row.resize(size_t(in));
+          in_order(from, order_of_columns(*p.w), row.data());
+          from = row.data();
+        }
+        float* to = own.data() + i * c.in();
+        if (c.pairs)
+          kernels.pairs->pack(from, in, to);
+        else
+          std::copy_n(from, in, to);
       });
-      c.x = turned.data();
     }
+    if (turned || c.pairs) c.x = own.data();
+    if (c.rounds_weights() && c.rows.form() != Form::bf16) c.rows = {};
     c.step = by_panels ? kernels.panel_rows * panels_of_task(c) : rows_of_task(c);
     tasks += c.tasks();
     calls.push_back(c);

@@ -183,7 +183,7 @@ struct Numbers {
   PTQ_INLINE static Reg add(Reg a, Reg b, Reg sum) { return fma(a, b, sum); }
 };
 // Two neighbouring numbers in bfloat16 in each lane. Of AVX512-BF16, which the rest of this file
-// does not need, is this one instruction.
+// does not need, are this instruction and the one of avx512_pairs.inl.
 struct Pairs {
   PTQ_INLINE static Reg add(Reg a, Reg b, Reg sum) {
     asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
@@ -192,11 +192,8 @@ struct Pairs {
 };
 
 #include "ptq/engine/cpu/kernels/products.inl"
-
-inline void pair_dots(const WeightRows& w, int64_t begin, int64_t end, const float* x, int64_t n,
-                      float* y, int64_t ldy) {
-  Dots<Pairs>{w, begin, end, x, n, y, ldy}.run<DenseRow<DType::f32>>();
-}
+// Readers for the products:
+#include "ptq/engine/cpu/kernels/avx512_pairs.inl"
 
 // ---- integers ----------------------------------------------------------------------------------
 

@@ -7,13 +7,17 @@
 //   Numbers                 add(a, b, sum) = fma(a, b, sum)
 //   kPanel, kMostRegs, kMostRows   sizes that suit the number of registers
 //
+// `Terms` is what a lane holds and how two of them are multiplied and added: Numbers, or Pairs of
+// bfloat16, which an instruction set may have; then all counts of columns, and depths, are counts
+// of pairs.
+//
 // A number depends neither on how many rows or tokens are worked on together nor on the instruction
 // set: each sum is a chain of fma in one fixed order.
 
 // ---- plain matrices ----------------------------------------------------------------------------
 
 // y [R, 16 V] (+)= x [R, depth] b [depth, 16 V]; of the last register the lanes `last`.
-template <int R, int V>
+template <class Terms, int R, int V>
 PTQ_TARGET inline void block(const float* x, int64_t ldx, const float* b, int64_t ldb,
                              int64_t depth, Lanes last, float* y, int64_t ldy, bool add) {
   Reg acc[R][V];
@@ -35,7 +39,7 @@ PTQ_TARGET inline void block(const float* x, int64_t ldx, const float* b, int64_
     for (int r = 0; r < R; ++r) {
       const Reg a = spread(x[r * ldx + p]);
       PTQ_UNROLL(4)
-      for (int v = 0; v < V; ++v) acc[r][v] = fma(a, row[v], acc[r][v]);
+      for (int v = 0; v < V; ++v) acc[r][v] = Terms::add(a, row[v], acc[r][v]);
     }
   }
   PTQ_UNROLL(8)
@@ -47,14 +51,14 @@ PTQ_TARGET inline void block(const float* x, int64_t ldx, const float* b, int64_
 }
 
 // All rows of x, as many at once as leave registers for b.
-template <int V>
+template <class Terms, int V>
 inline void blocks(const float* x, int64_t n, int64_t ldx, const float* b, int64_t ldb,
                    int64_t depth, Lanes last, float* y, int64_t ldy, bool add) {
   int64_t i = 0;
   const auto rows = [&](auto count) {
     constexpr int R = decltype(count)::value;
     for (; i + R <= n; i += R)
-      block<R, V>(x + i * ldx, ldx, b, ldb, depth, last, y + i * ldy, ldy, add);
+      block<Terms, R, V>(x + i * ldx, ldx, b, ldb, depth, last, y + i * ldy, ldy, add);
   };
   rows(std::integral_constant<int, kMostRows<V>>{});
   if constexpr (kMostRows < V >> 4) rows(std::integral_constant<int, 4>{});
@@ -64,21 +68,28 @@ inline void blocks(const float* x, int64_t n, int64_t ldx, const float* b, int64
 
 // y [n, columns] (+)= x [n, depth] b [depth, columns]; with columns % 16 != 0 b has readable
 // numbers up to the next multiple.
-inline void multiply(const float* x, int64_t n, int64_t ldx, const float* b, int64_t ldb,
-                     int64_t depth, int64_t columns, float* y, int64_t ldy, bool add) {
+template <class Terms>
+inline void product(const float* x, int64_t n, int64_t ldx, const float* b, int64_t ldb,
+                    int64_t depth, int64_t columns, float* y, int64_t ldy, bool add) {
   constexpr int64_t kWide = 16 * kMostRegs;
   int64_t c = 0;
   for (; columns - c > kWide - 16; c += kWide)
-    blocks<kMostRegs>(x, n, ldx, b + c, ldb, depth,
-                      lanes(std::min<int64_t>(16, columns - c - kWide + 16)), y + c, ldy, add);
+    blocks<Terms, kMostRegs>(x, n, ldx, b + c, ldb, depth,
+                             lanes(std::min<int64_t>(16, columns - c - kWide + 16)), y + c, ldy,
+                             add);
   const auto rest = [&](auto count) {
     constexpr int V = decltype(count)::value;
     if (V < kMostRegs && columns - c > 16 * (V - 1) && columns - c <= 16 * V)
-      blocks<V>(x, n, ldx, b + c, ldb, depth, lanes(columns - c - 16 * (V - 1)), y + c, ldy, add);
+      blocks<Terms, V>(x, n, ldx, b + c, ldb, depth, lanes(columns - c - 16 * (V - 1)), y + c, ldy,
+                       add);
   };
   if constexpr (kMostRegs > 3) rest(std::integral_constant<int, 3>{});
   if constexpr (kMostRegs > 2) rest(std::integral_constant<int, 2>{});
   if constexpr (kMostRegs > 1) rest(std::integral_constant<int, 1>{});
+}
+inline void multiply(const float* x, int64_t n, int64_t ldx, const float* b, int64_t ldb,
+                     int64_t depth, int64_t columns, float* y, int64_t ldy, bool add) {
+  product<Numbers>(x, n, ldx, b, ldb, depth, columns, y, ldy, add);
 }
 
 // b [rows, columns], rows a distance ld apart, to out [columns, rows]; both are multiples of 16.
@@ -98,9 +109,6 @@ PTQ_TARGET inline void turn(const float* b, int64_t ld, int64_t rows, int64_t co
 // l, l + 16, l + 32, ..., each a chain of fma from zero on; they are added one after the other, and
 // so are the blocks. With few tokens the 16 sums are the lanes of a register, with many a panel has
 // their columns one behind the other.
-//
-// `Terms` is what a lane holds and how two of them are multiplied and added: Numbers, or Pairs of
-// bfloat16, which an instruction set may have; then all counts of columns are counts of pairs.
 
 // call.run<Row>() with the reader of w; nothing for Form::other.
 template <int Bits, class Call>
@@ -216,7 +224,7 @@ inline void by_panel(const float* x, int64_t n, int64_t ldx, const float* panel,
 }
 
 // The loops over registers, rows and tokens are unrolled, so that the sums stay in registers.
-#define PTQ_FOUR(k) PTQ_UNROLL(4) for (int k = 0; k < 4; ++k)
+#define PTQ_LINE(k) PTQ_UNROLL(4) for (int k = 0; k < Row::kLine; ++k)
 #define PTQ_TOKENS(t) PTQ_UNROLL(4) for (int t = 0; t < T; ++t)
 #define PTQ_ROWS(i) PTQ_UNROLL(4) for (int i = 0; i < R; ++i)
 
@@ -225,18 +233,19 @@ inline void by_panel(const float* x, int64_t n, int64_t ldx, const float* panel,
 template <class Terms, class Row, int R, int T>
 PTQ_INLINE void sixteen_sums(Row* row, int64_t begin, int64_t end, int64_t columns, int64_t unit,
                              const float* x, float* sums) {
-  const int64_t whole = begin + (end - begin) / 64 * 64;
+  constexpr int64_t kLine = 16 * Row::kLine;
+  const int64_t whole = begin + (end - begin) / kLine * kLine;
   Reg acc[R][T];
   PTQ_ROWS(i) PTQ_TOKENS(t) acc[i][t] = zero();
   int64_t c = begin;
   while (c < whole) {
     const int64_t u = c / unit, stop = std::min((u + 1) * unit, whole);
     PTQ_ROWS(i) row[i].enter(u);
-    for (; c < stop; c += 64) {
+    for (; c < stop; c += kLine) {
       PTQ_ROWS(i) {
-        Reg v[4];
-        row[i].four(c, v);
-        PTQ_FOUR(k)
+        Reg v[Row::kLine];
+        row[i].line(c, v);
+        PTQ_LINE(k)
         PTQ_TOKENS(t)
         acc[i][t] = Terms::add(v[k], load(x + t * columns + c + 16 * k), acc[i][t]);
       }
@@ -266,7 +275,7 @@ PTQ_INLINE void sixteen_sums(Row* row, int64_t begin, int64_t end, int64_t colum
 }
 #undef PTQ_ROWS
 #undef PTQ_TOKENS
-#undef PTQ_FOUR
+#undef PTQ_LINE
 
 // y[t * ldy + r - begin] = row r of w, begin <= r < end, times token t of x [n, columns].
 template <class Terms>

@@ -14,19 +14,20 @@
 // A reader gives the weights as decode() does, to the last bit: the product of a code of at most 8
 // bits and a scale of 11 is exact, so fma rounds once, as a sum does.
 
-// A reader of one row. enter(u): the columns of unit u come, which share parameters; run(c, v):
-// kRun registers from column c on; four(c, v): 4 registers; tail(c): columns c .. columns - 1, less
-// than 16, then anything finite. ahead: bytes in front of their use that four() asks for, as a row
-// is read once, from memory.
+// A reader of one row. kNumbers: weights in a lane, whose columns all counts below are of.
+// enter(u): the columns of unit u come, which share parameters; run(c, v): kRun registers from
+// column c on; line(c, v): kLine registers; tail(c): columns c .. columns - 1, less than 16, then
+// anything finite. ahead: bytes in front of their use that line() asks for, as a row is read once,
+// from memory.
 template <DType kType>
 struct DenseRow {
-  static constexpr int kRun = 1;
+  static constexpr int kNumbers = 1, kRun = 1, kLine = 4;
   static constexpr int64_t kBytes = dtype_bytes(kType);
   const uint8_t* data;
   int64_t ahead;
   PTQ_INLINE void enter(int64_t) {}
   PTQ_INLINE void run(int64_t c, Reg* v) const { v[0] = dense<kType>(data + c * kBytes); }
-  PTQ_INLINE void four(int64_t c, Reg* v) const {
+  PTQ_INLINE void line(int64_t c, Reg* v) const {
     for (int64_t b = 0; b < 64 * kBytes; b += 64) prefetch(data + c * kBytes + b + ahead);
     for (int k = 0; k < 4; ++k) v[k] = dense<kType>(data + (c + 16 * k) * kBytes);
   }
@@ -40,7 +41,7 @@ struct DenseRow {
 // kUnits: groups of 64 columns; 1: groups of any whole number of 64 columns.
 template <int Bits, int kUnits>
 struct CodeRow {
-  static constexpr int kRun = 1;
+  static constexpr int kNumbers = 1, kRun = 1, kLine = 4;
   const uint8_t* data;
   int64_t ahead;
   const float *scale, *offset;  // of every group
@@ -55,7 +56,7 @@ struct CodeRow {
     }
     v[0] = own.at(codes<Bits>(at(c)));
   }
-  PTQ_INLINE void four(int64_t c, Reg* v) const {
+  PTQ_INLINE void line(int64_t c, Reg* v) const {
     prefetch(at(c) + ahead);
     Levels<Bits> own = levels;
     for (int k = 0; k < 4; ++k) {
@@ -79,14 +80,14 @@ struct CodeRow {
 // Blocks of 32 numbers, layouts as in encoding/blocks.hpp.
 template <class Block>
 struct BlockRow {
-  static constexpr int kRun = 2;
+  static constexpr int kNumbers = 1, kRun = 2, kLine = 4;
   const uint8_t* data;
   int64_t ahead;
   PTQ_INLINE void enter(int64_t) {}
   PTQ_INLINE void run(int64_t c, Reg* v) const {
     Block::read(data + uint64_t(c) / 32 * Block::kBytes, v);
   }
-  PTQ_INLINE void four(int64_t c, Reg* v) const {
+  PTQ_INLINE void line(int64_t c, Reg* v) const {
     const uint8_t* b = data + uint64_t(c) / 32 * Block::kBytes;
     prefetch(b + ahead);
     Block::read(b, v);
@@ -153,7 +154,8 @@ struct Rows {
   int64_t columns, unit, groups = 0;
   std::vector<float> params;  // [2, 16, groups] scales and offsets of codes
 
-  explicit Rows(const WeightRows& w) : columns(w.columns()), unit(w.unit()) {
+  explicit Rows(const WeightRows& w)
+      : columns(w.columns() / Row::kNumbers), unit(w.unit() / Row::kNumbers) {
     if constexpr (kCodes) {
       groups = w.affine().groups();
       params.resize(size_t(32 * groups));

@@ -13,6 +13,8 @@
 
 namespace ptq::cpu {
 
+struct PairKernels;
+
 struct Kernels {
   const char* name;
   // Linear layers. Every number is the same whichever of the two ways computes it, and however many
@@ -29,11 +31,6 @@ struct Kernels {
   void (*by_panel)(const float* x, int64_t n, int64_t ldx, const float* panel, int64_t depth,
                    int64_t count, float* y, int64_t ldy, bool add);
   int64_t panel_rows;
-  // The same with two bfloat16 in the place of each number of w, x and panels, the first one in the
-  // low half, and so with half the columns; the sums are of float32, subnormal numbers count as
-  // zero. w is of Form::f32, whose bits panel() only moves. nullptr: no such instructions.
-  decltype(dots) pair_dots;
-  decltype(by_panel) pair_by_panel;
 
   // Attention, and sums over tokens: y [n, columns] (+)= x [n, depth] b [depth, columns], row-major
   // with distances ldx, ldb and ldy of rows; b has readable numbers up to columns rounded up to
@@ -48,6 +45,24 @@ struct Kernels {
   // kInt8Step, with zeros behind columns.
   void (*int8)(const uint8_t* codes, int64_t columns, int64_t count, const int8_t* x, int64_t n,
                int64_t stride, int32_t* y);
+
+  const PairKernels* pairs;  // nullptr: no such instructions
+};
+
+// The same with two bfloat16 in the place of each number of x, b and panels, the first one in the
+// low half, and so half the columns of x and w and half the rows of b; weights are rounded to
+// bfloat16 as they are read. The sums are of float32, subnormal numbers count as zero. w has an
+// even number of columns.
+struct PairKernels {
+  // n numbers, an even count, to n / 2 pairs, rounded to nearest, ties to even; `to` may be `from`.
+  void (*pack)(const float* from, int64_t n, float* to);
+  // Rows 2 i and 2 i + 1 of b [rows, columns], a distance ld apart, to row i of out [rows / 2,
+  // columns]; columns is a multiple of 16. out may be b where ld is columns.
+  void (*pack_rows)(const float* b, int64_t ld, int64_t rows, int64_t columns, float* out);
+  decltype(Kernels::dots) dots;
+  decltype(Kernels::panel) panel;
+  decltype(Kernels::by_panel) by_panel;
+  decltype(Kernels::multiply) multiply;
 };
 
 // Those that this machine can run, the plain ones first, the fastest last. Defined in table.cpp,
