@@ -140,10 +140,10 @@ TEST_CASE("tokenizer kinds: a match far from the last one is found at every plac
       std::string text = front;
       for (size_t i = 0; i < n; ++i) text += "\u3042";
       const size_t at = text.size();
-      const std::vector<Segment> without = pattern.segments(text);
+      const std::vector<TextSegment> without = pattern.segments(text);
       REQUIRE(without.size() == 1);
       CHECK(without[0].end == at);
-      const std::vector<Segment> found = pattern.segments(text + "!");
+      const std::vector<TextSegment> found = pattern.segments(text + "!");
       REQUIRE(found.size() == 2);
       CHECK((found[1].begin == at && found[1].end == at + 1 && found[1].match));
     }
@@ -164,7 +164,7 @@ TEST_CASE("tokenizer kinds: a pattern by hand and by PCRE2 cuts alike") {
        {std::pair{gpt2, WordPattern::gpt2}, {llama3, WordPattern::llama3}}) {
     const WordSplitter by_hand(pattern);
     size_t begin = 0;
-    for (const Segment& word : SplitPattern(regex).segments(text)) {
+    for (const TextSegment& word : SplitPattern(regex).segments(text)) {
       if (word.begin != begin || word.end != by_hand.word_end(text, begin) || !word.match) {
         FAIL(regex << " at byte " << begin << ": "
                    << text.substr(word.begin, word.end - word.begin));

@@ -54,8 +54,8 @@ struct PreTokenizer {
 namespace pre_tokenizer_detail {
 
 template <class Wanted>
-std::vector<Segment> character_segments(std::string_view text, Wanted wanted) {
-  std::vector<Segment> result;
+std::vector<TextSegment> character_segments(std::string_view text, Wanted wanted) {
+  std::vector<TextSegment> result;
   size_t covered = 0;
   for (size_t i = 0; i < text.size();) {
     const size_t begin = i;
@@ -68,8 +68,8 @@ std::vector<Segment> character_segments(std::string_view text, Wanted wanted) {
   return result;
 }
 
-inline std::vector<Segment> text_segments(std::string_view text, std::string_view wanted) {
-  std::vector<Segment> result;
+inline std::vector<TextSegment> text_segments(std::string_view text, std::string_view wanted) {
+  std::vector<TextSegment> result;
   size_t covered = 0;
   for (size_t at; (at = text.find(wanted, covered)) != std::string_view::npos;) {
     if (at > covered) result.push_back({covered, at, false});
@@ -80,7 +80,7 @@ inline std::vector<Segment> text_segments(std::string_view text, std::string_vie
   return result;
 }
 
-inline std::vector<Segment> segments(const PreTokenizerStep& step, std::string_view text) {
+inline std::vector<TextSegment> segments(const PreTokenizerStep& step, std::string_view text) {
   using Kind = PreTokenizerStep::Kind;
   switch (step.kind) {
     case Kind::pattern: return step.pattern->segments(text);
@@ -92,11 +92,11 @@ inline std::vector<Segment> segments(const PreTokenizerStep& step, std::string_v
 }
 
 // The pieces of a text, empty ones included.
-inline std::vector<Segment> pieces(const std::vector<Segment>& found,
-                                   const PreTokenizerStep& step) {
-  std::vector<Segment> result;
+inline std::vector<TextSegment> pieces(const std::vector<TextSegment>& found,
+                                       const PreTokenizerStep& step) {
+  std::vector<TextSegment> result;
   bool before = false;  // was the neighbour a match?
-  const auto add = [&](const Segment& segment, bool join) {
+  const auto add = [&](const TextSegment& segment, bool join) {
     if (join && !result.empty()) {
       result.back().begin = std::min(result.back().begin, segment.begin);
       result.back().end = std::max(result.back().end, segment.end);
@@ -104,22 +104,22 @@ inline std::vector<Segment> pieces(const std::vector<Segment>& found,
       result.push_back(segment);
     }
   };
-  const auto is_match = [&](const Segment& segment) { return segment.match != step.invert; };
+  const auto is_match = [&](const TextSegment& segment) { return segment.match != step.invert; };
   switch (step.behavior) {
     case SplitBehavior::isolated: return found;
     case SplitBehavior::removed:
-      for (const Segment& segment : found) {
+      for (const TextSegment& segment : found) {
         if (!is_match(segment)) result.push_back(segment);
       }
       return result;
     case SplitBehavior::contiguous:
-      for (const Segment& segment : found) {
+      for (const TextSegment& segment : found) {
         add(segment, is_match(segment) == before);
         before = is_match(segment);
       }
       return result;
     case SplitBehavior::merged_with_previous:
-      for (const Segment& segment : found) {
+      for (const TextSegment& segment : found) {
         add(segment, is_match(segment) && !before);
         before = is_match(segment);
       }
@@ -186,7 +186,7 @@ void pre_tokenize(const std::vector<PreTokenizerStep>& steps, size_t step, std::
       return;
     }
     default:
-      for (const Segment& piece : pieces(segments(s, text), s)) {
+      for (const TextSegment& piece : pieces(segments(s, text), s)) {
         rest(text.substr(piece.begin, piece.end - piece.begin), piece.begin == 0);
       }
       return;

@@ -23,7 +23,7 @@
 namespace ptq {
 
 // A part of a text, in bytes: a match of a pattern or what lies between two.
-struct Segment {
+struct TextSegment {
   size_t begin, end;
   bool match;
 };
@@ -44,9 +44,9 @@ class SplitPattern {
 
   // The matches in a text of valid UTF-8, from left to right, and what lies between them. A match
   // may be empty, though not directly behind another one.
-  std::vector<Segment> segments(std::string_view text) const {
+  std::vector<TextSegment> segments(std::string_view text) const {
     Search search(has_newer_characters(text) ? newer_code_.get() : code_.get(), text);
-    std::vector<Segment> result;
+    std::vector<TextSegment> result;
     size_t covered = 0, from = 0, begin = 0, end = 0;
     bool matched = false;
     while (from <= text.size() && search.next(from, begin, end)) {

@@ -235,7 +235,7 @@ class Tokenizer {
   static std::string replaced(std::string_view text, const SplitPattern& pattern,
                               std::string_view to, size_t limit) {
     std::string result;
-    for (const Segment& segment : pattern.segments(text)) {
+    for (const TextSegment& segment : pattern.segments(text)) {
       result += segment.match ? to : text.substr(segment.begin, segment.end - segment.begin);
       if (result.size() > limit) too_long();
     }
