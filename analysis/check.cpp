@@ -3,9 +3,9 @@
 #include <fmt/format.h>
 
 #include <map>
-#include <new>
 #include <set>
 
+#include "analysis/read/damage.hpp"
 #include "ptq/core/toml.hpp"
 
 namespace ptq::report {
@@ -253,16 +253,13 @@ std::vector<CellCheck> check_cells(const fs::path& results, const std::string& e
   std::vector<Damaged> damaged;
   for (const fs::path& file : record_files(results, damaged)) {
     const std::string source = file.lexically_relative(results).string();
-    try {
+    const auto why = damage([&] {
       Record record = read_record(file);
       Records& records = record.experiment == wanted.name ? own : others;
       records[{record.model.name, record.method.label, record.evaluation.name}].push_back(
           {std::move(record), source, file.parent_path()});
-    } catch (const std::bad_alloc&) {  // says nothing of the file
-      throw;
-    } catch (const std::exception& error) {
-      damaged.push_back({source, one_line(error.what())});
-    }
+    });
+    if (why) damaged.push_back({source, *why});
   }
   for (const Damaged& file : damaged) {
     checks.push_back({State::conflict, "", "", "", file.file + ": " + file.reason});

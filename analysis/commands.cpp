@@ -6,7 +6,6 @@
 
 #include <cstdio>
 #include <cstdlib>
-#include <new>
 #include <set>
 
 #include "analysis/arguments.hpp"
@@ -15,6 +14,7 @@
 #include "analysis/export/export.hpp"
 #include "analysis/page/outline.hpp"
 #include "analysis/pruning/pruning.hpp"
+#include "analysis/read/damage.hpp"
 #include "analysis/study/audit.hpp"
 #include "analysis/study/leaderboard.hpp"
 #include "analysis/study/run_page.hpp"
@@ -119,34 +119,32 @@ std::vector<Check> verify_records(const std::filesystem::path& path) {
   std::vector<Damaged> damaged;
   std::error_code error;
   const bool folder = std::filesystem::is_directory(path, error);
-  const std::vector<std::filesystem::path> files =
-      folder ? record_files(path, damaged) : std::vector<std::filesystem::path>{path};
   std::vector<Check> checks;
   const auto add = [&](const std::string& name, const std::string& what, const std::string& detail,
                        Check::Verdict verdict) {
     checks.push_back({name, what, one_line(detail), verdict});
   };
-  for (const std::filesystem::path& file : files) {
-    try {
-      const Record record = read_record(file);
-      if (record.status == "failed") continue;
-      const std::string name =
-          one_line(record.model.name + " " + record.method.label + " " + record.evaluation.name);
-      std::filesystem::path beside = file.parent_path();
-      const std::vector<Violation> found = violations(record, beside);
-      for (const Violation& violation : found) {
-        add(name, violation.key, violation.text, Check::Verdict::violated);
-      }
-      if (found.empty()) add(name, "figures and samples agree", "", Check::Verdict::holds);
-      if (record.samples_sha256.empty()) {
-        add(name, "hash of the samples", "the record has none", Check::Verdict::not_applicable);
-      }
-    } catch (const std::bad_alloc&) {  // says nothing of the file
-      throw;
-    } catch (const std::exception& problem) {
-      if (!folder) throw;
-      damaged.push_back({file.lexically_relative(path).string(), problem.what()});
+  const auto look = [&](const std::filesystem::path& file) {
+    const Record record = read_record(file);
+    if (record.status == "failed") return;
+    const std::string name =
+        one_line(record.model.name + " " + record.method.label + " " + record.evaluation.name);
+    std::filesystem::path beside = file.parent_path();
+    const std::vector<Violation> found = violations(record, beside);
+    for (const Violation& violation : found) {
+      add(name, violation.key, violation.text, Check::Verdict::violated);
     }
+    if (found.empty()) add(name, "figures and samples agree", "", Check::Verdict::holds);
+    if (record.samples_sha256.empty()) {
+      add(name, "hash of the samples", "the record has none", Check::Verdict::not_applicable);
+    }
+  };
+  if (folder) {
+    for (const std::filesystem::path& file : record_files(path, damaged))
+      if (const auto why = damage([&] { look(file); }))
+        damaged.push_back({file.lexically_relative(path).string(), *why});
+  } else {
+    look(path);
   }
   for (const Damaged& file : damaged) {
     add(one_line(file.file), "readable", file.reason, Check::Verdict::violated);

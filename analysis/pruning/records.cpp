@@ -8,10 +8,10 @@
 #include <cstdlib>
 #include <fstream>
 #include <iterator>
-#include <new>
 #include <tuple>
 
 #include "analysis/pruning/pruning.hpp"
+#include "analysis/read/damage.hpp"
 #include "analysis/read/headline.hpp"
 #include "analysis/write/table.hpp"
 
@@ -347,13 +347,8 @@ std::vector<PruningModel> read_pruning(const fs::path& path, std::vector<Damaged
   find_csv_files(path, path, files, damaged);
   std::sort(files.begin(), files.end());
   const auto costing_itself = [&](const fs::path& file, const auto& read) {
-    try {
-      read();
-    } catch (const std::bad_alloc&) {  // says nothing of the file
-      throw;
-    } catch (const std::exception& problem) {
-      damaged.push_back({file.lexically_relative(path).string(), one_line(problem.what())});
-    }
+    if (const auto why = damage(read))
+      damaged.push_back({file.lexically_relative(path).string(), *why});
   };
   for (const fs::path& file : files) {
     costing_itself(file, [&] {

@@ -1,8 +1,8 @@
 #include "analysis/read/asked.hpp"
 
 #include <algorithm>
-#include <new>
 
+#include "analysis/read/damage.hpp"
 #include "analysis/read/records.hpp"
 #include "ptq/core/mapped_file.hpp"
 
@@ -14,13 +14,7 @@ namespace fs = std::filesystem;
 void add(const fs::path& file, std::vector<Asked>& all) {
   constexpr uint64_t kLargest = uint64_t{64} << 20;
   Json json;
-  try {
-    json = Json::parse(read_text_file(file, kLargest));
-  } catch (const std::bad_alloc&) {
-    throw;
-  } catch (const std::exception&) {
-    return;
-  }
+  if (damage([&] { json = Json::parse(read_text_file(file, kLargest)); })) return;
   const auto text = [](const Json& value, const char* key) {
     const auto found = value.is_object() ? value.find(key) : value.end();
     return found != value.end() && found->is_string() ? one_line(found->get<std::string>())

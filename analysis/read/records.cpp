@@ -1,5 +1,7 @@
 #include "analysis/read/records.hpp"
 
+#include "analysis/read/damage.hpp"
+
 namespace ptq::report {
 
 namespace fs = std::filesystem;
@@ -108,17 +110,14 @@ Results read_results(const fs::path& folder) {
   std::map<std::tuple<std::string, std::string, std::string, std::string>, Cell> cells;
   for (const fs::path& file : record_files(folder, results.damaged)) {
     const std::string source = file.lexically_relative(folder).string();
-    try {
+    const auto why = damage([&] {
       Cell cell = read_cell(file);
       cell.source = source;
       if (file.filename() == "record.json") cell.folder = file.parent_path();
       Cell& slot = cells[{cell.experiment, cell.model, cell.method, cell.evaluation}];
       add_cell(std::move(cell), slot);
-    } catch (const std::bad_alloc&) {  // says nothing of the file
-      throw;
-    } catch (const std::exception& error) {
-      results.damaged.push_back({source, one_line(error.what())});
-    }
+    });
+    if (why) results.damaged.push_back({source, *why});
   }
   for (auto& [key, cell] : cells) results.cells.push_back(std::move(cell));
   results.asked = read_asked(folder);

@@ -1,9 +1,8 @@
 #include "analysis/read/tokens.hpp"
 
 #include <cmath>
-#include <new>
 
-#include "ptq/core/safe_text.hpp"
+#include "analysis/read/damage.hpp"
 
 namespace ptq::report {
 
@@ -11,14 +10,10 @@ TokenFile read_tokens(const std::filesystem::path& folder, std::string& problem)
   const std::filesystem::path file = folder / kTokenFileName;
   std::error_code error;
   if (folder.empty() || (!std::filesystem::exists(file, error) && !error)) return {};
-  try {
-    return read_token_file(file);
-  } catch (const std::bad_alloc&) {  // says nothing of the file
-    throw;
-  } catch (const std::exception& damage) {
-    problem = std::string(kTokenFileName) + ": " + one_line(damage.what());
-    return {};
-  }
+  TokenFile tokens;
+  if (const auto why = damage([&] { tokens = read_token_file(file); }))
+    problem = std::string(kTokenFileName) + ": " + *why;
+  return tokens;
 }
 
 TokenLosses losses_of(const TokenFile& file) {
