@@ -16,6 +16,7 @@
 
 #include "bench/limits.hpp"
 #include "bench/linear.hpp"
+#include "bench/parts.hpp"
 #include "bench/sheet.hpp"
 #include "bench/speed.hpp"
 #include "host/machine.hpp"
@@ -32,7 +33,7 @@ namespace {
 constexpr int64_t kLongContext = 32768, kLongSteps = 64;
 
 struct Settings {
-  std::string model, device, compute, json, kernels;
+  std::string model, device, compute, text, json, csv, kernels;
   int threads = 0;
   bool linear = false;
   int64_t long_context = -1;
@@ -98,7 +99,7 @@ int run(Settings s) {
   if (s.speed.long_only && (s.long_context == 0 || (s.long_context < 0 && !cuda)))
     throw usage_error("--long-only wants the number of tokens: --long-context");
   const Compute compute = compute_from_word(s.compute, "--compute");
-  Sheet sheet(s.json);
+  Sheet sheet(s.json, s.csv);
   sheet.fact("machine", nlohmann::ordered_json::parse(json_text(machine_facts())));
   sheet.fact("instructions", cpu_instructions());
   if (s.linear) {
@@ -125,6 +126,8 @@ int run(Settings s) {
   s.speed.targets = cuda && compute == Compute::bf16 && engine->config().hidden_size >= 3584;
   if (!cuda && !options.random) s.speed.gradients_of = s.model;
   s.speed.threads = s.threads;
+  if (!s.speed.brief && !s.speed.long_only)
+    measure_parts(sheet, limits, {source, device, s.text, s.threads});
   measure_speed(sheet, *engine, limits, s.speed);
   return 0;
 }
@@ -164,7 +167,10 @@ int main(int argc, char** argv) {
       "measure only the long cache, with 16 bit and with kivi 2-bit")(
       "linear", po::bool_switch(&s.linear),
       "instead of all that: a linear layer on the CPU, from every form of stored weights")(
-      "json", po::value(&s.json), "write the lines to this file, too")(
+      "text", po::value(&s.text)->default_value("datasets/embedded/calib.txt"),
+      "file whose tokenising is measured")(
+      "json", po::value(&s.json), "write the lines to this file, too")("csv", po::value(&s.csv),
+                                                                       "the same as a table")(
       "kernels", po::value(&s.kernels)->implicit_value(""),
       "[NAME,...] instead of all that: every CUDA kernel alone at the shapes of the three 7B "
       "models, "

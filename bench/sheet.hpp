@@ -1,4 +1,4 @@
-// What ptq-bench prints: one line per measurement, and the same as JSON for scripts.
+// What ptq-bench prints: one line per measurement, and the same as JSON and CSV for scripts.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -27,8 +27,8 @@ struct Ratio {
 
 class Sheet {
  public:
-  // path: of the JSON, empty for none. Written with every line: a run that is cut keeps its lines.
-  explicit Sheet(std::string path = {}) : path_(std::move(path)) {}
+  // Paths, empty for none. Written with every line: a run that is cut keeps its lines.
+  Sheet(std::string json, std::string csv) : path_(std::move(json)), csv_path_(std::move(csv)) {}
   // Prints a line.
   void row(const std::string& what, double value, const std::string& unit,
            const std::optional<Ratio>& ratio, const Timing& t);
@@ -40,7 +40,7 @@ class Sheet {
  private:
   void add(const nlohmann::ordered_json& line);
 
-  std::string path_;
+  std::string path_, csv_path_;
   nlohmann::ordered_json json_ = {{"lines", nlohmann::ordered_json::array()}};
 };
 

@@ -48,7 +48,7 @@ host/commands         : core encoding model data engine eval results run host
 # Writes weights in the forms of others.
 host/commands/quantize.cpp : core model engine engine/weights run host
 host/check            : interface core run host host/commands
-bench                 : core encoding model engine engine/cpu engine/cuda engine/cuda/bench run host
+bench                 : core encoding model engine engine/cpu engine/cuda engine/cuda/bench eval run host
 bench                 : calibrate engine/cpu/kernels
 
 # The report reads records, from files; it sees no engine.
