@@ -140,9 +140,11 @@ __attribute__((section(".preinit_array"),
 }  // namespace
 
 int main(int argc, char** argv) {
-  // A closed standard descriptor would be taken by the first file we open.
+  // A closed standard descriptor would be taken by the first file we open. What is printed into a
+  // closed one is lost, which has to be told: it can only be read.
   for (int fd = 0; fd <= 2; ++fd) {
-    if (::fcntl(fd, F_GETFD) < 0 && ::open("/dev/null", O_RDWR) != fd) return 1;
+    if (::fcntl(fd, F_GETFD) < 0 && ::open("/dev/null", fd == 1 ? O_RDONLY : O_RDWR) != fd)
+      return 1;
   }
   say_last_words();
   // In our children the BLAS starts no threads of its own: our pool calls it.
@@ -158,8 +160,8 @@ int main(int argc, char** argv) {
   } catch (const std::bad_alloc&) {
     std::fputs("error: out of memory\n", stderr);
     return int(ExitCode::resources);
-  } catch (const std::filesystem::filesystem_error& error) {
-    std::fprintf(stderr, "error: %s\n", error.what());
+  } catch (const std::system_error& error) {  // of a file, or of a stream that is full
+    std::fprintf(stderr, "error: %s\n", one_line_each(error.what()).c_str());
     return int(ExitCode::environment);
   } catch (const std::exception& error) {
     std::fprintf(stderr,

@@ -250,8 +250,9 @@ std::string verdict_sentence(const Standings& standings, Language language) {
       });
   const Standing* winner = found == standings.methods.end() ? nullptr : &*found;
   if (!winner)
-    return who + in(language, "no method was measured against full precision here.",
-                    "没有与全精度比较过的方法。");
+    return who + in(language,
+                    "no method that is asked for has a sound result against full precision here.",
+                    "所要求的方法都没有与全精度比较的可靠结果。");
   std::string out = who;
   if (budget.part > 1)
     out += fmt::format(

@@ -97,6 +97,10 @@ int reproduce_command(const std::vector<std::string>& args) {
   const Plan plan = make_plan(request);
   plan.missing.throw_if_any();
   const std::string keep = text_of(arguments, "keep");
+  if (!keep.empty() &&
+      fs::equivalent(keep, fs::absolute(file).parent_path().parent_path(), ignored))
+    throw usage_error("the record lies in that folder and would be replaced", "--keep " + keep,
+                      "name another folder");
   const Store store(keep.empty() ? folder.path() / "results" : fs::path(keep));
   store.prepare();
   install_stop_handlers();

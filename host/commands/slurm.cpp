@@ -13,6 +13,7 @@
 #include "ptq/core/atomic_file.hpp"
 #include "ptq/core/safe_text.hpp"
 #include "ptq/run/cell_cost.hpp"
+#include "ptq/run/engine_loader.hpp"
 #include "ptq/run/locate.hpp"
 
 namespace ptq {
@@ -74,7 +75,7 @@ std::string script(const Plan& plan, const Arguments& arguments, const std::stri
       "#SBATCH --job-name=ptq-{}\n#SBATCH --array=1-{}\n#SBATCH --ntasks=1\n"
       "#SBATCH --cpus-per-task={}\n#SBATCH --mem={}G\n#SBATCH --time={}\n"
       "#SBATCH --signal=B:USR1@{}\n#SBATCH --requeue\n#SBATCH --open-mode=append\n"
-      "#SBATCH --output={}/%A_%a.log\n",
+      "#SBATCH --output=\"{}/%A_%a.log\"\n",
       cells, one_line(plan.experiment.name), std::max(1.0, all), gflops,
       path_word(plan.experiment.name), tasks, integer_of(arguments, "cpus", 8, 1, 4096),
       integer_of(arguments, "memory", 32, 1, 1 << 20), limit, warning, log_folder);
@@ -117,6 +118,11 @@ int slurm_command(const std::vector<std::string>& args) {
   request.file = text_of(arguments, "experiment");
   request.settings = list_of(arguments, "set");
   request.plugins = list_of(arguments, "plugins");
+  check_device_name(text_of(arguments, "device"));
+  for (const std::string& line : list_of(arguments, "sbatch"))
+    if (!line.starts_with("-"))
+      throw usage_error("`" + line + "` is no option of sbatch", "--sbatch",
+                        "for example --sbatch \"--partition=gpu\"");
   const Plan plan = make_plan(request);
   plan.missing.throw_if_any();
   std::string out = text_of(arguments, "out");

@@ -297,6 +297,12 @@ TEST_CASE("a record that contradicts itself is named in the report", "[report]")
   folder.add(make("kivi", "wiki", "perplexity", metrics));
   CHECK(has(folder.render(Format::terminal),
             "kivi, wiki: NOT CONSISTENT: metrics.ppl is 2, but exp(nll) is 12.18"));
+
+  const ResultsFolder alone;  // and nothing is concluded from it
+  alone.add(make("fp16", "wiki", "perplexity", perplexity(12.0, 0, 0.95, 16)));
+  alone.add(make("kivi", "wiki", "perplexity", metrics));
+  CHECK(has(alone.render(Format::terminal), "kivi, wiki: NOT CONSISTENT"));
+  CHECK_FALSE(has(alone.render(Format::terminal), "does least damage"));
 }
 
 TEST_CASE("two folders are compared by experiment and by every figure", "[report]") {

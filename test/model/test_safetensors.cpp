@@ -254,6 +254,10 @@ TEST_CASE("safetensors: written files have the layout of the reference writer") 
   CHECK(std::memcmp(read.find("z")->data, f, sizeof f) == 0);
   CHECK(SafetensorsFile(file).tensors().size() == 1);
   CHECK(std::distance(fs::directory_iterator(folder.path), fs::directory_iterator()) == 1);
+  const auto link = file.parent_path() / "link";
+  fs::create_symlink(file, link);
+  CHECK_THROWS_AS(write_safetensors(link, {{"z", DType::f32, {1}, f + 1}}), Error);
+  CHECK(fs::is_symlink(link));
 
   CHECK_THROWS_AS(write_safetensors(file, {{"a", DType::u8, {1}, u}, {"a", DType::u8, {1}, u}}),
                   Error);

@@ -45,10 +45,16 @@ std::string text_of(const fs::path& path) {
   return {std::istreambuf_iterator<char>(in), {}};
 }
 
+// extra: further members, ", \"key\": value".
 std::string record(const std::string& id, const std::string& status = "ok",
                    const std::string& extra = "") {
-  return R"({"schema_version": 1, "cell": ")" + id + R"(", "status": ")" + status + "\"" + extra +
-         "}";
+  Record r;
+  r.cell = id;
+  r.status = status;
+  if (status == "failed") r.error.emplace();
+  Json json = to_json(r);
+  json.update(Json::parse("{" + (extra.empty() ? extra : extra.substr(1)) + "}"));
+  return json.dump();
 }
 
 fs::path attempt(const Store& store, const std::string& id, const std::string& text) {
@@ -133,6 +139,38 @@ TEST_CASE("an attempt without a sound record is never published", "[store]") {
   }
 }
 
+TEST_CASE("a cell counts as finished only where the report could read it, samples included",
+          "[store]") {
+  TemporaryFolder folder;
+  const Store store(folder.path());
+  const std::string hashes = ", \"samples_sha256\": \"" + sha256_hex("{}\n") +
+                             "\", \"tokens_sha256\": \"" + sha256_hex("t") + "\"";
+  const fs::path work = attempt(store, kId, record(kId, "ok", hashes));
+  write(work / "tokens.bin", "t");
+  store.publish(work, "m__k__e", kId, false);
+  const fs::path cell = store.folder() / ("m__k__e__" + kId);
+  REQUIRE(store.status("m__k__e", kId) == "ok");
+  for (const char* name : {"samples.jsonl", "tokens.bin"}) {
+    const std::string whole = text_of(cell / name);
+    for (const bool there : {true, false}) {
+      INFO(name << (there ? " changed" : " missing"));
+      if (there)
+        write(cell / name, "x");
+      else
+        fs::remove(cell / name);
+      CHECK_FALSE(store.status("m__k__e", kId));
+    }
+    write(cell / name, whole);
+    CHECK(store.status("m__k__e", kId) == "ok");
+  }
+  for (const char* other : {", \"schema_version\": 99", ", \"samples_sha256\": null",
+                            ", \"metrics\": []", ", \"warnings\": \"x\""}) {
+    INFO(other);
+    write(cell / "record.json", record(kId, "ok", hashes + other));
+    CHECK_FALSE(store.status("m__k__e", kId));
+  }
+}
+
 TEST_CASE("a second result of a cell with other numbers is kept and named", "[store]") {
   TemporaryFolder folder;
   const Store store(folder.path());
@@ -163,11 +201,11 @@ TEST_CASE("of two results of one cell the first stays, unless it is to be replac
     return text_of(store.folder() / ("p__" + kId) / "record.json");
   };
   CHECK_THAT(publish("1", false), Contains("1}"));
-  CHECK_THAT(publish("2", false), Contains(": 1}"));
-  CHECK_THAT(publish("3", true), Contains(": 3}"));
+  CHECK_THAT(publish("2", false), Contains("\"mark\":1}"));
+  CHECK_THAT(publish("3", true), Contains("\"mark\":3}"));
   write(store.folder() / ("p__" + kId) / "record.json", "{ damaged");
   CHECK_FALSE(store.status("p", kId));
-  CHECK_THAT(publish("4", false), Contains(": 4}"));
+  CHECK_THAT(publish("4", false), Contains("\"mark\":4}"));
   CHECK(entries(store.folder()) == 1);
 }
 

@@ -200,6 +200,8 @@ TEST_CASE("wrong types, ranges and words are named with what is allowed", "[expe
   CHECK_THAT(error_of(replaced(kSmall, "keys = 3", "keys = 0")), Contains("range 1 to"));
   CHECK_THAT(error_of(replaced(kSmall, "keys = 3", "depths = [0.5, nan]")),
              Contains("depths[1]") && Contains("outside its range"));
+  CHECK_THAT(error_of(replaced(kSmall, "keys = 3", "depths = [0.5, 1, 0.50]")),
+             Contains("`evaluations[0].depths` has 0.5 more than once"));
   CHECK_THAT(error_of(replaced(kSmall, "independent", "streeming")),
              Contains("did you mean \"streaming\"?"));
   CHECK_THAT(error_of(replaced(kSmall, "\"perplexity\"", "\"perplexty\"")),

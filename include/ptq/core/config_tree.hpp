@@ -46,7 +46,10 @@ inline Json to_json(const ConfigNode& node) {
   return out;
 }
 
-inline std::string node_type_name(const ConfigNode& node) { return value_type_name(to_json(node)); }
+inline std::string node_type_name(const ConfigNode& node) {
+  if (node.kind == ConfigNode::Kind::array && node.items.empty()) return "an empty array";
+  return value_type_name(to_json(node));
+}
 
 // Reads the keys of one table. Every call names a key that is allowed, so that finish() knows what
 // is left over. Problems are collected, and the default is returned in their place.
@@ -132,6 +135,7 @@ class TableReader {
     for (size_t i = 0; i < read.size(); ++i) {
       check_number(key + "[" + std::to_string(i) + "]", n->items[i], low, high, read[i]);
     }
+    refuse_repeated(key, *n);
     values = std::move(read);
   }
 
@@ -159,6 +163,7 @@ class TableReader {
       }
       read.push_back(x);
     }
+    refuse_repeated(key, *n);
     values = std::move(read);
   }
 
@@ -197,6 +202,16 @@ class TableReader {
   }
 
  private:
+  // A list of conditions: one that stands twice would count its measurements twice.
+  void refuse_repeated(const std::string& key, const ConfigNode& n) {
+    for (auto item = n.items.begin(); item != n.items.end(); ++item) {
+      const auto same = [&](const ConfigNode& other) { return other.scalar == item->scalar; };
+      if (std::none_of(n.items.begin(), item, same)) continue;
+      problems_.add(usage_error(
+          "`" + full(key) + "` has " + item->scalar.dump() + " more than once", item->where));
+      return;
+    }
+  }
   const ConfigNode* scalar(const std::string& key, const std::string& expected,
                            const std::string& example) {
     const ConfigNode* n = node(key);

@@ -37,7 +37,8 @@ inline std::string json_quoted(std::string_view text) {
 
 // Writes a file in the order of the reference writer: wider elements first, then by name, with the
 // header padded to a multiple of 8 so that every tensor is aligned to its element size. The file
-// replaces `path` in one step; a reader that has the old one mapped keeps the old bytes.
+// replaces `path` in one step; a reader that has the old one mapped keeps the old bytes. Errors:
+// what is there is a link, a device, a pipe or a folder.
 inline void write_safetensors(const std::filesystem::path& path,
                               std::vector<TensorToWrite> tensors) {
   using namespace safetensors_detail;
@@ -77,6 +78,11 @@ inline void write_safetensors(const std::filesystem::path& path,
                       path.string());
   }
 
+  std::error_code error;
+  const auto type = std::filesystem::symlink_status(path, error).type();
+  if (type != std::filesystem::file_type::not_found && type != std::filesystem::file_type::regular)
+    throw usage_error("what is there is no plain file, and is not replaced by one", path.string(),
+                      "name a file; tensors are not written into links, devices or pipes");
   AtomicFile file(path);
   uint8_t length[8];
   for (int i = 0; i < 8; ++i) length[i] = static_cast<uint8_t>(header.size() >> (8 * i));

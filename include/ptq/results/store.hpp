@@ -32,9 +32,11 @@
 
 #include "ptq/core/atomic_file.hpp"
 #include "ptq/core/error.hpp"
+#include "ptq/core/hash.hpp"
 #include "ptq/core/mapped_file.hpp"
-#include "ptq/results/record.hpp"
+#include "ptq/results/record_json.hpp"
 #include "ptq/results/same_result.hpp"
+#include "ptq/results/token_file.hpp"
 
 namespace ptq {
 
@@ -90,7 +92,7 @@ class Store {
   std::optional<Finished> status(const std::string& place, const std::string& id) const {
     const std::string name = place + "__" + id;
     for (const auto& parent : {folder_, superseded()}) {
-      if (const auto found = read_finished(parent / name / "record.json", id)) return found;
+      if (const auto found = read_finished(parent / name, id)) return found;
     }
     return {};
   }
@@ -98,8 +100,8 @@ class Store {
   // Makes a finished cell the visible one of its place.
   void restore(const std::string& place, const std::string& id) const {
     const std::string name = place + "__" + id;
-    const auto finished = read_finished(superseded() / name / "record.json", id);
-    if (read_finished(folder_ / name / "record.json", id) || !finished) return;
+    const auto finished = read_finished(superseded() / name, id);
+    if (read_finished(folder_ / name, id) || !finished) return;
     supersede_others(place, id, finished->experiment);
     std::error_code ignored;
     std::filesystem::remove_all(folder_ / name, ignored);  // damaged, if there is one
@@ -132,9 +134,10 @@ class Store {
   // beside it, for one of them is wrong. Returns what differs, empty otherwise.
   std::vector<std::string> publish(const std::filesystem::path& attempt, const std::string& place,
                                    const std::string& id, bool replace) const {
-    const auto finished = read_finished(attempt / "record.json", id);
+    const auto finished = read_finished(attempt, id);
     if (!finished) {
-      throw Error(ExitCode::internal, "the record of the cell is missing or damaged",
+      throw Error(ExitCode::internal,
+                  "the record of the cell or its samples are missing or damaged",
                   (attempt / "record.json").string());
     }
     for (const auto& path : entries(attempt)) sync_path(path);
@@ -143,7 +146,7 @@ class Store {
     const std::filesystem::path target = folder_ / (place + "__" + id);
     std::error_code ignored;
     std::vector<std::string> differences;
-    if (std::filesystem::exists(target, ignored) && !read_finished(target / "record.json", id)) {
+    if (std::filesystem::exists(target, ignored) && !read_finished(target, id)) {
       replace = true;  // what is there is damaged
     }
     // EXCHANGE leaves no moment without a result; the old one is then removed under our own name.
@@ -318,13 +321,26 @@ class Store {
     return found != object.end() && found->is_string() ? found->get<std::string>() : std::string();
   }
 
-  static std::optional<Finished> read_finished(const std::filesystem::path& file,
+  // Nothing also where ptq-report could not read it, or where its samples are not those whose hash
+  // it has.
+  static std::optional<Finished> read_finished(const std::filesystem::path& folder,
                                                const std::string& id) {
-    const auto record = read_json(file);
-    if (!record || text_of(*record, "cell") != id) return {};
-    Finished finished{text_of(*record, "status"), text_of(*record, "experiment")};
-    if (finished.status != "ok" && finished.status != "invalid") return {};
-    return finished;
+    const auto json = read_json(folder / "record.json");
+    if (!json || text_of(*json, "cell") != id) return {};
+    try {
+      const Record record = record_from_json(*json, "record.json");
+      if (record.status == "failed" || !has_hash(folder / "samples.jsonl", record.samples_sha256) ||
+          !has_hash(folder / kTokenFileName, record.tokens_sha256))
+        return {};
+      return Finished{record.status, record.experiment};
+    } catch (const Error&) {
+      return {};
+    }
+  }
+  // An empty hash: of an older record, or no such file.
+  static bool has_hash(const std::filesystem::path& file, const std::string& sha256) {
+    return sha256.empty() ||
+           (std::filesystem::is_regular_file(file) && sha256_file(file) == sha256);
   }
 
   // A report must not show two results for one place, so those of other settings step aside; not

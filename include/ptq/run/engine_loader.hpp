@@ -88,16 +88,20 @@ class CudaEngine {
   CudaFacts facts_;
 };
 
+// Errors: an unknown word.
+inline void check_device_name(const std::string& device) {
+  const bool numbered = device.starts_with("cuda:") && device.size() > 5 && device.size() < 9 &&
+                        device.find_first_not_of("0123456789", 5) == std::string::npos;
+  if (device == "cpu" || device == "auto" || device == "cuda" || numbered) return;
+  throw usage_error("unknown device `" + device + "`", "--device",
+                    did_you_mean(device, {"auto", "cpu", "cuda", "cuda:0"}));
+}
+
 // "cpu" or "cuda:N" of what a user wrote. Errors: an unknown word, a GPU that cannot be used.
 inline std::string resolve_device(const std::string& device, const std::string& build) {
+  check_device_name(device);
   if (device == "cpu") return device;
   if (device == "auto") return CudaEngine::get(build).usable() ? "cuda:0" : "cpu";
-  const bool cuda =
-      device == "cuda" || (device.starts_with("cuda:") && device.size() > 5 && device.size() < 9 &&
-                           device.find_first_not_of("0123456789", 5) == std::string::npos);
-  if (!cuda)
-    throw usage_error("unknown device `" + device + "`", "--device",
-                      did_you_mean(device, {"auto", "cpu", "cuda", "cuda:0"}));
   const CudaEngine& engine = CudaEngine::get(build);
   const std::string hint = "--device cpu runs the same experiment on the processor";
   if (!engine.usable())

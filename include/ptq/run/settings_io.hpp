@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -152,9 +153,13 @@ struct SettingsFromTable {
     table.strings(key, read);
     if (read.empty()) return;
     value.clear();
+    std::set<std::string> seen;
     for (const auto& [word, place] : read) {
       try {
         check(word);
+        if (!seen.insert(word).second)
+          throw usage_error("`" + table.full(key) + "` has " + Json(word).dump() +
+                            " more than once");
         value.push_back(word);
       } catch (const Error& error) {
         problems.add(usage_error(error.message(), place, error.hint()));
