@@ -21,12 +21,13 @@ for file in bin/ptq-host bin/ptq-report bin/ptq-bench bin/ptq-cuda-tests lib/lib
 done
 
 rm -rf "$folder"
-mkdir -p "$folder"/{bin,lib/gcc,plugins,models,datasets,bench}
+mkdir -p "$folder"/{bin,lib/gcc,plugins,models,datasets,bench,test/fixtures}
 cp "$build"/bin/{ptq-host,ptq-report,ptq-bench,ptq-cuda-tests} "$folder/bin/"
 cp "$build/lib/libptq-engine-cuda.so" "$folder/lib/"
 cp "$build"/plugins/*.so "$folder/plugins/"
 cp -r models/tiny-* models/configs "$folder/models/"
 cp -r datasets/embedded "$folder/datasets/"
+cp -r test/fixtures/gguf test/fixtures/packed "$folder/test/fixtures/"
 cp -r experiments LICENSE "$folder/"
 cp bench/gpu.sh bench/gpu.toml bench/compare_records.py bench/torch_peer.py "$folder/bench/"
 printf '#!/bin/sh\nexec bash "$(dirname "$0")/bench/gpu.sh" "$@"\n' >"$folder/gpu.sh"
