@@ -12,10 +12,14 @@ namespace {
 // Whether the cell says nothing about its method: a cache that no token read.
 bool is_void(const Cell& cell) { return cell.changes_cache() && !reads_cache(cell); }
 
+// What a cell is held against; nullptr without one.
+const Cell* baseline_of(const Board& board, const Cell& cell) {
+  return board.baseline() ? board.baseline()->cell(cell.evaluation) : nullptr;
+}
+
 // Without samples the figures themselves, which have no interval.
 std::optional<Estimate> change_of_figure(const Board& board, const Cell& cell) {
-  const Cell* baseline = board.baseline() ? board.baseline()->cell(cell.evaluation) : nullptr;
-  const auto own = cell.figure(), base = figure_of(baseline);
+  const auto own = cell.figure(), base = figure_of(baseline_of(board, cell));
   if (!own || !base) return {};
   if (cell.headline.share) return Estimate{*base - *own, {}};
   if (cell.headline.higher || !(*own > 0) || !(*base > 0) || std::isinf(*own)) return {};
@@ -32,8 +36,8 @@ bool is_sound(const Cell* cell) {
 
 std::optional<Estimate> damage_of(const Board& board, const BoardStatistics& statistics,
                                   const Cell& cell, Damage damage) {
-  const Cell* baseline = board.baseline() ? board.baseline()->cell(cell.evaluation) : nullptr;
-  if (!cell.ok() || is_void(cell) || !is_sound(&cell) || !is_sound(baseline)) return {};
+  if (!cell.ok() || is_void(cell) || !is_sound(&cell) || !is_sound(baseline_of(board, cell)))
+    return {};
   if (damage == Damage::divergence) {
     if (const Fidelity* fidelity = statistics.fidelity_of(&cell)) return fidelity->kl;
     const auto mean = cell.number({"kl_mean"});

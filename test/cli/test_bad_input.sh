@@ -53,4 +53,38 @@ run 4 "$work/e.toml" --out "$work/file"
 says err "--out DIR"
 run 4 "$work/e.toml" --out /proc/ptq
 [ -s "$work/out" ] && fail "errors do not belong on the standard output"
+
+# Tensors do not replace a link, nor a pipe.
+ln -s nowhere "$work/link"
+mkfifo "$work/pipe"
+for there in link pipe; do
+  run 2 logits --model "$model" --ids 1,2 --out "$work/$there"
+  says err "no plain file"
+done
+[ -L "$work/link" ] && [ -p "$work/pipe" ] || fail "a link or a pipe was replaced"
+
+# What is printed and lost is said: a standard output that is full, or closed.
+for words in "methods" "tokenize --model $model --text datasets/embedded/test.txt"; do
+  # shellcheck disable=SC2086
+  "$host" $words >/dev/full 2>/dev/null
+  [ $? -eq 4 ] || fail "a full standard output: $words"
+  # shellcheck disable=SC2086
+  "$host" $words >&- 2>/dev/null
+  [ $? -eq 4 ] || fail "a closed standard output: $words"
+done
+
+# A script for Slurm that could not run is not written.
+run 2 slurm "$work/e.toml" --out "$work/a b" --device tpu
+says err "unknown device"
+run 2 slurm "$work/e.toml" --out "$work/a b" --sbatch "rm -rf /"
+says err "no option of sbatch"
+run 0 slurm "$work/e.toml" --out "$work/a b" --sbatch=--partition=cpu
+says out "--output=\"$work/a b/%A_%a.log\""
+
+# The record that is checked is not replaced by the check.
+run 0 "$work/e.toml" --out "$out" --only fp16
+record=$(ls -d "$out"/*__fp16__*)
+run 2 reproduce "$record" --keep "$out"
+says err "name another folder"
+run 0 reproduce "$record" --keep "$work/kept"
 finish

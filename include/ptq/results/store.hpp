@@ -339,8 +339,9 @@ class Store {
   }
   // An empty hash: of an older record, or no such file.
   static bool has_hash(const std::filesystem::path& file, const std::string& sha256) {
+    std::error_code ignored;
     return sha256.empty() ||
-           (std::filesystem::is_regular_file(file) && sha256_file(file) == sha256);
+           (std::filesystem::is_regular_file(file, ignored) && sha256_file(file) == sha256);
   }
 
   // A report must not show two results for one place, so those of other settings step aside; not
