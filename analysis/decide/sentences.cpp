@@ -45,7 +45,7 @@ std::string joined(const std::vector<std::string>& names, size_t most, Language 
 std::string figures_of(const Standings& standings, const Standing& s, Language language) {
   const Comparison* c = standings.statistics->of(s.cell);
   std::string out;
-  if (standings.damage == Damage::divergence) out = "KL " + divergence_text(*s.damage);
+  if (standings.damage == Damage::divergence) out = "KL " + kl_text(*s.damage);
   if (c && c->n > 0) {
     out += out.empty() ? "" : in(language, ", ", "，");
     if (!c->answers) out += in(language, "perplexity ", "困惑度 ");

@@ -56,14 +56,14 @@ inline std::string change_text(const Comparison& c, Language language) {
 }
 
 // "0.031 [0.028, 0.034]" nats.
-inline std::string divergence_text(const Estimate& kl) {
+inline std::string kl_text(const Estimate& kl) {
   const auto nats = [](double value) { return fmt::format("{:.3g}", value); };
   return nats(kl.value) + interval_text(kl.interval, nats);
 }
 
 // The damage as a table shows it.
 inline std::string damage_text(const Estimate& estimate, Damage damage, Language language) {
-  if (damage == Damage::divergence) return divergence_text(estimate);
+  if (damage == Damage::divergence) return kl_text(estimate);
   if (damage == Damage::loss) return loss_text(estimate.value, estimate.interval);
   return points_text(-estimate.value, {-estimate.interval.high, -estimate.interval.low}, language);
 }

@@ -13,8 +13,6 @@
 namespace ptq::report {
 namespace {
 
-const char* const kPasskey = "results/kv_stress_test/passkey_retrieval/";
-
 bool is_fp16(const Run& run) { return run.method() == "fp16"; }
 
 // All figures of quality: perplexities and tasks.

@@ -12,9 +12,9 @@ namespace ptq::report {
 namespace {
 
 // A table of strings, tables and arrays; every key must be known.
-class Table {
+class Entry {
  public:
-  Table(const Json& json, std::string where) : json_(json), where_(std::move(where)) {
+  Entry(const Json& json, std::string where) : json_(json), where_(std::move(where)) {
     if (!json.is_object()) throw usage_error("a table is expected", where_);
   }
   void allow(const std::vector<std::string>& keys) const {
@@ -37,13 +37,13 @@ class Table {
     if (!json_.contains(key)) return;
     if (!json_[key].is_array()) throw usage_error("an array is expected", where_ + "." + key);
     for (size_t i = 0; i < json_[key].size(); ++i) {
-      visit(Table(json_[key][i], where_ + "." + key + "[" + std::to_string(i) + "]"));
+      visit(Entry(json_[key][i], where_ + "." + key + "[" + std::to_string(i) + "]"));
     }
   }
   std::map<std::string, std::string> texts(const char* key) const {
     std::map<std::string, std::string> out;
     if (!json_.contains(key)) return out;
-    const Table table(json_[key], where_ + "." + key);
+    const Entry table(json_[key], where_ + "." + key);
     for (const auto& [name, value] : table.json_.items()) out[name] = table.text(name.c_str());
     return out;
   }
@@ -53,7 +53,7 @@ class Table {
   std::string where_;
 };
 
-Layout::Task task_of(const Table& table) {
+Layout::Task task_of(const Entry& table) {
   table.allow({"task", "name", "head", "metric"});
   Layout::Task task{table.text("task", true), table.text("name", true), table.text("head"),
                     table.text("metric")};
@@ -61,22 +61,22 @@ Layout::Task task_of(const Table& table) {
   return task;
 }
 
-Layout::Board board_of(const Table& table) {
+Layout::Board board_of(const Entry& table) {
   table.allow({"track", "title", "model", "ppl", "row", "task", "field"});
   Layout::Board board{
       table.text("track", true), table.text("title"), table.text("model", true), {}, {}, {}, {}};
-  table.each("ppl", [&](const Table& column) {
+  table.each("ppl", [&](const Entry& column) {
     column.allow({"key", "head"});
     board.ppl.push_back({column.text("key", true), column.text("head", true)});
   });
-  table.each("row", [&](const Table& row) {
+  table.each("row", [&](const Entry& row) {
     row.allow({"label", "run", "ppl", "tasks", "passkey", "generation", "vram"});
     board.rows.push_back({row.text("label", true), row.text("run"), row.text("ppl"),
                           row.text("tasks"), row.text("passkey"), row.text("generation"),
                           row.text("vram")});
   });
-  table.each("task", [&](const Table& task) { board.tasks.push_back(task_of(task)); });
-  table.each("field", [&](const Table& field) { board.fields.push_back(task_of(field)); });
+  table.each("task", [&](const Entry& task) { board.tasks.push_back(task_of(task)); });
+  table.each("field", [&](const Entry& field) { board.fields.push_back(task_of(field)); });
   return board;
 }
 
@@ -150,14 +150,14 @@ Layout::Board automatic_board(const std::string& track, const std::string& model
 namespace {
 
 Layout layout_of(const Json& json, const std::string& where) {
-  const Table root(json, where);
+  const Entry root(json, where);
   root.allow({"later", "names", "board", "environment"});
   Layout layout;
   layout.written = true;
   layout.later = root.text("later");
   layout.names = root.texts("names");
-  root.each("board", [&](const Table& board) { layout.boards.push_back(board_of(board)); });
-  root.each("environment", [&](const Table& row) {
+  root.each("board", [&](const Entry& board) { layout.boards.push_back(board_of(board)); });
+  root.each("environment", [&](const Entry& row) {
     row.allow({"name", "path", "suffix", "only", "stated"});
     layout.environment.push_back({row.text("name", true), row.text("path", true),
                                   row.text("suffix"), row.text("only"), row.texts("stated")});

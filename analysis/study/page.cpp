@@ -13,8 +13,6 @@
 namespace ptq::report {
 namespace {
 
-const char* const kPasskey = "results/kv_stress_test/passkey_retrieval/";
-
 std::string number_text(const std::optional<double>& value, int decimals) {
   return value ? fmt::format("{:.{}f}", *value, decimals) : "-";
 }
@@ -41,9 +39,9 @@ std::string generation_text(const Run* run) {
                      std::exp(logs / double(ppls.size())));
 }
 
-class Page {
+class StudyPage {
  public:
-  Page(const Layout& layout, const std::vector<Run>& runs, Language language)
+  StudyPage(const Layout& layout, const std::vector<Run>& runs, Language language)
       : layout_(layout), runs_(runs), zh_(language == Language::zh) {}
 
   Document make(const Json& later) {
@@ -129,7 +127,7 @@ class Page {
 
 Document study_leaderboard(const Layout& layout, const std::vector<Run>& runs, const Json& later,
                            Language language) {
-  return Page(layout, runs, language).make(later);
+  return StudyPage(layout, runs, language).make(later);
 }
 
 namespace {

@@ -14,73 +14,73 @@ struct Words {
       *packages;
 };
 
-constexpr Words kChinese = {"实验结果",
-                            "警告",
-                            "运行信息",
-                            "运行时间",
-                            "脚本",
-                            "完整 CLI 参数",
-                            "重新计算",
-                            "数据集",
-                            "校准数据集",
-                            "校准样本数",
-                            "校准序列长度",
-                            "PPL 评测数据集",
-                            "lm-eval 任务",
-                            "量化参数",
-                            "方法",
-                            "赛道",
-                            "PPL 结果",
-                            "| 数据集 | PPL | NLL |",
-                            "lm-eval 任务结果",
-                            "| 任务 | 指标 | 分数 |",
-                            "平均准确率",
-                            "系统指标",
-                            "VRAM 峰值",
-                            "评测总耗时",
-                            "秒",
-                            "运行环境",
-                            "时间",
-                            "主机",
-                            "(有未提交修改)",
-                            "关键包版本"};
-constexpr Words kEnglish = {"Result",
-                            "Warning",
-                            "Run",
-                            "Time of the run",
-                            "Script",
-                            "Full command line",
-                            "Compute it again",
-                            "Data sets",
-                            "Calibration data set",
-                            "Calibration samples",
-                            "Calibration sequence length",
-                            "PPL data sets",
-                            "lm-eval tasks",
-                            "Quantization",
-                            "Method",
-                            "Track",
-                            "Perplexity",
-                            "| Data set | PPL | NLL |",
-                            "lm-eval results",
-                            "| Task | Metric | Score |",
-                            "Average accuracy",
-                            "System",
-                            "Peak VRAM",
-                            "Evaluation time",
-                            "s",
-                            "Environment",
-                            "Time",
-                            "Host",
-                            "(uncommitted changes)",
-                            "Package versions"};
+constexpr Words kChineseWords = {"实验结果",
+                                 "警告",
+                                 "运行信息",
+                                 "运行时间",
+                                 "脚本",
+                                 "完整 CLI 参数",
+                                 "重新计算",
+                                 "数据集",
+                                 "校准数据集",
+                                 "校准样本数",
+                                 "校准序列长度",
+                                 "PPL 评测数据集",
+                                 "lm-eval 任务",
+                                 "量化参数",
+                                 "方法",
+                                 "赛道",
+                                 "PPL 结果",
+                                 "| 数据集 | PPL | NLL |",
+                                 "lm-eval 任务结果",
+                                 "| 任务 | 指标 | 分数 |",
+                                 "平均准确率",
+                                 "系统指标",
+                                 "VRAM 峰值",
+                                 "评测总耗时",
+                                 "秒",
+                                 "运行环境",
+                                 "时间",
+                                 "主机",
+                                 "(有未提交修改)",
+                                 "关键包版本"};
+constexpr Words kEnglishWords = {"Result",
+                                 "Warning",
+                                 "Run",
+                                 "Time of the run",
+                                 "Script",
+                                 "Full command line",
+                                 "Compute it again",
+                                 "Data sets",
+                                 "Calibration data set",
+                                 "Calibration samples",
+                                 "Calibration sequence length",
+                                 "PPL data sets",
+                                 "lm-eval tasks",
+                                 "Quantization",
+                                 "Method",
+                                 "Track",
+                                 "Perplexity",
+                                 "| Data set | PPL | NLL |",
+                                 "lm-eval results",
+                                 "| Task | Metric | Score |",
+                                 "Average accuracy",
+                                 "System",
+                                 "Peak VRAM",
+                                 "Evaluation time",
+                                 "s",
+                                 "Environment",
+                                 "Time",
+                                 "Host",
+                                 "(uncommitted changes)",
+                                 "Package versions"};
 
-const Json kNothing;
+const Json kAbsent;
 
 const Json& member(const Json& object, const char* key) {
-  if (!object.is_object()) return kNothing;
+  if (!object.is_object()) return kAbsent;
   const auto found = object.find(key);
-  return found == object.end() ? kNothing : *found;
+  return found == object.end() ? kAbsent : *found;
 }
 
 bool has(const Json& object, const char* key) { return object.is_object() && object.contains(key); }
@@ -105,9 +105,9 @@ std::string joined(const Json& list) {
   return out;
 }
 
-class Page {
+class RunPage {
  public:
-  explicit Page(const Words& words) : w_(words) {}
+  explicit RunPage(const Words& words) : w_(words) {}
 
   std::string render(const Run& run) {
     const Json& json = run.json;
@@ -279,7 +279,7 @@ class Page {
 }  // namespace
 
 std::string run_page(const Run& run, Language language) {
-  return Page(language == Language::zh ? kChinese : kEnglish).render(run);
+  return RunPage(language == Language::zh ? kChineseWords : kEnglishWords).render(run);
 }
 
 }  // namespace ptq::report

@@ -12,6 +12,9 @@
 
 namespace ptq::report {
 
+// Where a run has its passkey results, a path for Run::at().
+inline constexpr const char* kPasskey = "results/kv_stress_test/passkey_retrieval/";
+
 struct Run {
   std::string file;  // where it was read, relative to the folder; for messages
   std::string id;    // meta.filename

@@ -22,7 +22,7 @@ Result chooses(Session& session) {
   return {};
 }
 
-Result same_twice(Session& session) {
+Result same_choice_twice(Session& session) {
   const ptq_activation first = choose_activation(session).how,
                        second = choose_activation(session).how;
   if (std::memcmp(&first, &second, sizeof first) != 0)
@@ -30,7 +30,7 @@ Result same_twice(Session& session) {
   return {};
 }
 
-Result not_measured(Session& session) {
+Result choice_not_measured(Session& session) {
   const auto* table = static_cast<const ptq_activations*>(session.get(PTQ_ACTIVATIONS_1));
   if (table->wanted.what == 0) skip("it asks for nothing");
   const Chosen chosen = choose_activation(session, /*measured=*/false);
@@ -42,7 +42,7 @@ Result not_measured(Session& session) {
 }
 
 template <Result (*test)(Session&)>
-Result each(const Subject& subject) {
+Result each_activation(const Subject& subject) {
   return for_each_with(PTQ_ACTIVATIONS_1, "no method rounds activations", subject, test);
 }
 
@@ -50,11 +50,11 @@ Result each(const Subject& subject) {
 
 std::vector<Test> activation_tests() {
   return {{"activations-choose", "What it chooses is a kind that exists, with a usable scale.",
-           "create-default", each<chooses>},
+           "create-default", each_activation<chooses>},
           {"activations-same-twice", "The same layer gives the same choice again.",
-           "activations-choose", each<same_twice>},
+           "activations-choose", each_activation<same_choice_twice>},
           {"activations-not-measured", "Without the inputs it fixes no scale.",
-           "activations-choose", each<not_measured>}};
+           "activations-choose", each_activation<choice_not_measured>}};
 }
 
 }  // namespace ptq::check

@@ -44,7 +44,7 @@ Result policy(const Subject& subject, const ptq_method& method, Side side) {
   return {};
 }
 
-Result calibration(const Subject& subject, const ptq_method& method, Side side) {
+Result asks_for_inputs(const Subject& subject, const ptq_method& method, Side side) {
   Session session(method, subject);
   session.must_create();
   const int64_t rows = session.block(side, kHeads, kHeadDim, /*sample=*/false);
@@ -295,7 +295,7 @@ std::vector<Test> encode_tests() {
       {"kv-policy", "sink, window and block are valid for several model shapes.", "create-default",
        each<policy, true>},
       {"kv-calibration", "It takes the sample that it wants, and does not crash without one.",
-       "kv-policy", each<calibration, true>},
+       "kv-policy", each<asks_for_inputs, true>},
       {"kv-encodes", "One block of keys and values is encoded; it decodes to finite numbers.",
        "kv-calibration", each<encodes, true>},
       {"kv-shapes", "So are blocks of other numbers of heads, rows and columns.", "kv-encodes",

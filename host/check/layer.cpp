@@ -3,19 +3,20 @@
 namespace ptq::check {
 namespace {
 
-constexpr int64_t kRows = 32, kColumns = 256;
+constexpr int64_t kLayerRows = 32, kLayerColumns = 256;
 
 Input weight_of(const Session& session, uint64_t salt) {
-  return Input(1, kRows, kColumns, bell_curve(1, kRows, kColumns, session.seed() + salt));
+  return Input(1, kLayerRows, kLayerColumns,
+               bell_curve(1, kLayerRows, kLayerColumns, session.seed() + salt));
 }
 
 }  // namespace
 
 Scaled scale_site(Session& session, int place, bool measured) {
   const auto* table = static_cast<const ptq_transform*>(session.get(PTQ_TRANSFORM_1));
-  Guarded factor("its factors", kColumns * sizeof(float), alignof(float));
+  Guarded factor("its factors", kLayerColumns * sizeof(float), alignof(float));
   auto* const numbers = reinterpret_cast<float*>(factor.data());
-  std::fill(numbers, numbers + kColumns, 1.0f);
+  std::fill(numbers, numbers + kLayerColumns, 1.0f);
   Input first = weight_of(session, 41), second = weight_of(session, 43);
   Host& host = session.host();
   Scaled scaled;
@@ -29,7 +30,7 @@ Scaled scale_site(Session& session, int place, bool measured) {
   });
   if (const std::string where = factor.written(); !where.empty())
     fail("scale wrote {} its factors", where);
-  scaled.factor.assign(numbers, numbers + kColumns);
+  scaled.factor.assign(numbers, numbers + kLayerColumns);
   return scaled;
 }
 

@@ -33,7 +33,7 @@ Result scores(const Subject&, Pruner& pruner) {
   return {};
 }
 
-Result same_twice(const Subject&, Pruner& pruner) {
+Result same_scores_twice(const Subject&, Pruner& pruner) {
   const auto first = pruner.scores(), second = pruner.scores();
   if (first != second) fail("the same numbers gave other scores the second time");
   return {};
@@ -48,7 +48,7 @@ Result nothing_measured(const Subject&, Pruner& pruner) {
 
 // Runs test(subject, pruner) for every method that prunes.
 template <Result (*test)(const Subject&, Pruner&)>
-Result each(const Subject& subject) {
+Result each_pruner(const Subject& subject) {
   const ptq_plugin& plugin = load_plugin(subject);
   Result worst{Verdict::skip, "no method prunes"};
   for (uint32_t i = 0; i < plugin.n_methods; ++i) {
@@ -74,13 +74,13 @@ Result each(const Subject& subject) {
 std::vector<Test> prune_tests() {
   return {
       {"prune-settings", "What a pruning method asks for lies in its ranges.", "create-default",
-       each<settings>},
+       each_pruner<settings>},
       {"prune-scores", "Every group gets a score, and nothing beside the answers is written.",
-       "prune-settings", each<scores>},
+       "prune-settings", each_pruner<scores>},
       {"prune-same-twice", "The same numbers give the same scores again.", "prune-scores",
-       each<same_twice>},
+       each_pruner<same_scores_twice>},
       {"prune-not-measured", "What the host has not measured is refused with a sentence.",
-       "prune-scores", each<nothing_measured>},
+       "prune-scores", each_pruner<nothing_measured>},
   };
 }
 

@@ -27,14 +27,14 @@ Result scales(Session& session) {
   return {};
 }
 
-Result same_twice(Session& session) {
+Result same_factors_twice(Session& session) {
   for (const int place : kPlaces)
     if (scale_site(session, place).factor != scale_site(session, place).factor)
       fail("the same numbers gave other factors the second time");
   return {};
 }
 
-Result not_measured(Session& session) {
+Result factors_not_measured(Session& session) {
   const auto* table = static_cast<const ptq_transform*>(session.get(PTQ_TRANSFORM_1));
   if (table->wanted.what == 0) skip("it asks for nothing");
   const Scaled scaled = scale_site(session, PTQ_SITE_MLP_IN, /*measured=*/false);
@@ -45,7 +45,7 @@ Result not_measured(Session& session) {
 }
 
 template <Result (*test)(Session&)>
-Result each(const Subject& subject) {
+Result each_transform(const Subject& subject) {
   return for_each_with(PTQ_TRANSFORM_1, "no method moves scales", subject, test);
 }
 
@@ -54,11 +54,11 @@ Result each(const Subject& subject) {
 std::vector<Test> transform_tests() {
   return {
       {"transform-scales", "Every factor is positive and finite, and no other memory is written.",
-       "create-default", each<scales>},
+       "create-default", each_transform<scales>},
       {"transform-same-twice", "The same inputs give the same factors again.", "transform-scales",
-       each<same_twice>},
+       each_transform<same_factors_twice>},
       {"transform-not-measured", "Without the inputs it refuses, or leaves the factors alone.",
-       "transform-scales", each<not_measured>}};
+       "transform-scales", each_transform<factors_not_measured>}};
 }
 
 }  // namespace ptq::check

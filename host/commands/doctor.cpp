@@ -11,7 +11,7 @@
 namespace ptq {
 namespace {
 
-constexpr const char* kHelp =
+constexpr const char* kDoctorHelp =
     R"(Shows version, build, machine and plugins: the block that belongs into a bug report.
 
   ptq-host doctor
@@ -23,7 +23,7 @@ usage: ptq-host doctor [--json] [--plugins DIR]
 }  // namespace
 
 int doctor_command(const std::vector<std::string>& args) {
-  if (wants_help(args, kHelp)) return 0;
+  if (wants_help(args, kDoctorHelp)) return 0;
   namespace po = boost::program_options;
   Options options;
   auto add = options.add_options();

@@ -19,7 +19,7 @@
 namespace ptq {
 namespace {
 
-const std::string kHelp =
+const std::string kFidelityHelp =
     std::string(
         R"(Writes what a model predicts of a text into a reference bundle (400 bytes a token), or compares a
 model with one: the divergence from the reference as an interval that is proven to contain it.
@@ -180,7 +180,7 @@ Json compare(const Arguments& arguments, OneSequence& one) {
           {"tail_mass_mean", tail / n}};
 }
 
-std::string table(const Json& figures) {
+std::string fidelity_table(const Json& figures) {
   const auto number = [&](const char* key) { return figures[key].get<double>(); };
   const auto interval = [&](const char* key) {
     return fmt::format("{:>12.6f} .. {:<12.6f}", figures[key]["low"].get<double>(),
@@ -213,14 +213,14 @@ std::string table(const Json& figures) {
   return text;
 }
 
-std::string compute(const Arguments& arguments) {
+std::string compute_fidelity(const Arguments& arguments) {
   OneSequence one = open_one_sequence(arguments);
   std::string text;
   if (arguments.count("write") > 0) {
     text = write_bundle(arguments, one);
   } else {
     const Json figures = compare(arguments, one);
-    text = arguments["json"].as<bool>() ? json_text(figures, 2) + "\n" : table(figures);
+    text = arguments["json"].as<bool>() ? json_text(figures, 2) + "\n" : fidelity_table(figures);
   }
   print_warnings(*one.subject);
   return text;
@@ -229,7 +229,7 @@ std::string compute(const Arguments& arguments) {
 }  // namespace
 
 int fidelity_command(const std::vector<std::string>& args) {
-  if (wants_help(args, kHelp.c_str())) return 0;
+  if (wants_help(args, kFidelityHelp.c_str())) return 0;
   const Arguments arguments =
       parse_one_sequence(args, {.with_value = {"write", "against", "window", "tokens"},
                                 .flags = {"json"},
@@ -240,7 +240,8 @@ int fidelity_command(const std::vector<std::string>& args) {
     throw usage_error("--write needs --ids or --text", "", "--help shows examples");
   if (arguments.count("against") > 0 && arguments.count("window") > 0)
     throw usage_error("the bundle says how long its windows are", "--window", "leave it out");
-  fmt::print("{}", compute_apart(arguments, "fidelity", [&] { return compute(arguments); }));
+  fmt::print("{}",
+             compute_apart(arguments, "fidelity", [&] { return compute_fidelity(arguments); }));
   return 0;
 }
 

@@ -13,7 +13,7 @@
 namespace ptq {
 namespace {
 
-constexpr const char* kHelp =
+constexpr const char* kImportHelp =
     R"(Holds a checkpoint that another program quantized against the 16-bit model that it was made of.
 
   ptq-host import --check models/Llama-3.1-8B models/Llama-3.1-8B-GPTQ
@@ -37,7 +37,7 @@ std::string line(const CheckedTensor& t) {
 }  // namespace
 
 int import_command(const std::vector<std::string>& args) {
-  if (wants_help(args, kHelp)) return 0;
+  if (wants_help(args, kImportHelp)) return 0;
   namespace po = boost::program_options;
   Options options;
   options.add_options()("check", po::bool_switch())("all", po::bool_switch())(

@@ -20,7 +20,7 @@
 namespace ptq {
 namespace {
 
-constexpr const char* kHelp =
+constexpr const char* kInfoHelp =
     R"(Shows architecture, sizes and memory of a model. Without weights, config.json is enough.
 
   ptq-host info --model models/tiny-qwen2
@@ -128,7 +128,7 @@ std::string memory_text(const Json& json) {
 }  // namespace
 
 int info_command(const std::vector<std::string>& args) {
-  if (wants_help(args, kHelp)) return 0;
+  if (wants_help(args, kInfoHelp)) return 0;
   namespace po = boost::program_options;
   Options options;
   options.add_options()("model", po::value<std::string>())("json", po::bool_switch());

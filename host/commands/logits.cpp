@@ -13,8 +13,9 @@
 namespace ptq {
 namespace {
 
-const std::string kHelp = std::string(
-                              R"(Writes the logits of a sequence of tokens to a safetensors file.
+const std::string kLogitsHelp =
+    std::string(
+        R"(Writes the logits of a sequence of tokens to a safetensors file.
 
   ptq-host logits --model models/tiny-qwen2 --ids 1,2,3 --out logits.safetensors
   ptq-host logits --model models/tiny-qwen2 --text story.txt --method kivi --set bits=2 \
@@ -25,7 +26,8 @@ const std::string kHelp = std::string(
 usage: ptq-host logits --model DIR (--ids 1,2,3 | --text FILE) --out FILE [options]
 
   --out FILE       tensors `logits` f32 [tokens, vocab] and `ids` i64 [tokens]
-)") + kOneSequenceHelp;
+)") +
+    kOneSequenceHelp;
 
 // Computes the logits, writes the file, and gives the line to print.
 std::string write_logits(const Arguments& arguments) {
@@ -51,7 +53,7 @@ std::string write_logits(const Arguments& arguments) {
 }  // namespace
 
 int logits_command(const std::vector<std::string>& args) {
-  if (wants_help(args, kHelp.c_str())) return 0;
+  if (wants_help(args, kLogitsHelp.c_str())) return 0;
   const Arguments arguments = parse_one_sequence(args, {.with_value = {"out"}});
   if (text_of(arguments, "out").empty()) {
     throw usage_error("--out is missing", "", "--help shows examples");

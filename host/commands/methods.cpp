@@ -14,7 +14,7 @@
 namespace ptq {
 namespace {
 
-constexpr const char* kHelp =
+constexpr const char* kMethodsHelp =
     R"(Lists the installed methods, or the options of one.
 
   ptq-host methods
@@ -99,7 +99,7 @@ void print_table(const std::vector<MethodInfo>& methods) {
 }  // namespace
 
 int methods_command(const std::vector<std::string>& args) {
-  if (wants_help(args, kHelp)) return 0;
+  if (wants_help(args, kMethodsHelp)) return 0;
   namespace po = boost::program_options;
   Options options;
   auto add = options.add_options();

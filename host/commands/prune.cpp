@@ -23,7 +23,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* kHelp =
+constexpr const char* kPruneHelp =
     R"(Removes key/value heads with their query heads, MLP channels or whole layers of a model.
 
   ptq-host prune --model models/tiny-llama --method taylor --set ratio=0.2 \
@@ -44,7 +44,7 @@ other programs refuse such weights by their shapes. The weights that stay keep t
 )";
 
 // Errors: an output that is there already, a GGUF file, which has no tokenizer files to copy.
-void check_place(const Arguments& arguments) {
+void check_folders(const Arguments& arguments) {
   for (const char* needed : {"out", "method"})
     if (arguments.count(needed) == 0)
       throw usage_error(std::string("--") + needed + " is missing", "", "--help shows examples");
@@ -94,13 +94,13 @@ std::string write_pruned_model(const Arguments& arguments) {
 }  // namespace
 
 int prune_command(const std::vector<std::string>& args) {
-  if (wants_help(args, kHelp)) return 0;
+  if (wants_help(args, kPruneHelp)) return 0;
   std::vector<std::string> on_cpu = args;
   if (std::find(args.begin(), args.end(), "--device") == args.end())
     on_cpu.insert(on_cpu.end(), {"--device", "cpu"});
   const Arguments arguments =
       parse_one_sequence(on_cpu, {.with_value = {"out"}, .flags = {"json"}, .needs_tokens = false});
-  check_place(arguments);
+  check_folders(arguments);
   fmt::print("{}", compute_apart(arguments, "pruned model",
                                  [&] { return write_pruned_model(arguments); }));
   return 0;

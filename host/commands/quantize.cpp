@@ -30,7 +30,7 @@ namespace fs = std::filesystem;
 
 constexpr const char* kHead = "lm_head";
 
-constexpr const char* kHelp =
+constexpr const char* kQuantizeHelp =
     R"(Quantizes the weights of a model and writes them as a checkpoint that other programs load.
 
   ptq-host quantize --model models/tiny-llama --method rtn --set bits=4 --set group_size=64 \
@@ -58,7 +58,7 @@ struct Place {
 };
 
 // Errors: a model that is no plain folder, an output that is there already.
-Place check_place(const Arguments& arguments) {
+Place quantized_place(const Arguments& arguments) {
   Place place;
   place.out = text_of(arguments, "out");
   for (const char* needed : {"out", "format", "method"})
@@ -190,7 +190,7 @@ void check_written(const fs::path& out, const WeightFiles& original, const Layer
 }
 
 std::string quantize(const Arguments& arguments) {
-  const Place place = check_place(arguments);
+  const Place place = quantized_place(arguments);
   const std::string format = text_of(arguments, "format");
   const OneSequence one = open_one_sequence(arguments);
   if (one.subject->pruned() != nullptr)
@@ -226,14 +226,14 @@ std::string quantize(const Arguments& arguments) {
 }  // namespace
 
 int quantize_command(const std::vector<std::string>& args) {
-  if (wants_help(args, kHelp)) return 0;
+  if (wants_help(args, kQuantizeHelp)) return 0;
   if (std::find(args.begin(), args.end(), "--device") != args.end())
     throw usage_error("quantize runs on the CPU", "--device", "leave the option out");
   std::vector<std::string> on_cpu = args;
   on_cpu.insert(on_cpu.end(), {"--device", "cpu"});
   const Arguments arguments =
       parse_one_sequence(on_cpu, {.with_value = {"format", "out"}, .needs_tokens = false});
-  check_place(arguments);
+  quantized_place(arguments);
   fmt::print("{}", compute_apart(arguments, "checkpoint", [&] { return quantize(arguments); }));
   return 0;
 }

@@ -24,7 +24,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* kHelp =
+constexpr const char* kReproduceHelp =
     R"(Computes the cell of a record again and says whether the numbers are the same to the last digit.
 
   ptq-host reproduce results/trackC/tiny-llama__kivi-2bit__passkey__0123456789abcdef/record.json
@@ -69,7 +69,7 @@ void say_changes(const Record& before, const Record& now) {
 }  // namespace
 
 int reproduce_command(const std::vector<std::string>& args) {
-  if (wants_help(args, kHelp)) return 0;
+  if (wants_help(args, kReproduceHelp)) return 0;
   namespace po = boost::program_options;
   Options options;
   auto add = options.add_options();

@@ -24,7 +24,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* kHelp =
+constexpr const char* kRunHelp =
     R"(Runs an experiment: every model with every method and evaluation that has no result yet.
 
   ptq-host experiments/trackC.toml
@@ -154,7 +154,7 @@ void print_report(const fs::path& folder) {
 }  // namespace
 
 int run_command(const std::vector<std::string>& args) {
-  if (wants_help(args, kHelp)) return 0;
+  if (wants_help(args, kRunHelp)) return 0;
   namespace po = boost::program_options;
   Options options;
   auto add = options.add_options();

@@ -16,7 +16,7 @@
 namespace ptq {
 namespace {
 
-const std::string kHelp =
+const std::string kSensitivityHelp =
     std::string(
         R"(Says which part of a model a method hurts: the divergence from full precision when only the keys or
 only the values of one layer go through it, or for methods of the weights only one layer's; beside
@@ -139,7 +139,7 @@ Json figures(const Arguments& arguments, OneSequence& one) {
           {"top1_agreement_all", all.top1_agreement()}};
 }
 
-std::string table(const Json& f) {
+std::string sensitivity_table(const Json& f) {
   const double sum = f["kl_sum"].get<double>(), all = f["kl_all"].get<double>();
   std::string text =
       fmt::format("{}: {} tokens, regime {}\n\n{:>5} {:<18} {:>12} {:>8} {:>8}\n",
@@ -159,20 +159,21 @@ std::string table(const Json& f) {
   return text + fmt::format(", top-1 {:.4f}\n", f["top1_agreement_all"].get<double>());
 }
 
-std::string compute(const Arguments& arguments) {
+std::string compute_sensitivity(const Arguments& arguments) {
   OneSequence one = open_one_sequence(arguments);
   const Json answer = figures(arguments, one);
   print_warnings(*one.subject);
-  return arguments["json"].as<bool>() ? json_text(answer, 2) + "\n" : table(answer);
+  return arguments["json"].as<bool>() ? json_text(answer, 2) + "\n" : sensitivity_table(answer);
 }
 
 }  // namespace
 
 int sensitivity_command(const std::vector<std::string>& args) {
-  if (wants_help(args, kHelp.c_str())) return 0;
+  if (wants_help(args, kSensitivityHelp.c_str())) return 0;
   const Arguments arguments =
       parse_one_sequence(args, {.with_value = {"tokens", "by"}, .flags = {"json"}});
-  fmt::print("{}", compute_apart(arguments, "sensitivity", [&] { return compute(arguments); }));
+  fmt::print("{}", compute_apart(arguments, "sensitivity",
+                                 [&] { return compute_sensitivity(arguments); }));
   return 0;
 }
 

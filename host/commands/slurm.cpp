@@ -21,7 +21,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* kHelp =
+constexpr const char* kSlurmHelp =
     R"(Prints a batch script that runs an experiment as one Slurm array on hosts that share its folder.
 
   ptq-host slurm experiments/trackC-7b.toml --task-minutes 60 > grid.sh
@@ -100,7 +100,7 @@ std::string script(const Plan& plan, const Arguments& arguments, const std::stri
 }  // namespace
 
 int slurm_command(const std::vector<std::string>& args) {
-  if (wants_help(args, kHelp)) return 0;
+  if (wants_help(args, kSlurmHelp)) return 0;
   namespace po = boost::program_options;
   Options options;
   auto add = options.add_options();

@@ -16,7 +16,7 @@
 namespace ptq {
 namespace {
 
-constexpr const char* kHelp =
+constexpr const char* kTokenizeHelp =
     R"(Turns text into token ids, or ids into text.
 
   echo 'The passkey is 71432.' | ptq-host tokenize --model models/tiny-qwen2
@@ -72,7 +72,7 @@ std::vector<int32_t> known_ids(const Tokenizer& tokenizer, const std::string& li
 }  // namespace
 
 int tokenize_command(const std::vector<std::string>& args) {
-  if (wants_help(args, kHelp)) return 0;
+  if (wants_help(args, kTokenizeHelp)) return 0;
   namespace po = boost::program_options;
   Options options;
   auto add = options.add_options();

@@ -20,7 +20,7 @@
 namespace ptq {
 namespace {
 
-const std::string kHelp =
+const std::string kTraceHelp =
     std::string(
         R"(Writes what every module of a model gives for a sequence of tokens, and says where two such
 traces part.
@@ -117,7 +117,7 @@ std::string run_trace(const Arguments& arguments) {
 }  // namespace
 
 int trace_command(const std::vector<std::string>& args) {
-  if (wants_help(args, kHelp.c_str())) return 0;
+  if (wants_help(args, kTraceHelp.c_str())) return 0;
   const Arguments arguments = parse_one_sequence(args, {.with_value = {"out", "against", "bound"}});
   if (text_of(arguments, "out").empty() && text_of(arguments, "against").empty()) {
     throw usage_error("neither --out nor --against is given", "", "--help shows examples");

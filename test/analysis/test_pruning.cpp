@@ -5,27 +5,23 @@
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 
 #include "analysis/pruning/pruning.hpp"
 #include "analysis/study/study.hpp"
 #include "ptq/results/record_json.hpp"
+#include "test/support/replaced.hpp"
+#include "test/support/temporary_file.hpp"
 
 namespace {
 
 namespace fs = std::filesystem;
 using namespace ptq;
 using namespace ptq::report;
+using ptq::test::replaced;
+using ptq::test::text_of;
 
-const fs::path kFixtures = PTQ_SOURCE_DIR "/test/fixtures/report";
+const fs::path kReports = PTQ_SOURCE_DIR "/test/fixtures/report";
 const fs::path kShared = PTQ_SHARED_DIR;
-
-std::string text_of(const fs::path& file) {
-  std::ifstream in(file, std::ios::binary);
-  REQUIRE(in);
-  return {std::istreambuf_iterator<char>(in), {}};
-}
 
 // Reference data is optional: without it the test says so and ends.
 bool shared(const fs::path& file) {
@@ -47,17 +43,11 @@ size_t violations(const std::vector<Check>& checks) {
   return count;
 }
 
-std::string replaced(std::string text, const std::string& from, const std::string& to) {
-  const size_t at = text.find(from);
-  REQUIRE(at != text.npos);
-  return text.replace(at, from.size(), to);
-}
-
 }  // namespace
 
 TEST_CASE("a grid of our own gives the document of the independent script", "[pruning]") {
-  const auto models = models_of(kFixtures / "pruning.csv");
-  CHECK(pruning_document(models, Language::zh) == text_of(kFixtures / "pruning.txt"));
+  const auto models = models_of(kReports / "pruning.csv");
+  CHECK(pruning_document(models, Language::zh) == text_of(kReports / "pruning.txt"));
   CHECK(models[0].runs[5].seq_len == 64);  // from the folder's name
   const std::string english = pruning_document(models, Language::en);
   CHECK(english.find("ALPHA model analysis") != english.npos);
@@ -107,12 +97,12 @@ TEST_CASE("the study's real records render their sections to the byte", "[prunin
 }
 
 TEST_CASE("the invariants hold for right documents and notice wrong ones", "[pruning]") {
-  const std::string document = text_of(kFixtures / "pruning.txt");
+  const std::string document = text_of(kReports / "pruning.txt");
   CHECK(verify_pruning_document(document).size() > 80);
   CHECK(violations(verify_pruning_document(document)) == 0);
-  CHECK(violations(verify_pruning_records(models_of(kFixtures / "pruning.csv"))) == 0);
+  CHECK(violations(verify_pruning_records(models_of(kReports / "pruning.csv"))) == 0);
   CHECK(violations(verify_pruning_document(
-            pruning_document(models_of(kFixtures / "pruning.csv"), Language::en))) == 0);
+            pruning_document(models_of(kReports / "pruning.csv"), Language::en))) == 0);
 
   SECTION("a mean that does not fit the other groupings") {
     CHECK(violations(verify_pruning_document(
@@ -149,7 +139,7 @@ TEST_CASE("the study's own document keeps all invariants", "[pruning]") {
 }
 
 TEST_CASE("a pruning file as a spreadsheet writes it", "[pruning]") {
-  const std::string text = text_of(kFixtures / "pruning.csv");
+  const std::string text = text_of(kReports / "pruning.csv");
   const auto runs = [](const std::string& csv) {
     size_t count = 0;
     for (const PruningModel& model : parse_pruning_csv(csv, "f.csv")) count += model.runs.size();
@@ -173,7 +163,7 @@ TEST_CASE("a damaged pruning file is an error with its place", "[pruning]") {
 
 TEST_CASE("our pruning page says what the study's hides", "[pruning]") {
   const std::string page =
-      to_markdown(pruning_page(models_of(kFixtures / "pruning.csv"), Language::en));
+      to_markdown(pruning_page(models_of(kReports / "pruning.csv"), Language::en));
   const auto has = [&](const char* part) { return page.find(part) != page.npos; };
   CHECK(has("2 infinite values"));
   CHECK(has("| grad_norm_ratio | +0.4013 |"));  // over the ten finite pairs, as numpy says

@@ -2,8 +2,6 @@
 // them.
 #include <catch2/catch.hpp>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <set>
 #include <sstream>
 
@@ -11,22 +9,18 @@
 #include "analysis/study/leaderboard.hpp"
 #include "analysis/study/run_page.hpp"
 #include "analysis/write/python_text.hpp"
+#include "test/support/temporary_file.hpp"
 
 namespace {
 
 namespace fs = std::filesystem;
 using namespace ptq;
 using namespace ptq::report;
+using ptq::test::text_of;
 
 const fs::path kFixtures = PTQ_SOURCE_DIR "/test/fixtures/report";
 const fs::path kRuns = fs::path(PTQ_SHARED_DIR) / "reference/ptq-bench-results";
 const fs::path kDocuments = fs::path(PTQ_SHARED_DIR) / "reference/documents";
-
-std::string text_of(const fs::path& file) {
-  std::ifstream in(file, std::ios::binary);
-  REQUIRE(in);
-  return {std::istreambuf_iterator<char>(in), {}};
-}
 
 bool study_is_there() {
   if (fs::exists(kRuns) && fs::exists(kDocuments)) return true;

@@ -231,7 +231,7 @@ TEST_CASE("statistics of 180 cells of 100,000 tokens", "[.][full]") {
     for (const char* evaluation : {"v", "w", "x", "y", "z"}) {
       const uint64_t seed = uint64_t(model[0]) * 256 + uint64_t(evaluation[0]);
       for (uint64_t m = 0; m < 12; ++m) {
-        const Damage damage = {0.01 * double(m), 0.2, 0.02 * double(m)};
+        const TokenDamage damage = {0.01 * double(m), 0.2, 0.02 * double(m)};
         add_cell(folder, m == 0 ? "fp16" : "m" + std::to_string(m), evaluation,
                  make_tokens(20, 5000, damage, seed, m), 10 + double(m), model);
       }

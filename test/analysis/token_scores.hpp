@@ -12,15 +12,15 @@
 namespace ptq::test {
 
 // How a made-up method differs from the reference.
-struct Damage {
+struct TokenDamage {
   double mean = 0, spread = 0;  // of the change of a token's loss, nats
   double kl = 0;                // mean KL, nats
 };
 
 // `windows` runs of `length` tokens. The reference's losses depend on `seed` alone, the changes on
 // `method` too: methods of one seed pair token by token. Neighbours are a little alike.
-inline TokenFile make_tokens(size_t windows, size_t length, const Damage& damage, uint64_t seed,
-                             uint64_t method) {
+inline TokenFile make_tokens(size_t windows, size_t length, const TokenDamage& damage,
+                             uint64_t seed, uint64_t method) {
   std::mt19937_64 losses(seed), changes(seed * 1000 + method);
   std::normal_distribution<float> normal;
   TokenFile file;

@@ -12,11 +12,13 @@
 #include "ptq/engine/trace.hpp"
 #include "test/support/difference.hpp"
 #include "test/support/random_model.hpp"
+#include "test/support/random_numbers.hpp"
 
 using namespace ptq;
 using ptq::test::difference;
+using ptq::test::ids;
 template <class T>
-using CudaTransformer = Transformer<cuda::Device<T>>;
+using Cuda = Transformer<cuda::Device<T>>;
 using CpuTransformer = Transformer<cpu::Device>;
 
 namespace {
@@ -45,12 +47,6 @@ struct TestRtn final : WeightMethod {
     if (l.layer >= 0) out.affine({4, Grid::asym_gptq, 1, 16}, 1, l.rows, l.columns, l.w);
   }
 };
-
-std::vector<int32_t> ids(int64_t n, int64_t vocab) {
-  std::vector<int32_t> result;
-  for (int64_t i = 0; i < n; ++i) result.push_back(int32_t((i * i * 31 + 7 * i + 3) % vocab));
-  return result;
-}
 
 std::vector<float> run(Engine& engine, Sequence& s, std::span<const int32_t> text, Regime regime,
                        int64_t cut = 0) {
@@ -89,7 +85,7 @@ TEST_CASE("cuda engine: logits within 1e-3 of the CPU's, dense and KIVI", "[cuda
   for (const auto& model : {plain, qwen, mistral, qwen3, phi3}) {
     Folder folder(model, "cuda-" + model.model_type);
     CpuTransformer cpu(folder.path, cpu::Device(1));
-    CudaTransformer<float> cuda(folder.path, cuda::Device<float>(0));
+    Cuda<float> cuda(folder.path, cuda::Device<float>(0));
     // A 16-bit window would turn last bits the other way and with them codes.
     cpu.set_test_hooks({false, DType::f32});
     cuda.set_test_hooks({false, DType::f32});
@@ -119,7 +115,7 @@ TEST_CASE("cuda engine: logits within 1e-3 of the CPU's, dense and KIVI", "[cuda
 TEST_CASE("cuda engine: noise on the hidden state is that of the CPU", "[cuda]") {
   Folder folder({}, "cuda-noise");
   CpuTransformer cpu(folder.path, cpu::Device(1));
-  CudaTransformer<float> cuda(folder.path, cuda::Device<float>(0));
+  Cuda<float> cuda(folder.path, cuda::Device<float>(0));
   const auto text = ids(20, cpu.config().vocab_size);
   auto clean = cuda.start(nullptr), a = cpu.start(nullptr), b = cuda.start(nullptr);
   for (Sequence* s : {a.get(), b.get()}) s->disturb({kRoundingNoise, 3});
@@ -141,7 +137,7 @@ TEST_CASE("cuda engine: packed and reordered weights of GGUF files are those of 
   for (const std::string name : {"llama", "qwen2", "qwen3"}) {
     const std::string file = std::string(PTQ_SOURCE_DIR) + "/test/fixtures/gguf/" + name + ".gguf";
     CpuTransformer cpu(file, cpu::Device(1));
-    CudaTransformer<float> cuda(file, cuda::Device<float>(0));
+    Cuda<float> cuda(file, cuda::Device<float>(0));
     const auto text = ids(12, cpu.config().vocab_size);
     auto a = cpu.start(nullptr), b = cuda.start(nullptr);
     CHECK(difference(run(cpu, *a, text, Regime::independent),
@@ -154,7 +150,7 @@ TEST_CASE("cuda engine: checkpoints that others packed stay packed", "[cuda]") {
     INFO(name);
     const std::string folder = std::string(PTQ_SOURCE_DIR) + "/test/fixtures/packed/" + name;
     CpuTransformer cpu(folder, cpu::Device(1));
-    CudaTransformer<float> cuda(folder, cuda::Device<float>(0));
+    Cuda<float> cuda(folder, cuda::Device<float>(0));
     CHECK(cuda.weight_bytes().total() == cpu.weight_bytes().total());
     const auto text = ids(12, cpu.config().vocab_size);
     const auto compare = [&] {
@@ -174,7 +170,7 @@ TEST_CASE("cuda engine: checkpoints that others packed stay packed", "[cuda]") {
 TEST_CASE("cuda engine: a method that works on the host", "[cuda]") {
   Folder folder({}, "cuda-host");
   CpuTransformer cpu(folder.path, cpu::Device(1));
-  CudaTransformer<float> cuda(folder.path, cuda::Device<float>(0));
+  Cuda<float> cuda(folder.path, cuda::Device<float>(0));
   cpu.set_test_hooks({false, DType::f32});
   cuda.set_test_hooks({false, DType::f32});
   TestKivi kivi;
@@ -189,7 +185,7 @@ TEST_CASE("cuda engine: a method that works on the host", "[cuda]") {
 TEST_CASE("cuda engine: packed weights", "[cuda]") {
   Folder folder({}, "cuda-rtn");
   CpuTransformer cpu(folder.path, cpu::Device(1));
-  CudaTransformer<float> cuda(folder.path, cuda::Device<float>(0));
+  Cuda<float> cuda(folder.path, cuda::Device<float>(0));
   cpu.set_test_hooks({false, DType::f32});
   cuda.set_test_hooks({false, DType::f32});
   TestRtn rtn;
@@ -217,7 +213,7 @@ TEST_CASE("cuda engine: plain weights that a method chose", "[cuda]") {
   } half;
   Folder folder({}, "cuda-plain");
   CpuTransformer cpu(folder.path, cpu::Device(1));
-  CudaTransformer<float> cuda(folder.path, cuda::Device<float>(0));
+  Cuda<float> cuda(folder.path, cuda::Device<float>(0));
   cpu.set_test_hooks({false, DType::f32});
   cuda.set_test_hooks({false, DType::f32});
   calibrate::encode_weights(cpu, half);
@@ -230,7 +226,7 @@ TEST_CASE("cuda engine: plain weights that a method chose", "[cuda]") {
 
 TEST_CASE("cuda engine: a decoded step comes from a graph and gives the same logits", "[cuda]") {
   Folder folder({}, "cuda-graph");
-  CudaTransformer<float> engine(folder.path, cuda::Device<float>(0));
+  Cuda<float> engine(folder.path, cuda::Device<float>(0));
   CpuTransformer cpu(folder.path, cpu::Device(1));
   cpu.set_test_hooks({false, DType::f32});
   engine.set_test_hooks({false, DType::f32});
@@ -248,12 +244,11 @@ TEST_CASE("cuda engine: graphs from before the weights were encoded are not repl
   Folder folder({}, "cuda-stale");
   TestRtn rtn;
   const auto text = ids(24, 96);
-  const auto decoded = [&](CudaTransformer<float>& engine) {
+  const auto decoded = [&](Cuda<float>& engine) {
     auto s = engine.start(nullptr);
     return run(engine, *s, text, Regime::streaming, 1);
   };
-  CudaTransformer<float> fresh(folder.path, cuda::Device<float>(0)),
-      used(folder.path, cuda::Device<float>(0));
+  Cuda<float> fresh(folder.path, cuda::Device<float>(0)), used(folder.path, cuda::Device<float>(0));
   calibrate::encode_weights(fresh, rtn);
   decoded(used);
   CHECK(used.device_for_tests().graph_launches() > 0);
@@ -267,7 +262,7 @@ TEST_CASE("cuda engine: plain rows of packed weights take one piece of memory", 
     m.layers = layers;
     m.intermediate = 512;
     Folder folder(m, "cuda-slice");
-    CudaTransformer<float> engine(folder.path, cuda::Device<float>(0, 0));
+    Cuda<float> engine(folder.path, cuda::Device<float>(0, 0));
     TestRtn rtn;
     calibrate::encode_weights(engine, rtn);
     auto s = engine.start(nullptr);
@@ -282,7 +277,7 @@ TEST_CASE("cuda engine: plain rows of packed weights take one piece of memory", 
 
 TEST_CASE("cuda engine: bfloat16 stays within its own rounding of float32", "[cuda]") {
   Folder folder({}, "cuda-bf16");
-  CudaTransformer<cuda::Bf16> engine(folder.path, cuda::Device<cuda::Bf16>(0));
+  Cuda<cuda::Bf16> engine(folder.path, cuda::Device<cuda::Bf16>(0));
   CpuTransformer cpu(folder.path, cpu::Device(1, Compute::bf16)),
       exact(folder.path, cpu::Device(1));
   const auto text = ids(40, 96);
@@ -303,7 +298,7 @@ TEST_CASE("cuda engine: memory is counted, and running out is one sentence", "[c
   Folder folder({}, "cuda-memory");
   size_t free_before = 0, free_after = 0, total = 0;
   cudaMemGetInfo(&free_before, &total);
-  CudaTransformer<float> engine(folder.path, cuda::Device<float>(0, size_t{2} << 20));
+  Cuda<float> engine(folder.path, cuda::Device<float>(0, size_t{2} << 20));
   auto s = engine.start(nullptr);
   run(engine, *s, ids(30, 96), Regime::streaming);
   const cuda::Ledger& ledger = engine.device_for_tests().ledger();
@@ -328,7 +323,7 @@ TEST_CASE("cuda engine: short of memory, passes become smaller, then one sentenc
   const auto text = ids(60, 3000);
   std::vector<float> want;
   {
-    CudaTransformer<float> engine(folder.path, cuda::Device<float>(0, 0));
+    Cuda<float> engine(folder.path, cuda::Device<float>(0, 0));
     engine.set_test_hooks({false, DType::f32});
     auto s = engine.start(nullptr);
     want = run(engine, *s, text, Regime::streaming);
@@ -336,7 +331,7 @@ TEST_CASE("cuda engine: short of memory, passes become smaller, then one sentenc
   // What is left after the weights holds logits of some ten tokens.
   device.total = device.used + (size_t{34} << 20);
   {
-    CudaTransformer<float> engine(folder.path, cuda::Device<float>(0, 0));
+    Cuda<float> engine(folder.path, cuda::Device<float>(0, 0));
     engine.set_test_hooks({false, DType::f32});
     device.total = device.used + (size_t{5} << 18);
     auto s = engine.start(nullptr);
@@ -353,7 +348,7 @@ TEST_CASE("cuda engine: short of memory, passes become smaller, then one sentenc
 TEST_CASE("cuda engine: policies that read the current row, and those it does not have", "[cuda]") {
   Folder folder({}, "cuda-policy");
   CpuTransformer cpu(folder.path, cpu::Device(1));
-  CudaTransformer<float> cuda(folder.path, cuda::Device<float>(0));
+  Cuda<float> cuda(folder.path, cuda::Device<float>(0));
   cpu.set_test_hooks({false, DType::f32});
   cuda.set_test_hooks({false, DType::f32});
   struct Current final : KvMethod {
@@ -384,7 +379,7 @@ TEST_CASE("cuda engine: a request of more rows than a grid has in y", "[cuda]") 
   m.max_positions = 70000;
   m.layers = 1;
   Folder folder(m, "cuda-long");
-  CudaTransformer<float> engine(folder.path, cuda::Device<float>(0));
+  Cuda<float> engine(folder.path, cuda::Device<float>(0));
   auto& device = ptq_shim::Device::get();
   device.run_kernels = false;  // launches are checked; running them would take minutes
   TestKivi kivi;
@@ -401,7 +396,7 @@ TEST_CASE("cuda engine: cuBLAS without an algorithm that adds a bias", "[cuda]")
   Folder folder(qwen, "cuda-no-epilogue");
   const auto text = ids(20, 96);
   const auto logits = [&] {
-    CudaTransformer<float> engine(folder.path, cuda::Device<float>(0));
+    Cuda<float> engine(folder.path, cuda::Device<float>(0));
     auto s = engine.start(nullptr);
     return run(engine, *s, text, Regime::independent);
   };
@@ -421,8 +416,8 @@ TEST_CASE("cuda engine: a card with too little shared memory is one sentence", "
   auto& device = ptq_shim::Device::get();
   const size_t all = device.shared_limit;
   device.shared_limit = 99 << 10;  // compute capability 8.6 and 8.9
-  CudaTransformer<float> engine(folder.path, cuda::Device<float>(0));
-  CudaTransformer<cuda::Bf16> small(folder.path, cuda::Device<cuda::Bf16>(0));
+  Cuda<float> engine(folder.path, cuda::Device<float>(0));
+  Cuda<cuda::Bf16> small(folder.path, cuda::Device<cuda::Bf16>(0));
   auto a = engine.start(nullptr), b = small.start(nullptr);
   CHECK_THROWS_WITH(run(engine, *a, ids(20, 96), Regime::streaming),
                     Catch::Contains("needs 116 KiB of shared memory") &&
@@ -442,7 +437,7 @@ TEST_CASE("cuda engine: a model whose layers differ gives the CPU's logits and p
           {"num_attention_heads": 0, "num_key_value_heads": 0, "intermediate_size": 0},
           {"num_attention_heads": 4, "intermediate_size": 64}, {"intermediate_size": 0}])";
   const Folder folder(m, "cuda-uneven");
-  CudaTransformer<float> cuda(folder.path, cuda::Device<float>(0));
+  Cuda<float> cuda(folder.path, cuda::Device<float>(0));
   CpuTransformer cpu(folder.path, cpu::Device(1));
   const auto text = ids(13, m.vocab);
   const auto trace_of = [&](Engine& engine) {
@@ -506,7 +501,7 @@ TEST_CASE("cuda engine: rounded inputs, moved scales and every encoding of weigh
   } mixed;
   Folder folder({}, "cuda-mixed");
   CpuTransformer cpu(folder.path, cpu::Device(1));
-  CudaTransformer<float> cuda(folder.path, cuda::Device<float>(0));
+  Cuda<float> cuda(folder.path, cuda::Device<float>(0));
   cpu.set_test_hooks({false, DType::f32});
   cuda.set_test_hooks({false, DType::f32});
   const std::vector<std::vector<int32_t>> learnt = {ids(21, 96)};
@@ -534,7 +529,7 @@ TEST_CASE("cuda engine: rounded inputs, moved scales and every encoding of weigh
 TEST_CASE("cuda engine: the sums of a tap are the CPU's", "[cuda]") {
   ptq::test::RandomModel m;
   const Folder folder(m, "cuda-tap");
-  CudaTransformer<float> cuda(folder.path, cuda::Device<float>(0));
+  Cuda<float> cuda(folder.path, cuda::Device<float>(0));
   CpuTransformer cpu(folder.path, cpu::Device(1));
   const auto text = ids(37, m.vocab);
   const auto sums_of = [&](Engine& engine) {

@@ -14,9 +14,11 @@
 #include "test/support/difference.hpp"
 #include "test/support/plugin_method.hpp"
 #include "test/support/random_model.hpp"
+#include "test/support/random_numbers.hpp"
 
 using namespace ptq;
 using ptq::test::difference;
+using ptq::test::ids;
 using ptq::test::Method;
 using CudaTransformer = Transformer<cuda::Device<float>>;
 using CpuTransformer = Transformer<cpu::Device>;
@@ -45,12 +47,6 @@ struct Engines {
   }
   ~Engines() { std::filesystem::remove_all(folder); }
 };
-
-std::vector<int32_t> ids(int64_t n, int64_t vocab) {
-  std::vector<int32_t> result;
-  for (int64_t i = 0; i < n; ++i) result.push_back(int32_t((i * i * 31 + 7 * i + 3) % vocab));
-  return result;
-}
 
 // Logits of `text` in one call, appended to out.
 void run(Engine& engine, Sequence& s, std::span<const int32_t> text, Regime regime,

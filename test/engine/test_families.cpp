@@ -28,13 +28,14 @@ const std::vector<std::string> kFamilies = {
     "llama-no-groups",     "qwen3-head-dim",    "qwen3-bias-window-tied", "phi3-fused",
     "phi3-window",         "mistral-nemo"};
 
-fs::path folder_of(const std::string& name) {
+fs::path family_folder(const std::string& name) {
   return fs::path(PTQ_SOURCE_DIR) / "test/fixtures/families" / name;
 }
 
-struct Expected {
+struct FamilyExpected {
   SafetensorsFile file;
-  explicit Expected(const std::string& name) : file(folder_of(name) / "expected.safetensors") {}
+  explicit FamilyExpected(const std::string& name)
+      : file(family_folder(name) / "expected.safetensors") {}
 
   std::vector<int32_t> ids(const char* tensor) const {
     const TensorInfo* t = file.find(tensor);
@@ -84,14 +85,15 @@ std::vector<int32_t> greedy(Engine& engine, const std::vector<int32_t>& prompt, 
   return out;
 }
 
-struct Difference {
+struct LogitDifference {
   double mean = 0, largest = 0, equal = 0;  // equal: share of equal numbers
   double argmax = 0;                        // share of rows with the same largest logit
 };
 
-Difference difference(const std::vector<float>& a, const std::vector<float>& b, size_t vocab) {
+LogitDifference logit_difference(const std::vector<float>& a, const std::vector<float>& b,
+                                 size_t vocab) {
   REQUIRE(a.size() == b.size());
-  Difference d;
+  LogitDifference d;
   for (size_t i = 0; i < a.size(); ++i) {
     const double x = std::abs(double(a[i]) - double(b[i]));
     d.mean += x;
@@ -111,7 +113,7 @@ Difference difference(const std::vector<float>& a, const std::vector<float>& b, 
 }
 
 // With PTQ_SHOW_DIFFERENCES set, the figures themselves.
-void show(const std::string& name, const char* what, const Difference& d) {
+void show(const std::string& name, const char* what, const LogitDifference& d) {
   if (std::getenv("PTQ_SHOW_DIFFERENCES") == nullptr) return;
   std::printf("%-20s %-18s mean %.2e  largest %.2e  equal %.4f  argmax %.4f\n", name.c_str(), what,
               d.mean, d.largest, d.equal, d.argmax);
@@ -122,18 +124,19 @@ void show(const std::string& name, const char* what, const Difference& d) {
 TEST_CASE("families: float32 logits and greedy continuations of the reference") {
   for (const std::string& name : kFamilies) {
     INFO(name);
-    const Expected expected(name);
+    const FamilyExpected expected(name);
     const auto ids = expected.ids("ids"), continuation = expected.ids("greedy");
     const auto want = expected.numbers("logits");
-    const auto engine = make_cpu_engine(folder_of(name).string(), 2);
+    const auto engine = make_cpu_engine(family_folder(name).string(), 2);
     const size_t vocab = size_t(engine->config().vocab_size);
 
     const auto fresh = logits_of(*engine, ids, Regime::independent);
-    const Difference exact = difference(fresh, want, vocab);
+    const LogitDifference exact = logit_difference(fresh, want, vocab);
     show(name, "fp32", exact);
     CHECK(!(exact.largest > 1e-4));
     // A cache rounds keys and values to float16, 2^-11 of each number.
-    const Difference cached = difference(logits_of(*engine, ids, Regime::streaming), want, vocab);
+    const LogitDifference cached =
+        logit_difference(logits_of(*engine, ids, Regime::streaming), want, vocab);
     show(name, "fp32, cache", cached);
     CHECK(cached.mean < 2e-3);
     CHECK(!(cached.largest > 3e-2));
@@ -144,19 +147,19 @@ TEST_CASE("families: float32 logits and greedy continuations of the reference") 
 TEST_CASE("families: bfloat16 logits of the reference") {
   for (const std::string& name : kFamilies) {
     INFO(name);
-    const Expected expected(name);
+    const FamilyExpected expected(name);
     const auto ids = expected.ids("ids");
     const auto want = expected.numbers("logits_bf16");
     const auto engine =
-        make_cpu_engine(folder_of(name).string(), EngineOptions{2, Compute::bf16, nullptr});
+        make_cpu_engine(family_folder(name).string(), EngineOptions{2, Compute::bf16, nullptr});
     const size_t vocab = size_t(engine->config().vocab_size);
     const auto got = logits_of(*engine, ids, Regime::independent);
     const auto row0 = [&](const std::vector<float>& v) {
       return std::vector<float>(v.begin(), v.begin() + long(vocab));
     };
-    const Difference first = difference(row0(got), row0(want), vocab);
-    const Difference all = difference(got, want, vocab);
-    const Difference formats = difference(expected.numbers("logits"), want, vocab);
+    const LogitDifference first = logit_difference(row0(got), row0(want), vocab);
+    const LogitDifference all = logit_difference(got, want, vocab);
+    const LogitDifference formats = logit_difference(expected.numbers("logits"), want, vocab);
     show(name, "bf16, token 0", first);
     show(name, "bf16", all);
     show(name, "bf16 to fp32", formats);
@@ -182,10 +185,10 @@ TEST_CASE("families: bfloat16 logits of the reference") {
 TEST_CASE("families: norms of heads in bfloat16 are the reference's to the last bit") {
   for (const std::string name : {"qwen3-head-dim", "qwen3-bias-window-tied"}) {
     INFO(name);
-    const Expected expected(name);
+    const FamilyExpected expected(name);
     const auto ids = expected.ids("ids");
     const auto engine =
-        make_cpu_engine(folder_of(name).string(), EngineOptions{2, Compute::bf16, nullptr});
+        make_cpu_engine(family_folder(name).string(), EngineOptions{2, Compute::bf16, nullptr});
     Trace trace(anatomy_of(engine->config()));
     const auto sequence = engine->start(nullptr);
     engine->forward(
@@ -204,13 +207,13 @@ TEST_CASE("families: norms of heads in bfloat16 are the reference's to the last 
 TEST_CASE("families: weights in float32 are rounded when computing in bfloat16") {
   // The same numbers stored as float32, with something below bfloat16 added: no difference.
   const std::string name = "qwen2-group3";
-  const Expected expected(name);
+  const FamilyExpected expected(name);
   const auto ids = expected.ids("ids");
   const fs::path copy = fs::temp_directory_path() / ("ptq-families-" + std::to_string(::getpid()));
   fs::create_directories(copy);
-  fs::copy_file(folder_of(name) / "config.json", copy / "config.json",
+  fs::copy_file(family_folder(name) / "config.json", copy / "config.json",
                 fs::copy_options::overwrite_existing);
-  const SafetensorsFile original(folder_of(name) / "model.safetensors");
+  const SafetensorsFile original(family_folder(name) / "model.safetensors");
   std::vector<std::vector<float>> data;
   std::vector<TensorToWrite> tensors;
   for (const TensorInfo& t : original.tensors()) {
@@ -223,6 +226,6 @@ TEST_CASE("families: weights in float32 are rounded when computing in bfloat16")
   write_safetensors(copy / "model.safetensors", tensors);
   const EngineOptions bf16{2, Compute::bf16, nullptr};
   CHECK(logits_of(*make_cpu_engine(copy.string(), bf16), ids, Regime::independent) ==
-        logits_of(*make_cpu_engine(folder_of(name).string(), bf16), ids, Regime::independent));
+        logits_of(*make_cpu_engine(family_folder(name).string(), bf16), ids, Regime::independent));
   fs::remove_all(copy);
 }

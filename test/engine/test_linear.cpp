@@ -11,18 +11,12 @@
 #include <vector>
 
 #include "ptq/engine/cpu/linear.hpp"
+#include "test/support/random_numbers.hpp"
 
 using namespace ptq;
 
 namespace ptq::test {
 namespace {
-
-std::vector<float> numbers(int64_t n, uint32_t seed) {
-  std::mt19937 random(seed);
-  std::vector<float> x(static_cast<size_t>(n));
-  for (float& v : x) v = float(random() >> 8) / float(1 << 23) - 1;
-  return x;
-}
 
 // A weight and the bytes that it is a view of.
 struct Stored {

@@ -4,22 +4,15 @@
 #include <cmath>
 #include <limits>
 #include <optional>
-#include <random>
 #include <vector>
 
 #include "ptq/engine/cpu/linear_int8.hpp"
+#include "test/support/random_numbers.hpp"
 
 using namespace ptq;
 
 namespace ptq::test {
 namespace {
-
-std::vector<float> numbers(int64_t n, uint32_t seed) {
-  std::mt19937 random(seed);
-  std::vector<float> x(static_cast<size_t>(n));
-  for (float& v : x) v = float(random() >> 8) / float(1 << 23) - 1;
-  return x;
-}
 
 AffineRows weights(int64_t out, int64_t in, Grid grid, bool extreme) {
   AffineRows rows({8, grid, 1, 0}, in);
@@ -62,7 +55,7 @@ std::vector<float> formula(const AffineRows& w, const std::vector<float>& x, int
   return y;
 }
 
-double difference(const std::vector<float>& a, const std::vector<float>& b) {
+double largest_difference(const std::vector<float>& a, const std::vector<float>& b) {
   double worst = a.size() == b.size() ? 0 : std::numeric_limits<double>::infinity();
   for (size_t i = 0; i < std::min(a.size(), b.size()); ++i) {
     const double d = std::abs(double(a[i]) - double(b[i])) / std::max(1.0, std::abs(double(b[i])));
@@ -82,8 +75,8 @@ TEST_CASE("int8: every kernel gives the formula, and all the same bits", "[linea
             const auto want = formula(w, x, n, scale, bias.data());
             const auto plain = product(cpu::kernels_named("plain"), w, x, n, scale, bias.data());
             INFO("in " << in << ", out " << out << ", n " << n << ", static " << bool(scale));
-            REQUIRE(
-                !(difference(plain, want) > 1e-6));  // a sum and a bias may round once, or twice
+            REQUIRE(!(largest_difference(plain, want) >
+                      1e-6));  // a sum and a bias may round once, or twice
             for (const cpu::Kernels& k : cpu::runnable_kernels()) {
               INFO(k.name);
               REQUIRE(product(k, w, x, n, scale, bias.data(), 1) == plain);

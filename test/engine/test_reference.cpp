@@ -11,8 +11,10 @@
 #include "ptq/engine/engine.hpp"
 #include "ptq/model/safetensors.hpp"
 #include "ptq/model/tokenizer.hpp"
+#include "test/support/plain_scores.hpp"
 
 using namespace ptq;
+using ptq::test::nll;
 namespace fs = std::filesystem;
 
 namespace {
@@ -29,15 +31,8 @@ std::vector<float> logits_of(Engine& engine, const std::vector<int32_t>& ids) {
 
 int32_t argmax(const float* p, size_t n) { return int32_t(std::max_element(p, p + n) - p); }
 
-double nll(const float* p, size_t vocab, int32_t target) {
-  double top = p[0], sum = 0;
-  for (size_t i = 0; i < vocab; ++i) top = std::max(top, double(p[i]));
-  for (size_t i = 0; i < vocab; ++i) sum += std::exp(double(p[i]) - top);
-  return top + std::log(sum) - double(p[size_t(target)]);
-}
-
 // Greedy continuation through the cache, one token at a time.
-std::vector<int32_t> greedy(Engine& engine, std::vector<int32_t> ids, size_t total) {
+std::vector<int32_t> greedy_to(Engine& engine, std::vector<int32_t> ids, size_t total) {
   auto s = engine.start(nullptr);
   int32_t next = 0;
   const auto pick = [&](int64_t, int64_t rows, const float* p) {
@@ -90,7 +85,7 @@ TEST_CASE("reference: the trained 260K model reproduces its published figures") 
   CHECK(sum / double(count) == Approx(1.264).margin(5e-4));
 
   const auto want = reference["greedy_from_bos"]["ids"].get<std::vector<int32_t>>();
-  CHECK(greedy(*engine, {want[0]}, want.size()) == want);
+  CHECK(greedy_to(*engine, {want[0]}, want.size()) == want);
   const Tokenizer tokenizer = Tokenizer::load(folder / "hf");
   const std::string text = tokenizer.decode(want, true);
   CHECK(text == reference["greedy_from_bos"]["text"].get<std::string>());
@@ -142,7 +137,7 @@ TEST_CASE("reference: logits of the embedded models equal those of another libra
 
     const auto continuation = read("greedy");
     std::vector<int32_t> prompt(ids.begin(), ids.begin() + 64);
-    auto got = greedy(*engine, prompt, 64 + continuation.size());
+    auto got = greedy_to(*engine, prompt, 64 + continuation.size());
     got.erase(got.begin(), got.begin() + 64);
     CHECK(got == continuation);
   }

@@ -108,10 +108,10 @@ void encode(CpuTransformer& engine, Weights how) {
     }
 }
 
-struct Model {
+struct OnDisk {
   std::string path;
-  explicit Model(const RandomModel& m) : path(write_random_model(m, "same-bits")) {}
-  ~Model() { std::filesystem::remove_all(path); }
+  explicit OnDisk(const RandomModel& m) : path(write_random_model(m, "same-bits")) {}
+  ~OnDisk() { std::filesystem::remove_all(path); }
   std::unique_ptr<CpuTransformer> open(int threads, Weights weights, Compute compute,
                                        const cpu::Kernels& kernels) const {
     auto engine = std::make_unique<CpuTransformer>(path, cpu::Device(threads, compute, kernels));
@@ -120,7 +120,7 @@ struct Model {
   }
 };
 
-void check(const Model& model, Weights weights, Compute compute, const cpu::Kernels& kernels) {
+void check(const OnDisk& model, Weights weights, Compute compute, const cpu::Kernels& kernels) {
   INFO("kernels " << kernels.name << ", weights " << int(weights) << ", " << compute_word(compute));
   Codes kivi(true), rows(false);
   Evicts evicts;
@@ -147,14 +147,14 @@ void check(const Model& model, Weights weights, Compute compute, const cpu::Kern
 }  // namespace
 
 TEST_CASE("engine: logits do not depend on threads, cuts or neighbours", "[same-bits]") {
-  const Model model(RandomModel{});
+  const OnDisk model(RandomModel{});
   for (const cpu::Kernels& kernels : cpu::runnable_kernels())
     for (const Weights weights : {Weights::float32, Weights::float16, Weights::int4, Weights::int8})
       check(model, weights, Compute::fp32, kernels);
 }
 
 TEST_CASE("engine: a digest of all logits says whether two runs are the same", "[same-bits]") {
-  const Model model(RandomModel{});
+  const OnDisk model(RandomModel{});
   const auto engine =
       model.open(2, Weights::float32, Compute::fp32, cpu::runnable_kernels().back());
   const LogitsFn ignored = [](int64_t, int64_t, const float*) {};
@@ -187,7 +187,7 @@ TEST_CASE("engine: the same in bfloat16 and within a sliding window", "[same-bit
   m.architecture = "MistralForCausalLM";
   m.model_type = "mistral";
   m.sliding_window = 90;
-  const Model model(m);
+  const OnDisk model(m);
   for (const Compute compute : {Compute::fp32, Compute::bf16})
     check(model, Weights::float32, compute, cpu::chosen_kernels());
 }

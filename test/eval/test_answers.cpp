@@ -17,17 +17,15 @@ using ptq::test::TempFile;
 
 namespace {
 
-const std::string kSource = PTQ_SOURCE_DIR;
-
 Json fixture() {
-  const std::string file = kSource + "/test/fixtures/tasks/answers.json";
+  const std::string file = PTQ_SOURCE_DIR "/test/fixtures/tasks/answers.json";
   return parse_json(read_text_file(file, 1 << 20), file);
 }
 
 AnswersSettings word_problems(int64_t shots) {
   AnswersSettings s;
-  s.task = kSource + "/datasets/tasks/gsm8k.toml";
-  s.data = kSource + "/test/fixtures/tasks/gsm8k_rows.jsonl";
+  s.task = PTQ_SOURCE_DIR "/datasets/tasks/gsm8k.toml";
+  s.data = PTQ_SOURCE_DIR "/test/fixtures/tasks/gsm8k_rows.jsonl";
   s.fewshot = shots;
   s.fewshot_data = shots > 0 ? s.data : "";
   s.max_new_tokens = 24;
@@ -56,7 +54,7 @@ struct Files {
 }  // namespace
 
 TEST_CASE("filters and comparison of written answers are the harness's", "[answers]") {
-  const auto task = tasks::read_task(kSource + "/datasets/tasks/gsm8k.toml");
+  const auto task = tasks::read_task(PTQ_SOURCE_DIR "/datasets/tasks/gsm8k.toml");
   REQUIRE(task.writes());
   const Json known = fixture();
   for (const Json& row : known["texts"]) {
@@ -71,7 +69,7 @@ TEST_CASE("filters and comparison of written answers are the harness's", "[answe
 }
 
 TEST_CASE("what a small model writes is what the harness lets it write", "[answers]") {
-  const std::string model = kSource + "/models/tiny-mistral";
+  const std::string model = PTQ_SOURCE_DIR "/models/tiny-mistral";
   const Tokenizer tokenizer = Tokenizer::load(model);
   const auto engine = make_cpu_engine(model, 2);
   Subject subject{*engine, nullptr, nullptr, tokenizer};
@@ -154,7 +152,7 @@ TEST_CASE("a task is asked as its kind", "[answers]") {
   FakeEngine engine(256);
   Subject subject{engine, nullptr, nullptr, bytes};
   AnswersSettings s = word_problems(0);
-  s.task = kSource + "/datasets/tasks/piqa.toml";
+  s.task = PTQ_SOURCE_DIR "/datasets/tasks/piqa.toml";
   CHECK_THROWS_WITH(answers(subject, s, {}), Catch::Contains("are chosen"));
   const TempFile mixed(
       "[[form]]\ncontext = \"{q}\"\nanswer = \"{a}\"\n[[form]]\ncontext = \"{q}\"\n"

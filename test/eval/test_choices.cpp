@@ -20,8 +20,6 @@ using ptq::test::TempFile;
 
 namespace {
 
-const std::string kSource = PTQ_SOURCE_DIR;
-
 // Rows of two subjects, with choices of several lengths and one letter.
 std::string some_rows(int count) {
   std::string text;
@@ -35,7 +33,7 @@ std::string some_rows(int count) {
   return text;
 }
 
-struct Files {
+struct TaskFiles {
   TempFile task{
       "metrics = [\"acc\", \"acc_norm\", \"acc_bytes\"]\nprimary = \"acc_norm\"\n"
       "subject = \"{s}\"\nheader = \"A header of more than thirty-two bytes for {s}.\"\n"
@@ -106,7 +104,7 @@ void check_equal(const std::vector<std::vector<double>>& a,
 
 TEST_CASE("choices share their context and score as in a call for each", "[choices]") {
   const Tokenizer bytes = test::byte_tokenizer();
-  const Files files;
+  const TaskFiles files;
   test::FakeKv kv(KvPolicy{0, 4, 4});
   for (const bool forks : {false, true}) {
     FakeEngine engine(256, 0.5);
@@ -131,7 +129,7 @@ TEST_CASE("choices share their context and score as in a call for each", "[choic
 
 TEST_CASE("scores do not depend on which rows are asked together", "[choices]") {
   const Tokenizer bytes = test::byte_tokenizer();
-  const Files files;
+  const TaskFiles files;
   FakeEngine engine(256);
   engine.forks = true;
   Subject subject{engine, nullptr, nullptr, bytes};
@@ -179,7 +177,7 @@ TEST_CASE("errors are the harness's, of subjects pooled", "[choices]") {
 
 TEST_CASE("a method is held against the reference answer by answer", "[choices]") {
   const Tokenizer bytes = test::byte_tokenizer();
-  const Files files;
+  const TaskFiles files;
   FakeEngine engine(256, 4.0);
   test::FakeKv kv(KvPolicy{0, 4, 4});
   Subject subject{engine, &kv, &engine, bytes};
@@ -216,7 +214,7 @@ TEST_CASE("a method is held against the reference answer by answer", "[choices]"
 
 TEST_CASE("16-bit logits are emulated by rounding each score and their sum", "[choices]") {
   const Tokenizer bytes = test::byte_tokenizer();
-  const Files files;
+  const TaskFiles files;
   FakeEngine engine(256);
   Subject subject{engine, nullptr, nullptr, bytes};
   ChoicesSettings s = files.settings();
@@ -228,7 +226,7 @@ TEST_CASE("16-bit logits are emulated by rounding each score and their sum", "[c
 
 TEST_CASE("a score that is not finite ends the evaluation", "[choices]") {
   const Tokenizer bytes = test::byte_tokenizer();
-  const Files files;
+  const TaskFiles files;
   FakeEngine engine(256);
   engine.logits = [](std::span<const int32_t> history, double, float* out) {
     std::fill(out, out + 256, 0.0f);
@@ -242,9 +240,9 @@ namespace {
 
 // The embedded rows of a task, or some of them.
 ChoicesSettings embedded(const std::string& task, const std::string& rows, int64_t shots = 0) {
-  const std::string folder = kSource + "/datasets/embedded/tasks/";
+  const std::string folder = PTQ_SOURCE_DIR "/datasets/embedded/tasks/";
   ChoicesSettings s;
-  s.task = kSource + "/datasets/tasks/" + task + ".toml";
+  s.task = PTQ_SOURCE_DIR "/datasets/tasks/" + task + ".toml";
   s.data = folder + task + ".jsonl";
   s.rows = rows;
   s.fewshot = shots;
@@ -256,9 +254,9 @@ ChoicesSettings embedded(const std::string& task, const std::string& rows, int64
 }  // namespace
 
 TEST_CASE("log-likelihoods are the harness's on a small model", "[choices]") {
-  const Json fixture =
-      parse_json(read_text_file(kSource + "/test/fixtures/tasks/scores.json", 1 << 20), "fixture");
-  const std::string model = kSource + "/models/tiny-mistral";
+  const Json fixture = parse_json(
+      read_text_file(PTQ_SOURCE_DIR "/test/fixtures/tasks/scores.json", 1 << 20), "fixture");
+  const std::string model = PTQ_SOURCE_DIR "/models/tiny-mistral";
   const Tokenizer tokenizer = Tokenizer::load(model);
   const auto engine = make_cpu_engine(model, 2);
   Subject subject{*engine, nullptr, nullptr, tokenizer};
@@ -283,7 +281,7 @@ TEST_CASE("log-likelihoods are the harness's on a small model", "[choices]") {
 }
 
 TEST_CASE("scores are the same with other neighbours, threads and without sharing", "[choices]") {
-  const std::string model = kSource + "/models/tiny-mistral";
+  const std::string model = PTQ_SOURCE_DIR "/models/tiny-mistral";
   const Tokenizer tokenizer = Tokenizer::load(model);
   const auto one = make_cpu_engine(model, 1), two = make_cpu_engine(model, 2);
   const auto run = [&](Engine& engine, const ChoicesSettings& s) {
@@ -311,7 +309,7 @@ TEST_CASE("scores are the same with other neighbours, threads and without sharin
 
 TEST_CASE("an interrupted task goes on behind the scores of its book", "[choices]") {
   const Tokenizer bytes = test::byte_tokenizer();
-  const Files files;
+  const TaskFiles files;
   test::FakeKv kv(KvPolicy{0, 4, 4});
   FakeEngine engine(256, 2.0);
   engine.forks = true;
@@ -352,7 +350,7 @@ TEST_CASE("an interrupted task goes on behind the scores of its book", "[choices
 
 TEST_CASE("the reference's kept scores stand for the reference", "[choices]") {
   const Tokenizer bytes = test::byte_tokenizer();
-  const Files files;
+  const TaskFiles files;
   test::FakeKv kv(KvPolicy{0, 4, 4});
   FakeEngine engine(256, 4.0);
   engine.forks = true;
@@ -372,7 +370,7 @@ TEST_CASE("the reference's kept scores stand for the reference", "[choices]") {
 
 TEST_CASE("a plan knows the tokens of a task beforehand", "[choices]") {
   const Tokenizer bytes = test::byte_tokenizer();
-  const Files files;
+  const TaskFiles files;
   FakeEngine engine(256);
   for (const Regime regime : {Regime::streaming, Regime::prefill_exact, Regime::independent}) {
     INFO(regime_word(regime));

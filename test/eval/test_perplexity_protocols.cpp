@@ -16,16 +16,15 @@ using namespace ptq::eval;
 
 namespace {
 
-const std::string kSource = PTQ_SOURCE_DIR;
-const std::string kPages = kSource + "/test/fixtures/perplexity/pages.txt";
+const std::string kPages = PTQ_SOURCE_DIR "/test/fixtures/perplexity/pages.txt";
 
 Json expected() {
-  const std::string file = kSource + "/test/fixtures/perplexity/expected.json";
+  const std::string file = PTQ_SOURCE_DIR "/test/fixtures/perplexity/expected.json";
   return parse_json(read_text_file(file, 1 << 20), file);
 }
 
 Outcome run(const PerplexitySettings& settings) {
-  const std::string model = kSource + "/models/tiny-mistral";
+  const std::string model = PTQ_SOURCE_DIR "/models/tiny-mistral";
   const Tokenizer tokenizer = Tokenizer::load(model);
   const auto engine = make_cpu_engine(model, 2);
   Subject subject{*engine, nullptr, nullptr, tokenizer};

@@ -8,7 +8,7 @@ namespace {
 
 constexpr uint64_t kRoom = 65536;
 
-bool read(Bytes file) {
+bool read_gguf(Bytes file) {
   return accepts([&] {
     const GgufContent content(file, "x.gguf");
     std::set<std::string_view> names;
@@ -52,7 +52,7 @@ bool read(Bytes file) {
 }  // namespace
 
 bool gguf(Bytes input) {
-  const bool accepted = read(input);
+  const bool accepted = read_gguf(input);
   if (input.size() > kRoom) return accepted;
   // The length that the reader asks for, found by halves: shorter files end too early, longer ones
   // have bytes left over.
@@ -64,7 +64,7 @@ bool gguf(Bytes input) {
     bool behind = false;
     try {
       const GgufContent content(file, "x.gguf");
-      return read(file) || accepted;
+      return read_gguf(file) || accepted;
     } catch (const Error& error) {
       behind = error.message().find("behind the last tensor") != std::string::npos;
     }

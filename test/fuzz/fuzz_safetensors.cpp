@@ -6,7 +6,7 @@
 namespace ptq::fuzz {
 namespace {
 
-bool read(Bytes file) {
+bool read_safetensors(Bytes file) {
   return accepts([&] {
     const SafetensorsContent content(file, "x.safetensors");
     uint64_t sum = 0;
@@ -35,14 +35,14 @@ bool read(Bytes file) {
 }  // namespace
 
 bool safetensors(Bytes input) {
-  const bool accepted = read(input);
+  const bool accepted = read_safetensors(input);
   const size_t brace = text_of_bytes(input).rfind('}');
   if (brace == std::string_view::npos || brace < 8) return accepted;
   std::string repaired(text_of_bytes(input));
   for (size_t i = 0; i < 8; ++i) repaired[i] = static_cast<char>((brace - 7) >> (8 * i));
   // A vector of exactly that size, so that a read past the end is seen.
   const std::vector<uint8_t> file(repaired.begin(), repaired.end());
-  return read(file) || accepted;
+  return read_safetensors(file) || accepted;
 }
 
 }  // namespace ptq::fuzz

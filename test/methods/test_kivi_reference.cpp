@@ -14,6 +14,7 @@
 #include "ptq/engine/engine.hpp"
 #include "ptq/model/safetensors.hpp"
 #include "ptq/run/plugins.hpp"
+#include "test/support/plain_scores.hpp"
 
 namespace ptq::test {
 namespace {
@@ -46,13 +47,6 @@ std::vector<float> run(Engine& engine, KvMethod* kv, const std::vector<int32_t>&
   done = prompt;
   engine.forward(*s, all.subspan(prompt), Regime::streaming, 0, keep);
   return out;
-}
-
-double nll(const float* p, size_t vocab, int32_t target) {
-  double top = p[0], sum = 0;
-  for (size_t i = 0; i < vocab; ++i) top = std::max(top, double(p[i]));
-  for (size_t i = 0; i < vocab; ++i) sum += std::exp(double(p[i]) - top);
-  return top + std::log(sum) - double(p[size_t(target)]);
 }
 
 struct Difference {

@@ -34,11 +34,11 @@ ptq_call call_of_create() {
   return call;
 }
 
-class Method {
+class OptionMethod {
  public:
   static constexpr About about = {"method", "1.0.0", "for this test", ""};
 
-  explicit Method(Options& o) {
+  explicit OptionMethod(Options& o) {
     o.integer("bits", bits, "bits per code").among({2, 8});
     o.integer("window", window, "newest rows").between(-1, 64);
     o.number("energy", energy, "share that is kept").between(0.01, 1);
@@ -65,7 +65,7 @@ std::vector<std::string> allowed(const ptq_option& option) {
 }  // namespace
 
 TEST_CASE("an option is described to the host with its default, bounds and words", "[plugin]") {
-  const ptq_method& method = *plugin::Tables<Method>::method();
+  const ptq_method& method = *plugin::Tables<OptionMethod>::method();
   REQUIRE(method.n_options == 6);
   struct Row {
     int32_t type;
@@ -103,7 +103,7 @@ TEST_CASE("an option is described to the host with its default, bounds and words
 TEST_CASE("the line that declares an option reads what the user chose", "[plugin]") {
   const ptq_call call = call_of_create();
   Options options(&call);
-  const Method method(options);
+  const OptionMethod method(options);
   CHECK(method.bits == 8);
   CHECK(method.window == 0);
   CHECK(method.energy == 0.25);
@@ -114,10 +114,10 @@ TEST_CASE("the line that declares an option reads what the user chose", "[plugin
 
 TEST_CASE("an instance is made from the options of its call", "[plugin]") {
   const ptq_call call = call_of_create();
-  const ptq_method& table = *plugin::Tables<Method>::method();
+  const ptq_method& table = *plugin::Tables<OptionMethod>::method();
   void* instance = nullptr;
   REQUIRE(table.create(&call, "{}", &instance) == PTQ_OK);
-  CHECK(static_cast<Method*>(instance)->bits == 8);
+  CHECK(static_cast<OptionMethod*>(instance)->bits == 8);
   table.destroy(instance, &call);
 }
 

@@ -10,9 +10,11 @@
 #include "ptq/core/suggest.hpp"
 #include "ptq/model/anatomy.hpp"
 #include "ptq/model/load_config.hpp"
+#include "test/support/replaced.hpp"
 
 using namespace ptq;
 using Catch::Matchers::Contains;
+using ptq::test::replaced;
 
 namespace {
 
@@ -40,18 +42,13 @@ const std::string kLlama = R"({"architectures": ["LlamaForCausalLM"], "model_typ
   "eos_token_id": [128001, 128008, 128009]})";
 
 // `json` with the first occurrence of `from` replaced, or with `"key": value` text put in front.
-std::string with(std::string json, const std::string& from, const std::string& to) {
-  const size_t at = json.find(from);
-  REQUIRE(at != std::string::npos);
-  return json.replace(at, from.size(), to);
-}
 std::string adding(const std::string& json, const std::string& member) {
   return "{" + member + ", " + json.substr(1);
 }
 
 ModelConfig parse(const std::string& json) { return parse_config(json, "config.json"); }
 
-std::string error_of(const std::string& json) {
+std::string config_error(const std::string& json) {
   try {
     parse(json);
   } catch (const Error& e) {
@@ -103,12 +100,12 @@ TEST_CASE("config: biases and norms that an architecture has") {
   CHECK((qwen3.qkv_bias && qwen3.o_bias && qwen3.head_norms));
   CHECK((!plain.qkv_bias && !plain.o_bias && plain.head_norms && !plain.fused));
   CHECK((phi3.fused && !phi3.head_norms && !phi3.qkv_bias));
-  CHECK_THAT(error_of(R"({"model_type": "phi3", "attention_bias": true})"),
+  CHECK_THAT(config_error(R"({"model_type": "phi3", "attention_bias": true})"),
              Contains("do not exist in this architecture"));
-  CHECK_THAT(error_of(R"({"model_type": "phi3", "partial_rotary_factor": 0.75})"),
+  CHECK_THAT(config_error(R"({"model_type": "phi3", "partial_rotary_factor": 0.75})"),
              Contains("partial rotary embedding"));
   CHECK_THAT(
-      error_of(
+      config_error(
           R"({"model_type": "phi3", "rope_scaling": {"type": "longrope", "short_factor": [1]}})"),
       Contains("longrope"));
 }
@@ -134,67 +131,67 @@ TEST_CASE("config: fields of the three models") {
 }
 
 TEST_CASE("config: optional keys") {
-  CHECK(parse(with(kLlama, "\"num_key_value_heads\": 8,", "")).num_key_value_heads == 32);
-  CHECK(parse(with(kMistral, "\"num_key_value_heads\": 8,", "")).num_key_value_heads == 8);
-  CHECK(parse(with(kMistral, "\"num_key_value_heads\": 8", "\"num_key_value_heads\": null"))
+  CHECK(parse(replaced(kLlama, "\"num_key_value_heads\": 8,", "")).num_key_value_heads == 32);
+  CHECK(parse(replaced(kMistral, "\"num_key_value_heads\": 8,", "")).num_key_value_heads == 8);
+  CHECK(parse(replaced(kMistral, "\"num_key_value_heads\": 8", "\"num_key_value_heads\": null"))
             .num_key_value_heads == 32);
   CHECK(parse(adding(kLlama, R"("head_dim": null)")).head_dim == 128);
   CHECK(parse(adding(kLlama, R"("head_dim": 64)")).head_dim == 64);
-  CHECK(parse(with(kQwen, "\"bos_token_id\": 151643,", "")).bos_token_id == -1);
-  CHECK(parse(with(kQwen, "151643}", "null}")).eos_token_ids.empty());
-  CHECK(parse(with(kQwen, "\"torch_dtype\"", "\"dtype\"")).torch_dtype == DType::bf16);
+  CHECK(parse(replaced(kQwen, "\"bos_token_id\": 151643,", "")).bos_token_id == -1);
+  CHECK(parse(replaced(kQwen, "151643}", "null}")).eos_token_ids.empty());
+  CHECK(parse(replaced(kQwen, "\"torch_dtype\"", "\"dtype\"")).torch_dtype == DType::bf16);
   const ModelConfig biased =
-      parse(with(kLlama, "\"attention_bias\": false", "\"attention_bias\": true"));
+      parse(replaced(kLlama, "\"attention_bias\": false", "\"attention_bias\": true"));
   CHECK(biased.qkv_bias);
   CHECK(biased.o_bias);
   CHECK(parameter_count(biased) == 8'030'261'248 + 32 * (4096 + 2 * 1024 + 4096));
   const ModelConfig tied =
-      parse(with(kLlama, "\"tie_word_embeddings\": false", "\"tie_word_embeddings\": true"));
+      parse(replaced(kLlama, "\"tie_word_embeddings\": false", "\"tie_word_embeddings\": true"));
   CHECK(parameter_count(tied) == 8'030'261'248 - 525'336'576);
 }
 
 TEST_CASE("config: sliding windows") {
-  const std::string absent = with(kMistral, "\"sliding_window\": null, ", "");
+  const std::string absent = replaced(kMistral, "\"sliding_window\": null, ", "");
   CHECK(parse(absent).window_of_layer(0) == 4096);  // the class default
-  CHECK(parse(with(kMistral, "\"sliding_window\": null", "\"sliding_window\": 1024"))
+  CHECK(parse(replaced(kMistral, "\"sliding_window\": null", "\"sliding_window\": 1024"))
             .window_of_layer(31) == 1024);
   const std::string used =
-      with(kQwen, "\"use_sliding_window\": false", "\"use_sliding_window\": true");
+      replaced(kQwen, "\"use_sliding_window\": false", "\"use_sliding_window\": true");
   CHECK(parse(used).window_of_layer(27) == 0);
   const std::string some_used =
-      with(with(used, "\"num_hidden_layers\": 28", "\"num_hidden_layers\": 30"),
-           "\"sliding_window\": 131072, ", "");
+      replaced(replaced(used, "\"num_hidden_layers\": 28", "\"num_hidden_layers\": 30"),
+               "\"sliding_window\": 131072, ", "");
   const ModelConfig some =
-      parse(with(used, "\"max_window_layers\": 28", "\"max_window_layers\": 21"));
+      parse(replaced(used, "\"max_window_layers\": 28", "\"max_window_layers\": 21"));
   CHECK(some.window_of_layer(20) == 0);
   CHECK(some.window_of_layer(21) == 131072);
-  CHECK(parse(with(some_used, "\"max_window_layers\": 28, ", "")).window_of_layer(28) == 4096);
-  CHECK(parse(with(some_used, "\"max_window_layers\": 28, ", "")).window_of_layer(27) == 0);
+  CHECK(parse(replaced(some_used, "\"max_window_layers\": 28, ", "")).window_of_layer(28) == 4096);
+  CHECK(parse(replaced(some_used, "\"max_window_layers\": 28, ", "")).window_of_layer(27) == 0);
   CHECK(parse(adding(kLlama, R"("sliding_window": 4096)")).window_of_layer(0) == 0);
-  CHECK_THAT(error_of(adding(kLlama, R"("layer_types": ["sliding_attention"])")),
+  CHECK_THAT(config_error(adding(kLlama, R"("layer_types": ["sliding_attention"])")),
              Contains("layer_types[0]") && Contains("sliding_attention"));
-  CHECK_THAT(error_of(adding(kLlama, R"("layer_types": ["full_attention"])")),
+  CHECK_THAT(config_error(adding(kLlama, R"("layer_types": ["full_attention"])")),
              Contains("1 entries"));
 }
 
 TEST_CASE("config: both spellings of the rotary settings") {
   std::string v5 =
-      with(kLlama, "\"rope_scaling\": {", "\"rope_parameters\": {\"rope_theta\": 5e5, ");
-  v5 = with(v5, "\"rope_theta\": 500000.0,", "");
+      replaced(kLlama, "\"rope_scaling\": {", "\"rope_parameters\": {\"rope_theta\": 5e5, ");
+  v5 = replaced(v5, "\"rope_theta\": 500000.0,", "");
   CHECK(parse(v5).rope_theta == 500000.0);
   CHECK(parse(v5).rope_scaling == parse(kLlama).rope_scaling);
   const std::string plain =
-      with(with(kMistral, "\"rope_theta\": 1000000.0,", ""), "{",
-           R"({"rope_parameters": {"rope_theta": 1e6, "rope_type": "default"},)");
+      replaced(replaced(kMistral, "\"rope_theta\": 1000000.0,", ""), "{",
+               R"({"rope_parameters": {"rope_theta": 1e6, "rope_type": "default"},)");
   CHECK(parse(plain).rope_theta == 1e6);
   CHECK_FALSE(parse(plain).rope_scaling.has_value());
-  CHECK(parse(with(kLlama, "\"rope_type\"", "\"type\"")).rope_scaling.has_value());
+  CHECK(parse(replaced(kLlama, "\"rope_type\"", "\"type\"")).rope_scaling.has_value());
 
-  CHECK_THAT(error_of(adding(v5, R"("rope_theta": 10000.0)")),
+  CHECK_THAT(config_error(adding(v5, R"("rope_theta": 10000.0)")),
              Contains("rope_parameters.rope_theta"));
-  CHECK_THAT(error_of(with(kLlama, "\"rope_type\"", "\"type\": \"yarn\", \"rope_type\"")),
+  CHECK_THAT(config_error(replaced(kLlama, "\"rope_type\"", "\"type\": \"yarn\", \"rope_type\"")),
              Contains("contradict"));
-  CHECK_THAT(error_of(adding(kLlama, R"("rope_parameters": {"rope_type": "default"})")),
+  CHECK_THAT(config_error(adding(kLlama, R"("rope_parameters": {"rope_type": "default"})")),
              Contains("contradict"));
 }
 
@@ -229,37 +226,38 @@ TEST_CASE("config: rotary frequencies") {
 TEST_CASE("config: what would change the mathematics is refused by name") {
   const auto refused = [](const std::string& json, const std::string& key) {
     INFO(key);
-    CHECK_THAT(error_of(json), Contains(key));
+    CHECK_THAT(config_error(json), Contains(key));
   };
-  refused(with(kLlama, "LlamaForCausalLM", "LlamaForCausalLm"), "supported: LlamaForCausalLM");
-  CHECK_THAT(error_of(with(kQwen, "Qwen2ForCausalLM", "Qwen3ForCausalLM")),
+  refused(replaced(kLlama, "LlamaForCausalLM", "LlamaForCausalLm"), "supported: LlamaForCausalLM");
+  CHECK_THAT(config_error(replaced(kQwen, "Qwen2ForCausalLM", "Qwen3ForCausalLM")),
              !Contains("did you mean"));
-  refused(with(kLlama, "LlamaForCausalLM", "GemmaForCausalLM"), "GemmaForCausalLM");
-  refused(with(kLlama, "\"model_type\": \"llama\"", "\"model_type\": \"mistral\""), "model_type");
+  refused(replaced(kLlama, "LlamaForCausalLM", "GemmaForCausalLM"), "GemmaForCausalLM");
+  refused(replaced(kLlama, "\"model_type\": \"llama\"", "\"model_type\": \"mistral\""),
+          "model_type");
   refused(adding(kLlama, R"("quantization_config": {"quant_method": "awq"})"),
           "quantization_config");
-  refused(with(kLlama, "\"llama3\"", "\"longrope\""), "rope_scaling.rope_type");
-  CHECK_THAT(error_of(with(kLlama, "\"llama3\"", "\"longrope\"")), !Contains("removed"));
-  refused(with(kLlama, ", \"rope_type\": \"llama3\"", ""), "`rope_type` is missing");
+  refused(replaced(kLlama, "\"llama3\"", "\"longrope\""), "rope_scaling.rope_type");
+  CHECK_THAT(config_error(replaced(kLlama, "\"llama3\"", "\"longrope\"")), !Contains("removed"));
+  refused(replaced(kLlama, ", \"rope_type\": \"llama3\"", ""), "`rope_type` is missing");
   refused(adding(kQwen, R"("rope_parameters": {"full_attention": {"rope_type": "default"}})"),
           "single layers");
-  refused(with(kLlama, "\"silu\"", "\"gelu\""), "hidden_act");
+  refused(replaced(kLlama, "\"silu\"", "\"gelu\""), "hidden_act");
   refused(adding(kLlama, R"("partial_rotary_factor": 0.5)"), "partial_rotary_factor");
   refused(adding(kLlama, R"("final_logit_softcapping": 30.0)"), "final_logit_softcapping");
   refused(adding(kLlama, R"("attn_logit_softcapping": 50.0)"), "attn_logit_softcapping");
   refused(adding(kLlama, R"("logit_scale": 0.0625)"), "logit_scale");
   refused(adding(kLlama, R"("residual_multiplier": 0.22)"), "residual_multiplier");
   refused(adding(kLlama, R"("pretraining_tp": 2)"), "pretraining_tp");
-  refused(with(kLlama, "\"mlp_bias\": false", "\"mlp_bias\": true"), "mlp_bias");
+  refused(replaced(kLlama, "\"mlp_bias\": false", "\"mlp_bias\": true"), "mlp_bias");
   refused(adding(kMistral, R"("attention_bias": true)"), "attention_bias");
-  refused(with(kLlama, "\"factor\": 8.0", "\"factor\": 0"), "factor");
-  refused(with(with(kLlama, "\"llama3\"", "\"yarn\""), "500000.0", "1.0"), "not finite");
-  refused(with(kLlama, "\"low_freq_factor\": 1.0, ", ""), "low_freq_factor");
-  refused(with(kLlama, "\"bfloat16\"", "\"float8\""), "torch_dtype");
+  refused(replaced(kLlama, "\"factor\": 8.0", "\"factor\": 0"), "factor");
+  refused(replaced(replaced(kLlama, "\"llama3\"", "\"yarn\""), "500000.0", "1.0"), "not finite");
+  refused(replaced(kLlama, "\"low_freq_factor\": 1.0, ", ""), "low_freq_factor");
+  refused(replaced(kLlama, "\"bfloat16\"", "\"float8\""), "torch_dtype");
   refused(adding(kLlama, R"("dtype": "float16")"), "contradict");
   CHECK(parse(adding(kLlama, R"("pretraining_tp": 1, "unknown_key": [1, {"x": 2}])")).hidden_size ==
         4096);
-  CHECK(parse(with(kLlama, "\"silu\"", "\"swish\"")).hidden_size == 4096);
+  CHECK(parse(replaced(kLlama, "\"silu\"", "\"swish\"")).hidden_size == 4096);
 }
 
 TEST_CASE("config: absent keys are the defaults of the class") {
@@ -303,15 +301,17 @@ TEST_CASE("config: absent keys are the defaults of the class") {
 }
 
 TEST_CASE("config: ids outside the vocabulary never begin or end a text") {
-  CHECK(parse(with(kQwen, "151643}", "152064}")).eos_token_ids.empty());
-  CHECK(parse(with(kQwen, "151643}", "-1}")).eos_token_ids.empty());
-  CHECK(parse(with(kLlama, "128009]", "999999999]")).eos_token_ids ==
+  CHECK(parse(replaced(kQwen, "151643}", "152064}")).eos_token_ids.empty());
+  CHECK(parse(replaced(kQwen, "151643}", "-1}")).eos_token_ids.empty());
+  CHECK(parse(replaced(kLlama, "128009]", "999999999]")).eos_token_ids ==
         std::vector<int64_t>{128001, 128008});
-  CHECK(parse(with(kQwen, "\"bos_token_id\": 151643", "\"bos_token_id\": -1")).bos_token_id == -1);
-  CHECK(parse(with(kQwen, "\"bos_token_id\": 151643", "\"bos_token_id\": 152064")).bos_token_id ==
+  CHECK(parse(replaced(kQwen, "\"bos_token_id\": 151643", "\"bos_token_id\": -1")).bos_token_id ==
         -1);
-  CHECK(parse(with(kQwen, "\"bos_token_id\": 151643", "\"bos_token_id\": [151644]")).bos_token_id ==
-        151644);
+  CHECK(
+      parse(replaced(kQwen, "\"bos_token_id\": 151643", "\"bos_token_id\": 152064")).bos_token_id ==
+      -1);
+  CHECK(parse(replaced(kQwen, "\"bos_token_id\": 151643", "\"bos_token_id\": [151644]"))
+            .bos_token_id == 151644);
 }
 
 TEST_CASE("config: rotary scalings by the published formulas") {
@@ -333,7 +333,7 @@ TEST_CASE("config: rotary scalings by the published formulas") {
 }
 
 TEST_CASE("config: rotary settings without a type change nothing") {
-  const std::string plain = with(kQwen, "\"rope_theta\": 1000000.0,", "");
+  const std::string plain = replaced(kQwen, "\"rope_theta\": 1000000.0,", "");
   CHECK(parse(plain).rope_theta == 10000);  // the class default
   const ModelConfig typeless = parse(adding(plain, R"("rope_parameters": {"rope_theta": 5e5})"));
   CHECK(typeless.rope_theta == 5e5);
@@ -353,23 +353,26 @@ TEST_CASE("config: damaged values name the key") {
     const std::string quoted = "\"" + std::string(key) + "\"";
     for (const char* value : {"null", "0", "-1", "\"7\"", "[]", "1e400", "99999999999999999999"}) {
       INFO(value);
-      CHECK(error_of(with(kQwen, quoted + ":", quoted + ": " + value + ", \"x\":")) != "no error");
+      CHECK(config_error(replaced(kQwen, quoted + ":", quoted + ": " + value + ", \"x\":")) !=
+            "no error");
     }
   }
-  CHECK_THAT(error_of(with(kQwen, "3584", "3584.0")), Contains("an integer is expected"));
-  CHECK_THAT(error_of(with(kQwen, "\"num_key_value_heads\": 4", "\"num_key_value_heads\": 5")),
-             Contains("num_key_value_heads"));
-  CHECK_THAT(error_of(with(kQwen, "3584", "3585")), Contains("head_dim"));
-  CHECK_THAT(error_of(adding(kQwen, R"("head_dim": 127)")), Contains("odd"));
-  CHECK_THAT(error_of(adding(kQwen, R"("vocab_size": 5)")), Contains("twice"));
-  CHECK_THAT(error_of(with(kLlama, "128009]", "\"x\"]")), Contains("eos_token_id[2]"));
-  CHECK_THAT(error_of(kQwen + "x"), Contains("not valid JSON"));
-  CHECK_THAT(error_of(""), Contains("not valid JSON"));
-  CHECK_THAT(error_of("[1]"), Contains("an object is expected"));
-  CHECK_THAT(error_of("{\"a\": \"\xFF\"}"), Contains("UTF-8 at byte 7"));
-  CHECK_THAT(error_of(std::string(100, '[') + std::string(100, ']')), Contains("nested deeper"));
-  CHECK_THAT(error_of(std::string((1 << 20) + 1, ' ')), Contains("limit"));
-  CHECK_THAT(error_of(R"({"model_type": "\ud800"})"), Contains("JSON"));
+  CHECK_THAT(config_error(replaced(kQwen, "3584", "3584.0")), Contains("an integer is expected"));
+  CHECK_THAT(
+      config_error(replaced(kQwen, "\"num_key_value_heads\": 4", "\"num_key_value_heads\": 5")),
+      Contains("num_key_value_heads"));
+  CHECK_THAT(config_error(replaced(kQwen, "3584", "3585")), Contains("head_dim"));
+  CHECK_THAT(config_error(adding(kQwen, R"("head_dim": 127)")), Contains("odd"));
+  CHECK_THAT(config_error(adding(kQwen, R"("vocab_size": 5)")), Contains("twice"));
+  CHECK_THAT(config_error(replaced(kLlama, "128009]", "\"x\"]")), Contains("eos_token_id[2]"));
+  CHECK_THAT(config_error(kQwen + "x"), Contains("not valid JSON"));
+  CHECK_THAT(config_error(""), Contains("not valid JSON"));
+  CHECK_THAT(config_error("[1]"), Contains("an object is expected"));
+  CHECK_THAT(config_error("{\"a\": \"\xFF\"}"), Contains("UTF-8 at byte 7"));
+  CHECK_THAT(config_error(std::string(100, '[') + std::string(100, ']')),
+             Contains("nested deeper"));
+  CHECK_THAT(config_error(std::string((1 << 20) + 1, ' ')), Contains("limit"));
+  CHECK_THAT(config_error(R"({"model_type": "\ud800"})"), Contains("JSON"));
 }
 
 TEST_CASE("config: missing folder and missing file") {
@@ -414,8 +417,8 @@ TEST_CASE("suggest: nearest name") {
 
 TEST_CASE("config: layers of a pruned model have sizes of their own") {
   const std::string three =
-      with(with(kLlama, "\"num_hidden_layers\": 32", "\"num_hidden_layers\": 3"),
-           "\"tie_word_embeddings\": false", "\"tie_word_embeddings\": true");
+      replaced(replaced(kLlama, "\"num_hidden_layers\": 32", "\"num_hidden_layers\": 3"),
+               "\"tie_word_embeddings\": false", "\"tie_word_embeddings\": true");
   const ModelConfig c = parse(
       adding(three, R"("layer_sizes": [{}, {"num_attention_heads": 16, "num_key_value_heads": 4},
                                 {"intermediate_size": 1024}])"));
@@ -439,14 +442,15 @@ TEST_CASE("config: layers of a pruned model have sizes of their own") {
   CHECK(kv_bytes_per_token_fp16(gone) == kv_bytes_per_token_fp16(parse(three)) / 3);
   CHECK(anatomy_of(gone).layers[2].linears.empty());
   CHECK(anatomy_of(gone).layers[0].at(Role::down).columns == 14336);
-  CHECK_THAT(error_of(adding(three, R"("layer_sizes": [{}, {"num_attention_heads": 0}, {}])")),
+  CHECK_THAT(config_error(adding(three, R"("layer_sizes": [{}, {"num_attention_heads": 0}, {}])")),
              Contains("does not divide"));
 
-  CHECK_THAT(error_of(adding(three, R"("layer_sizes": [{}, {}])")), Contains("2 entries for 3"));
-  CHECK_THAT(error_of(adding(three, R"("layer_sizes": [{}, {"num_attention_heads": 33}, {}])")),
+  CHECK_THAT(config_error(adding(three, R"("layer_sizes": [{}, {}])")),
+             Contains("2 entries for 3"));
+  CHECK_THAT(config_error(adding(three, R"("layer_sizes": [{}, {"num_attention_heads": 33}, {}])")),
              Contains("num_attention_heads"));
-  CHECK_THAT(error_of(adding(three, R"("layer_sizes": [{}, {"num_attention_heads": 12}, {}])")),
+  CHECK_THAT(config_error(adding(three, R"("layer_sizes": [{}, {"num_attention_heads": 12}, {}])")),
              Contains("does not divide"));
-  CHECK_THAT(error_of(adding(three, R"("layer_sizes": [{}, {"hidden_size": 12}, {}])")),
+  CHECK_THAT(config_error(adding(three, R"("layer_sizes": [{}, {"hidden_size": 12}, {}])")),
              Contains("is not a size of a layer"));
 }

@@ -26,7 +26,7 @@ namespace fs = std::filesystem;
 
 namespace {
 
-const fs::path kFixtures = fs::path(PTQ_SOURCE_DIR) / "test/fixtures/packed";
+const fs::path kPacked = fs::path(PTQ_SOURCE_DIR) / "test/fixtures/packed";
 const std::vector<std::string> kLayouts = {
     "ct-group-sym", "ct-group-asym", "ct-channel-8bit", "ct-fp8-channel", "ct-fp8-tensor",
     "ct-fp8-block", "gptq",          "gptq-act-order",  "gptq-v2",        "gptq-8bit",
@@ -41,13 +41,13 @@ class Copy {
        const std::string& from = "", const std::string& to = "")
       : folder(fs::temp_directory_path() / ("ptq-packed-" + std::to_string(::getpid()))) {
     fs::create_directories(folder);
-    std::string config = read_text_file(kFixtures / layout / "config.json", 1 << 20);
+    std::string config = read_text_file(kPacked / layout / "config.json", 1 << 20);
     if (!from.empty()) {
       REQUIRE(config.find(from) != std::string::npos);
       config.replace(config.find(from), from.size(), to);
     }
     std::ofstream(folder / "config.json") << config;
-    const SafetensorsFile file(kFixtures / layout / "model.safetensors");
+    const SafetensorsFile file(kPacked / layout / "model.safetensors");
     Tensors data;
     for (const TensorInfo& t : file.tensors()) data[t.name].assign(t.data, t.data + t.bytes);
     if (change) change(data);
@@ -61,13 +61,13 @@ class Copy {
 };
 
 std::string problem_of(const fs::path& folder, const std::string& module) {
-  for (const CheckedTensor& t : check_checkpoint(kFixtures / "base", folder))
+  for (const CheckedTensor& t : check_checkpoint(kPacked / "base", folder))
     if (t.name == module) return t.problem;
   return "no such tensor";
 }
 
 size_t problems(const fs::path& folder) {
-  const auto all = check_checkpoint(kFixtures / "base", folder);
+  const auto all = check_checkpoint(kPacked / "base", folder);
   return size_t(std::count_if(all.begin(), all.end(),
                               [](const CheckedTensor& t) { return !t.problem.empty(); }));
 }
@@ -81,7 +81,7 @@ void each_word(std::vector<uint8_t>& bytes, const std::function<uint32_t(uint32_
   }
 }
 
-std::string refusal(const std::string& quantization) {
+std::string config_refusal(const std::string& quantization) {
   try {
     parse_config(R"({"model_type": "llama", "quantization_config": )" + quantization + "}",
                  "config.json");
@@ -96,14 +96,14 @@ std::string refusal(const std::string& quantization) {
 TEST_CASE("packed: every layout runs with the logits of its unpacked weights") {
   for (const std::string& layout : kLayouts) {
     INFO(layout);
-    const SafetensorsFile want(kFixtures / layout / "expected.safetensors");
+    const SafetensorsFile want(kPacked / layout / "expected.safetensors");
     std::vector<int32_t> ids;
     for (int64_t i = 0; i < want.find("ids")->shape[0]; ++i) {
       int64_t id;
       std::memcpy(&id, want.find("ids")->data + 8 * i, 8);
       ids.push_back(int32_t(id));
     }
-    const auto engine = make_cpu_engine((kFixtures / layout).string(), 2);
+    const auto engine = make_cpu_engine((kPacked / layout).string(), 2);
     std::vector<float> logits, expected(ids.size() * 80);
     const auto sequence = engine->start(nullptr);
     engine->forward(*sequence, ids, Regime::independent, 0,
@@ -137,7 +137,7 @@ TEST_CASE("packed: a weight method works on the unpacked numbers") {
       out.dense(DType::f16, 1, l.rows, l.columns, zero.data());
     }
   } zero;
-  const auto engine = make_cpu_engine((kFixtures / "gptq").string(), 1);
+  const auto engine = make_cpu_engine((kPacked / "gptq").string(), 1);
   const uint64_t before = engine->weight_bytes().dense;
   calibrate::encode_weights(*engine, zero);
   CHECK(engine->weight_bytes().encoded > 0);
@@ -145,23 +145,26 @@ TEST_CASE("packed: a weight method works on the unpacked numbers") {
 }
 
 TEST_CASE("packed: what is not read is refused by name") {
-  CHECK_THAT(refusal(R"({"quant_method": "bitsandbytes"})"), Contains("bitsandbytes"));
-  CHECK_THAT(refusal(R"({"quant_method": "gptq", "bits": 3})"), Contains("3 bits"));
-  CHECK_THAT(refusal(R"({"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"})"),
-             Contains("marlin") && Contains("gptq_v2"));
-  CHECK_THAT(refusal(R"({"quant_method": "awq", "bits": 4, "version": "gemv"})"), Contains("gemv"));
-  CHECK_THAT(refusal(R"({"quant_method": "compressed-tensors", "format": "nvfp4-pack-quantized"})"),
-             Contains("float-quantized"));
+  CHECK_THAT(config_refusal(R"({"quant_method": "bitsandbytes"})"), Contains("bitsandbytes"));
+  CHECK_THAT(config_refusal(R"({"quant_method": "gptq", "bits": 3})"), Contains("3 bits"));
+  CHECK_THAT(
+      config_refusal(R"({"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"})"),
+      Contains("marlin") && Contains("gptq_v2"));
+  CHECK_THAT(config_refusal(R"({"quant_method": "awq", "bits": 4, "version": "gemv"})"),
+             Contains("gemv"));
+  CHECK_THAT(
+      config_refusal(R"({"quant_method": "compressed-tensors", "format": "nvfp4-pack-quantized"})"),
+      Contains("float-quantized"));
   const auto float8 = [](const std::string& weights) {
-    return refusal(R"({"quant_method": "compressed-tensors", "format": "float-quantized",
+    return config_refusal(R"({"quant_method": "compressed-tensors", "format": "float-quantized",
         "config_groups": {"a": {"weights": {"num_bits": 8, )" +
-                   weights + "}}}}");
+                          weights + "}}}}");
   };
   CHECK_THAT(float8(R"("type": "int", "strategy": "channel")"), Contains("FP8"));
   CHECK_THAT(float8(R"("type": "float", "strategy": "token")"), Contains("channel, group, block"));
   CHECK_THAT(float8(R"("type": "float", "strategy": "block", "block_structure": [128])"),
              Contains("two numbers"));
-  CHECK_THAT(refusal(R"({"quant_method": "compressed-tensors", "format": "pack-quantized",
+  CHECK_THAT(config_refusal(R"({"quant_method": "compressed-tensors", "format": "pack-quantized",
       "config_groups": {"a": {"weights": {"num_bits": 4, "type": "int", "strategy": "group"},
                               "input_activations": {"num_bits": 8}}}})"),
              Contains("activations"));
@@ -189,8 +192,8 @@ TEST_CASE("packed: what is not read is refused by name") {
 
 TEST_CASE(
     "packed: activations that a checkpoint wants quantized stay as they are, with a warning") {
-  WeightFiles files(kFixtures / "ct-fp8-channel");
-  files.check_tensors(load_config(kFixtures / "ct-fp8-channel"));
+  WeightFiles files(kPacked / "ct-fp8-channel");
+  files.check_tensors(load_config(kPacked / "ct-fp8-channel"));
   REQUIRE(files.warnings().size() == 1);
   CHECK_THAT(files.warnings()[0], Contains("activations keep their precision"));
 }
@@ -198,7 +201,7 @@ TEST_CASE(
 TEST_CASE("packed: the doctor finds what the label hides") {
   for (const std::string& layout : kLayouts) {
     INFO(layout);
-    CHECK(problems(kFixtures / layout) == 0);
+    CHECK(problems(kPacked / layout) == 0);
   }
   SECTION("zero points that are off by one") {
     const Copy v2("gptq-v2", {}, "\"checkpoint_format\": \"gptq_v2\"",

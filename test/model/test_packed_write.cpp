@@ -17,7 +17,7 @@ namespace fs = std::filesystem;
 
 namespace {
 
-const fs::path kFixtures = fs::path(PTQ_SOURCE_DIR) / "test/fixtures/packed";
+const fs::path kWritten = fs::path(PTQ_SOURCE_DIR) / "test/fixtures/packed";
 
 std::string format_of(const std::string& layout) {
   if (layout.starts_with("ct-")) return "compressed-tensors";
@@ -39,8 +39,8 @@ AffineRows rows_of(int bits, Grid grid, int64_t group) {
   return rows;
 }
 
-std::string refusal(const std::string& format, const std::vector<LayerToPack>& layers,
-                    const std::vector<std::string>& plain = {"lm_head"}) {
+std::string write_refusal(const std::string& format, const std::vector<LayerToPack>& layers,
+                          const std::vector<std::string>& plain = {"lm_head"}) {
   try {
     quantization_config(format, choose_packing(format, layers), layers, plain);
   } catch (const Error& e) {
@@ -55,8 +55,8 @@ TEST_CASE("packed write: the checkpoints of the libraries come back byte by byte
   for (const std::string layout : {"ct-group-sym", "ct-group-asym", "ct-channel-8bit", "gptq",
                                    "gptq-act-order", "gptq-v2", "gptq-8bit", "awq"}) {
     INFO(layout);
-    const ModelConfig config = load_config(kFixtures / layout);
-    const WeightFiles files(kFixtures / layout);
+    const ModelConfig config = load_config(kWritten / layout);
+    const WeightFiles files(kWritten / layout);
     int compared = 0;
     for (const ExpectedTensor& t : anatomy_of(config).tensors()) {
       const std::string module = t.name.substr(0, t.name.rfind('.'));
@@ -101,22 +101,24 @@ TEST_CASE("packed write: what a format cannot hold is refused, with those that c
   };
   for (const std::string format : {"compressed-tensors", "gptq", "gptq_v2", "awq"}) {
     INFO(format);
-    CHECK(refusal(format, one(four)) == "no error");
-    CHECK(refusal(format, one(whole)) == "no error");
-    CHECK_THAT(refusal(format, one(three)), Contains("3 bits") && Contains("4 and 8 bits, awq 4"));
-    CHECK_THAT(refusal(format, one(floats)), Contains("grid min") && Contains("a.q_proj"));
-    CHECK_THAT(refusal(format, one(uneven)), Contains("64 columns in groups of 24"));
-    CHECK_THAT(refusal(format, {{"a", &four, {}}, {"b", &whole, {}}}), Contains("several kinds"));
-    CHECK_THAT(refusal(format, {}), Contains("encoded no layer"));
+    CHECK(write_refusal(format, one(four)) == "no error");
+    CHECK(write_refusal(format, one(whole)) == "no error");
+    CHECK_THAT(write_refusal(format, one(three)),
+               Contains("3 bits") && Contains("4 and 8 bits, awq 4"));
+    CHECK_THAT(write_refusal(format, one(floats)), Contains("grid min") && Contains("a.q_proj"));
+    CHECK_THAT(write_refusal(format, one(uneven)), Contains("64 columns in groups of 24"));
+    CHECK_THAT(write_refusal(format, {{"a", &four, {}}, {"b", &whole, {}}}),
+               Contains("several kinds"));
+    CHECK_THAT(write_refusal(format, {}), Contains("encoded no layer"));
   }
-  CHECK(refusal("gptq", one(eight)) == "no error");
-  CHECK_THAT(refusal("awq", one(eight)), Contains("8 bits") && Contains("gptq_v2 can"));
+  CHECK(write_refusal("gptq", one(eight)) == "no error");
+  CHECK_THAT(write_refusal("awq", one(eight)), Contains("8 bits") && Contains("gptq_v2 can"));
   std::vector<int32_t> order(64);
   for (int32_t i = 0; i < 64; ++i) order[size_t(i)] = 63 - i;
-  CHECK(refusal("gptq", {{"a", &four, order}}) == "no error");
-  CHECK_THAT(refusal("awq", {{"a", &four, order}}), Contains("columns in another order"));
-  CHECK_THAT(refusal("gptq", one(four), {"b.k_proj"}), Contains("stays as it is"));
-  CHECK(refusal("awq", one(four), {"b.k_proj"}) == "no error");
-  CHECK_THAT(refusal("awq", {{"lm_head", &four, {}}}), Contains("the output head"));
-  CHECK_THAT(refusal("gguf", one(four)), Contains("unknown format"));
+  CHECK(write_refusal("gptq", {{"a", &four, order}}) == "no error");
+  CHECK_THAT(write_refusal("awq", {{"a", &four, order}}), Contains("columns in another order"));
+  CHECK_THAT(write_refusal("gptq", one(four), {"b.k_proj"}), Contains("stays as it is"));
+  CHECK(write_refusal("awq", one(four), {"b.k_proj"}) == "no error");
+  CHECK_THAT(write_refusal("awq", {{"lm_head", &four, {}}}), Contains("the output head"));
+  CHECK_THAT(write_refusal("gguf", one(four)), Contains("unknown format"));
 }

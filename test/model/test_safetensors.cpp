@@ -50,7 +50,7 @@ std::string one(const std::string& dtype, const std::string& shape, const std::s
          "}}";
 }
 
-std::string error_of(const std::string& content) {
+std::string file_error(const std::string& content) {
   TemporaryFolder folder;
   const fs::path file = folder.path / "x.safetensors";
   write_file(file, content);
@@ -100,55 +100,57 @@ std::string check_error(const fs::path& folder, const ModelConfig& config) {
 
 TEST_CASE("safetensors: files that must be refused") {
   const std::string f32_2x2 = one("F32", "[2,2]", "[0,16]");
-  CHECK_THAT(error_of(""), Contains("shorter than the 8 bytes"));
-  CHECK_THAT(error_of("1234567"), Contains("7 bytes"));
-  CHECK_THAT(error_of(with_length(0xFFFFFF000000003C, "")), Contains("above the limit"));
-  CHECK_THAT(error_of(with_length(100'000'001, "{}")), Contains("above the limit"));
-  CHECK_THAT(error_of(with_length(60, "")), Contains("exceeds the file"));
-  CHECK_THAT(error_of(with_length(3, "{}")), Contains("exceeds the file"));
-  CHECK_THAT(error_of(with_length(0, "")), Contains("does not start with"));
-  CHECK_THAT(error_of(with_length(1, "\xFF")), Contains("does not start with"));
-  CHECK_THAT(error_of(file_of("{\"\xFF\":1}", 0)), Contains("UTF-8 at byte 2"));
-  CHECK_THAT(error_of(with_length(1, "{")), Contains("not valid JSON"));
-  CHECK_THAT(error_of(file_of("{} x", 0)), Contains("not valid JSON"));
-  CHECK_THAT(error_of(file_of(" {}", 0)), Contains("does not start with"));
-  CHECK_THAT(error_of(file_of("[]", 0)), Contains("does not start with"));
+  CHECK_THAT(file_error(""), Contains("shorter than the 8 bytes"));
+  CHECK_THAT(file_error("1234567"), Contains("7 bytes"));
+  CHECK_THAT(file_error(with_length(0xFFFFFF000000003C, "")), Contains("above the limit"));
+  CHECK_THAT(file_error(with_length(100'000'001, "{}")), Contains("above the limit"));
+  CHECK_THAT(file_error(with_length(60, "")), Contains("exceeds the file"));
+  CHECK_THAT(file_error(with_length(3, "{}")), Contains("exceeds the file"));
+  CHECK_THAT(file_error(with_length(0, "")), Contains("does not start with"));
+  CHECK_THAT(file_error(with_length(1, "\xFF")), Contains("does not start with"));
+  CHECK_THAT(file_error(file_of("{\"\xFF\":1}", 0)), Contains("UTF-8 at byte 2"));
+  CHECK_THAT(file_error(with_length(1, "{")), Contains("not valid JSON"));
+  CHECK_THAT(file_error(file_of("{} x", 0)), Contains("not valid JSON"));
+  CHECK_THAT(file_error(file_of(" {}", 0)), Contains("does not start with"));
+  CHECK_THAT(file_error(file_of("[]", 0)), Contains("does not start with"));
   CHECK_THAT(
-      error_of(file_of(R"({"t":{"dtype":"F32","shape":[[[[1]]]],"data_offsets":[0,4]}})", 4)),
+      file_error(file_of(R"({"t":{"dtype":"F32","shape":[[[[1]]]],"data_offsets":[0,4]}})", 4)),
       Contains("nested deeper than 4"));
-  CHECK_THAT(error_of(file_of(f32_2x2, 17)), Contains("1 bytes behind the last tensor"));
-  CHECK_THAT(error_of(file_of(f32_2x2, 14)), Contains("behind the 14 bytes"));
-  CHECK_THAT(error_of(file_of(one("I32", "[2,2]", "[0,4]"), 4)),
+  CHECK_THAT(file_error(file_of(f32_2x2, 17)), Contains("1 bytes behind the last tensor"));
+  CHECK_THAT(file_error(file_of(f32_2x2, 14)), Contains("behind the 14 bytes"));
+  CHECK_THAT(file_error(file_of(one("I32", "[2,2]", "[0,4]"), 4)),
              Contains("takes 16 bytes, the offsets give 4") && Contains("tensor `t` at byte"));
-  CHECK_THAT(error_of(file_of(one("I32", "[2,18446744073709551614]", "[0,16]"), 16)),
+  CHECK_THAT(file_error(file_of(one("I32", "[2,18446744073709551614]", "[0,16]"), 16)),
              Contains("t.shape[1]"));
-  CHECK_THAT(error_of(file_of(one("I32", "[2,9223372036854775807]", "[0,16]"), 16)),
+  CHECK_THAT(file_error(file_of(one("I32", "[2,9223372036854775807]", "[0,16]"), 16)),
              Contains("t.shape[1]"));
-  CHECK_THAT(error_of(file_of(one("I32", "[1099511627776,1099511627776]", "[0,16]"), 16)),
+  CHECK_THAT(file_error(file_of(one("I32", "[1099511627776,1099511627776]", "[0,16]"), 16)),
              Contains("overflows 64 bits"));
-  CHECK_THAT(error_of(file_of(one("F32", "[0,281474976710655,281474976710655]", "[0,16]"), 16)),
+  CHECK_THAT(file_error(file_of(one("F32", "[0,281474976710655,281474976710655]", "[0,16]"), 16)),
              Contains("takes 0 bytes"));
-  CHECK_THAT(error_of(file_of(one("F32", "[2,2]", "[16,0]"), 16)), Contains("before the begin"));
-  CHECK_THAT(error_of(file_of(one("F32", "[2,2]", "[0]"), 16)), Contains("two numbers"));
-  CHECK_THAT(error_of(file_of(one("F32", "[2,2]", "[0,16,16]"), 16)), Contains("two numbers"));
-  CHECK_THAT(error_of(file_of(one("F32", "[2,2]", "[4,20]"), 20)), Contains("unused bytes"));
-  CHECK_THAT(error_of(file_of(one("F99", "[2,2]", "[0,16]"), 16)),
+  CHECK_THAT(file_error(file_of(one("F32", "[2,2]", "[16,0]"), 16)), Contains("before the begin"));
+  CHECK_THAT(file_error(file_of(one("F32", "[2,2]", "[0]"), 16)), Contains("two numbers"));
+  CHECK_THAT(file_error(file_of(one("F32", "[2,2]", "[0,16,16]"), 16)), Contains("two numbers"));
+  CHECK_THAT(file_error(file_of(one("F32", "[2,2]", "[4,20]"), 20)), Contains("unused bytes"));
+  CHECK_THAT(file_error(file_of(one("F99", "[2,2]", "[0,16]"), 16)),
              Contains("unknown number format"));
-  CHECK_THAT(error_of(file_of(one("F64", "[2,1]", "[0,16]"), 16)),
+  CHECK_THAT(file_error(file_of(one("F64", "[2,1]", "[0,16]"), 16)),
              Contains("not supported here") && Contains("t.dtype"));
   for (const char* n : {"-1", "1.0", "1e3", "\"1\"", "null", "true", "281474976710656", "1e999"}) {
     INFO(n);
-    CHECK(error_of(file_of(one("U8", std::string("[") + n + "]", "[0,1]"), 1)) != "no error");
-    CHECK(error_of(file_of(one("U8", "[1]", std::string("[0,") + n + "]"), 1)) != "no error");
+    CHECK(file_error(file_of(one("U8", std::string("[") + n + "]", "[0,1]"), 1)) != "no error");
+    CHECK(file_error(file_of(one("U8", "[1]", std::string("[0,") + n + "]"), 1)) != "no error");
   }
-  CHECK_THAT(error_of(file_of(one("U8", "[1,1,1,1,1,1,1,1,1]", "[0,1]"), 1)),
+  CHECK_THAT(file_error(file_of(one("U8", "[1,1,1,1,1,1,1,1,1]", "[0,1]"), 1)),
              Contains("more than 8 dimensions"));
-  CHECK_THAT(error_of(file_of(R"({"t":{"dtype":"U8","shape":[1]}})", 1)), Contains("data_offsets"));
-  CHECK_THAT(error_of(file_of(R"({"t":{"shape":[1],"data_offsets":[0,1]}})", 1)),
+  CHECK_THAT(file_error(file_of(R"({"t":{"dtype":"U8","shape":[1]}})", 1)),
+             Contains("data_offsets"));
+  CHECK_THAT(file_error(file_of(R"({"t":{"shape":[1],"data_offsets":[0,1]}})", 1)),
              Contains("dtype"));
-  CHECK_THAT(error_of(file_of(R"({"t":{"dtype":"U8","shape":[1],"data_offsets":[0,1],"x":1}})", 1)),
-             Contains("unknown key"));
-  CHECK_THAT(error_of(file_of(R"({"t":5})", 0)), Contains("an object is expected"));
+  CHECK_THAT(
+      file_error(file_of(R"({"t":{"dtype":"U8","shape":[1],"data_offsets":[0,1],"x":1}})", 1)),
+      Contains("unknown key"));
+  CHECK_THAT(file_error(file_of(R"({"t":5})", 0)), Contains("an object is expected"));
 }
 
 TEST_CASE("safetensors: repeated, overlapping and misnamed tensors are refused") {
@@ -157,39 +159,40 @@ TEST_CASE("safetensors: repeated, overlapping and misnamed tensors are refused")
     ten += (i > 0 ? "," : "") + ("\"t" + std::to_string(i)) +
            R"(":{"dtype":"F32","shape":[2,2],"data_offsets":[0,16]})";
   }
-  CHECK_THAT(error_of(file_of(ten + "}", 16)), Contains("overlaps"));
+  CHECK_THAT(file_error(file_of(ten + "}", 16)), Contains("overlaps"));
   const std::string entry = R"({"dtype":"U8","shape":[1],"data_offsets":[0,1]})";
-  CHECK_THAT(error_of(file_of("{\"a\":" + entry + ",\"a\":" + entry + "}", 1)), Contains("twice"));
-  CHECK_THAT(error_of(file_of("{\"a\":" + entry + ",\"\\u0061\":" + entry + "}", 1)),
+  CHECK_THAT(file_error(file_of("{\"a\":" + entry + ",\"a\":" + entry + "}", 1)),
              Contains("twice"));
-  CHECK_THAT(
-      error_of(file_of(R"({"a":{"dtype":"U8","dtype":"U8","shape":[1],"data_offsets":[0,1]}})", 1)),
-      Contains("twice"));
-  CHECK_THAT(error_of(file_of("{\"__metadata__\":" + entry + "}", 1)), Contains("__metadata__"));
-  CHECK_THAT(error_of(file_of(R"({"__metadata__":{"a":1}})", 0)), Contains("__metadata__.a"));
-  CHECK_THAT(error_of(file_of(R"({"__metadata__":[]})", 0)), Contains("__metadata__"));
-  CHECK_THAT(error_of(file_of("{\"a\\n\":" + entry + "}", 1)), Contains("control character"));
-  CHECK_THAT(error_of(file_of("{\"" + std::string(1025, 'a') + "\":" + entry + "}", 1)),
+  CHECK_THAT(file_error(file_of("{\"a\":" + entry + ",\"\\u0061\":" + entry + "}", 1)),
+             Contains("twice"));
+  CHECK_THAT(file_error(file_of(
+                 R"({"a":{"dtype":"U8","dtype":"U8","shape":[1],"data_offsets":[0,1]}})", 1)),
+             Contains("twice"));
+  CHECK_THAT(file_error(file_of("{\"__metadata__\":" + entry + "}", 1)), Contains("__metadata__"));
+  CHECK_THAT(file_error(file_of(R"({"__metadata__":{"a":1}})", 0)), Contains("__metadata__.a"));
+  CHECK_THAT(file_error(file_of(R"({"__metadata__":[]})", 0)), Contains("__metadata__"));
+  CHECK_THAT(file_error(file_of("{\"a\\n\":" + entry + "}", 1)), Contains("control character"));
+  CHECK_THAT(file_error(file_of("{\"" + std::string(1025, 'a') + "\":" + entry + "}", 1)),
              Contains("1025 bytes"));
   const std::string holes = R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},)"
                             R"("b":{"dtype":"U8","shape":[1],"data_offsets":[2,3]}})";
-  CHECK_THAT(error_of(file_of(holes, 3)), Contains("unused bytes") && Contains("tensor `b`"));
+  CHECK_THAT(file_error(file_of(holes, 3)), Contains("unused bytes") && Contains("tensor `b`"));
 }
 
 TEST_CASE("safetensors: unusual files that are valid") {
-  CHECK(error_of(file_of("{}", 0)) == "no error");
-  CHECK(error_of(file_of("{}   \n\t\r", 0)) == "no error");
-  CHECK(error_of(file_of(one("F32", "[2,0]", "[0,0]"), 0)) == "no error");
-  CHECK(error_of(file_of(one("F32", "[]", "[0,4]"), 4)) == "no error");
-  CHECK(error_of(file_of(R"({"__metadata__":{"format":"pt"}})", 0)) == "no error");
+  CHECK(file_error(file_of("{}", 0)) == "no error");
+  CHECK(file_error(file_of("{}   \n\t\r", 0)) == "no error");
+  CHECK(file_error(file_of(one("F32", "[2,0]", "[0,0]"), 0)) == "no error");
+  CHECK(file_error(file_of(one("F32", "[]", "[0,4]"), 4)) == "no error");
+  CHECK(file_error(file_of(R"({"__metadata__":{"format":"pt"}})", 0)) == "no error");
   // Zero-size tensors may stand where another one begins or ends.
-  CHECK(error_of(file_of(R"({"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},)"
-                         R"("b":{"dtype":"U8","shape":[0],"data_offsets":[0,0]},)"
-                         R"("c":{"dtype":"U8","shape":[0],"data_offsets":[2,2]}})",
-                         2)) == "no error");
-  CHECK_THAT(error_of(file_of(R"({"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},)"
-                              R"("b":{"dtype":"U8","shape":[0],"data_offsets":[1,1]}})",
-                              2)),
+  CHECK(file_error(file_of(R"({"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},)"
+                           R"("b":{"dtype":"U8","shape":[0],"data_offsets":[0,0]},)"
+                           R"("c":{"dtype":"U8","shape":[0],"data_offsets":[2,2]}})",
+                           2)) == "no error");
+  CHECK_THAT(file_error(file_of(R"({"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},)"
+                                R"("b":{"dtype":"U8","shape":[0],"data_offsets":[1,1]}})",
+                                2)),
              Contains("overlaps"));
 }
 
@@ -199,10 +202,10 @@ TEST_CASE("safetensors: every truncation of a file is refused") {
   write_safetensors(file, tensors_of(small_config(false)));
   const std::string whole(MappedFile(file).text());
   const std::string too_long = whole + '\0';
-  CHECK_THAT(error_of(too_long), Contains("behind the last tensor"));
+  CHECK_THAT(file_error(too_long), Contains("behind the last tensor"));
   const uint64_t header = uint8_t(whole[0]) | uint64_t(uint8_t(whole[1])) << 8;
   for (size_t n = 0; n < whole.size(); n += n < 64 || n + 64 > 8 + header ? 7 : 97) {
-    if (error_of(whole.substr(0, n)) == "no error") FAIL("accepted with " << n << " bytes");
+    if (file_error(whole.substr(0, n)) == "no error") FAIL("accepted with " << n << " bytes");
   }
 }
 
@@ -217,7 +220,7 @@ TEST_CASE("safetensors: flipped header bits never crash") {
   for (size_t bit = 0; bit < 8 * header_end; ++bit) {
     std::string damaged = whole;
     damaged[bit / 8] = char(damaged[bit / 8] ^ (1 << bit % 8));
-    refused += error_of(damaged) != "no error";
+    refused += file_error(damaged) != "no error";
   }
   CHECK(refused > int(4 * header_end));  // the others change a name or the padding
 }

@@ -9,23 +9,19 @@
 #include <vector>
 
 #include "ptq/model/tokenizer.hpp"
+#include "test/support/replaced.hpp"
 
 using namespace ptq;
 using namespace std::string_literals;
 using Catch::Matchers::Contains;
+using ptq::test::replaced;
 namespace fs = std::filesystem;
 
 namespace {
 
 using Ids = std::vector<int32_t>;
 
-std::string with(std::string json, const std::string& from, const std::string& to) {
-  const size_t at = json.find(from);
-  REQUIRE(at != std::string::npos);
-  return json.replace(at, from.size(), to);
-}
-
-std::string error_of(const std::string& json) {
+std::string tokenizer_error(const std::string& json) {
   try {
     Tokenizer::parse(json, "tokenizer.json");
   } catch (const Error& e) {
@@ -171,7 +167,7 @@ TEST_CASE("tokenizer: position of invalid UTF-8") {
 
 TEST_CASE("tokenizer: ids that no token has are no text") {
   // A hole between the vocabulary and the added tokens, and the padding rows behind both.
-  const Tokenizer t = Tokenizer::parse(with(kSmall, "{\"id\": 14,", "{\"id\": 20,"), "");
+  const Tokenizer t = Tokenizer::parse(replaced(kSmall, "{\"id\": 14,", "{\"id\": 20,"), "");
   CHECK(t.vocab_size() == 21);
   CHECK_FALSE(t.exists(14));
   CHECK_FALSE(t.exists(21));
@@ -206,7 +202,7 @@ TEST_CASE("tokenizer: SentencePiece style with byte fallback") {
   CHECK_THROWS_WITH(t.decode(Ids{15}), Contains("15"));
   CHECK_THROWS_WITH(t.decode(Ids{-1}), Contains("-1"));
   CHECK_THROWS_WITH(t.encode("ab\xFF"), Contains("UTF-8 at byte 2"));
-  CHECK(Tokenizer::parse(with(kSmall, "\"fuse_unk\": true", "\"fuse_unk\": false"), "")
+  CHECK(Tokenizer::parse(replaced(kSmall, "\"fuse_unk\": true", "\"fuse_unk\": false"), "")
             .encode("xyaz") == Ids{1, 2, 0, 0, 3, 0});
 }
 
@@ -221,7 +217,7 @@ TEST_CASE("tokenizer: Metaspace") {
   const auto metaspace = [](const std::string& scheme, const std::string& split) {
     const std::string node = R"({"type": "Metaspace", "replacement": "▁", "prepend_scheme": ")" +
                              scheme + R"(", "split": )" + split + "}";
-    std::string json = with(kSmall, "\"pre_tokenizer\": null", "\"pre_tokenizer\": " + node);
+    std::string json = replaced(kSmall, "\"pre_tokenizer\": null", "\"pre_tokenizer\": " + node);
     const size_t begin = json.find("\"normalizer\""), end = json.find("\"pre_tokenizer\"");
     json.erase(begin, end - begin);
     return Tokenizer::parse(json, "tokenizer.json");
@@ -257,13 +253,14 @@ TEST_CASE("tokenizer: byte level") {
 }
 
 TEST_CASE("tokenizer: what is not implemented is an error with its path") {
-  CHECK(error_of(kSmall) == "no error");
-  CHECK(error_of(small_byte_level()) == "no error");
+  CHECK(tokenizer_error(kSmall) == "no error");
+  CHECK(tokenizer_error(small_byte_level()) == "no error");
   const auto refused = [](const std::string& from, const std::string& to, const std::string& text) {
     const std::string& json = kSmall.find(from) != std::string::npos ? kSmall : small_byte_level();
     INFO(to);
     // Advice to write another step would change ids.
-    CHECK_THAT(error_of(with(json, from, to)), Contains(text) && !Contains("did you mean"));
+    CHECK_THAT(tokenizer_error(replaced(json, from, to)),
+               Contains(text) && !Contains("did you mean"));
   };
   refused("\"version\": \"1.0\"", "\"version\": \"2.0\"", "version");
   refused("\"truncation\": null", "\"truncation\": {\"max_length\": 5}", "truncation");
@@ -309,24 +306,24 @@ TEST_CASE("tokenizer: what is not implemented is an error with its path") {
 }
 
 TEST_CASE("tokenizer: a byte without a token is unknown or lost, as in the reference") {
-  const std::string lacking = with(small_byte_level(), "\"!\": 33, ", "");
+  const std::string lacking = replaced(small_byte_level(), "\"!\": 33, ", "");
   const auto ids = [](const std::string& json) {
     return Tokenizer::parse(json, "tokenizer.json").encode("a!b?!!a");
   };
   // What is beside a lost byte merges across it.
-  CHECK(ids(with(lacking, "\"Regex\": \"", "\"Regex\": \"[^?]+|")) == Ids{256, '?', 'a'});
+  CHECK(ids(replaced(lacking, "\"Regex\": \"", "\"Regex\": \"[^?]+|")) == Ids{256, '?', 'a'});
   const std::string unknown =
-      with(lacking, "\"type\": \"BPE\"", "\"type\": \"BPE\", \"unk_token\": \"?\"");
+      replaced(lacking, "\"type\": \"BPE\"", "\"type\": \"BPE\", \"unk_token\": \"?\"");
   CHECK(ids(unknown) == Ids{'a', '?', 'b', '?', '?', '?', 'a'});
-  CHECK_THAT(
-      error_of(with(lacking, "\"type\": \"BPE\"", "\"type\": \"BPE\", \"byte_fallback\": true")),
-      Contains("byte_fallback"));
+  CHECK_THAT(tokenizer_error(replaced(lacking, "\"type\": \"BPE\"",
+                                      "\"type\": \"BPE\", \"byte_fallback\": true")),
+             Contains("byte_fallback"));
 }
 
 TEST_CASE("tokenizer: damaged vocabularies and merges") {
   const auto refused = [](const std::string& from, const std::string& to, const std::string& text) {
     INFO(to);
-    CHECK_THAT(error_of(with(kSmall, from, to)), Contains(text));
+    CHECK_THAT(tokenizer_error(replaced(kSmall, from, to)), Contains(text));
   };
   refused("\"c\": 5", "\"c\": 4", "the id 4");
   refused("\"c\": 5", "\"c\": -5", "model.vocab.c");
@@ -348,13 +345,14 @@ TEST_CASE("tokenizer: damaged vocabularies and merges") {
   refused("\"content\": \"ab!\"", "\"content\": \"<s>\"", "twice");
   refused("\"content\": \"ab!\"", "\"content\": \"\"", "empty");
   refused("\"content\": \"ab!\"", "\"content\": \"\\ud800\"", "JSON");
-  CHECK_THAT(error_of(with(small_byte_level(), "\"ab\": 256", "\"ab\": 256, \"\u2581\": 257")),
-             Contains("byte-level alphabet"));
-  CHECK_THAT(error_of("{}"), Contains("`model` is missing"));
-  CHECK_THAT(error_of("["), Contains("not valid JSON"));
+  CHECK_THAT(
+      tokenizer_error(replaced(small_byte_level(), "\"ab\": 256", "\"ab\": 256, \"\u2581\": 257")),
+      Contains("byte-level alphabet"));
+  CHECK_THAT(tokenizer_error("{}"), Contains("`model` is missing"));
+  CHECK_THAT(tokenizer_error("["), Contains("not valid JSON"));
   // Cut anywhere, the file is refused.
   for (size_t n = 0; n < kSmall.size(); n += 5) {
-    if (error_of(kSmall.substr(0, n)) == "no error") FAIL("accepted with " << n << " bytes");
+    if (tokenizer_error(kSmall.substr(0, n)) == "no error") FAIL("accepted with " << n << " bytes");
   }
 }
 

@@ -12,38 +12,18 @@
 #include "ptq/results/store.hpp"
 #include "ptq/run/progress.hpp"
 #include "ptq/run/supervise.hpp"
+#include "test/support/temporary_file.hpp"
 
 using namespace ptq;
+using ptq::test::TemporaryFolder;
+using ptq::test::text_of;
 namespace fs = std::filesystem;
 
 namespace {
 
-class TemporaryFolder {
- public:
-  TemporaryFolder() {
-    std::string name = (fs::temp_directory_path() / "ptq-test-XXXXXX").string();
-    REQUIRE(::mkdtemp(name.data()) != nullptr);
-    path_ = name;
-  }
-  ~TemporaryFolder() {
-    std::error_code ignored;
-    fs::permissions(path_, fs::perms::owner_all, ignored);
-    fs::remove_all(path_, ignored);
-  }
-  const fs::path& path() const { return path_; }
-
- private:
-  fs::path path_;
-};
-
 const std::string kId = "0123456789abcdef", kOther = "fedcba9876543210";
 
 void write(const fs::path& path, const std::string& text) { std::ofstream(path) << text; }
-
-std::string text_of(const fs::path& path) {
-  std::ifstream in(path);
-  return {std::istreambuf_iterator<char>(in), {}};
-}
 
 // extra: further members, ", \"key\": value".
 std::string record(const std::string& id, const std::string& status = "ok",

@@ -8,8 +8,10 @@
 #include "host/setting.hpp"
 #include "ptq/core/toml.hpp"
 #include "ptq/run/experiment.hpp"
+#include "test/support/replaced.hpp"
 
 using namespace ptq;
+using ptq::test::replaced;
 
 namespace {
 
@@ -53,12 +55,6 @@ std::string error_of(const std::string& text, const std::vector<std::string>& se
     return error.what();
   }
   return "no error";
-}
-
-std::string replaced(std::string text, const std::string& from, const std::string& to) {
-  const size_t at = text.find(from);
-  REQUIRE(at != std::string::npos);
-  return text.replace(at, from.size(), to);
 }
 
 const eval::PasskeySettings& passkey(const Experiment& e) {

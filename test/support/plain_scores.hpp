@@ -1,10 +1,20 @@
-// Scores of a row of logits in long double, by the definitions.
+// Scores of a row of logits by the definitions, in float64 or wider.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
 #include <vector>
 
 namespace ptq::test {
+
+inline double nll(const float* p, size_t vocab, int32_t target) {
+  double top = p[0], sum = 0;
+  for (size_t i = 0; i < vocab; ++i) top = std::max(top, double(p[i]));
+  for (size_t i = 0; i < vocab; ++i) sum += std::exp(double(p[i]) - top);
+  return top + std::log(sum) - double(p[size_t(target)]);
+}
 
 // Log-probabilities the plain way, in extended precision.
 inline std::vector<long double> log_probs(const std::vector<float>& logits) {
