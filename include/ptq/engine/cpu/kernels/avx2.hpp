@@ -58,7 +58,7 @@ PTQ_INLINE void store(float* p, Reg v, Lanes some) {
 PTQ_INLINE __m128i sixteen(const uint8_t* p) {
   return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
 }
-PTQ_INLINE void prefetch(const uint8_t* p) { _mm_prefetch(p, _MM_HINT_T0); }
+PTQ_INLINE void prefetch(const uint8_t* p) { _mm_prefetch(p, _MM_HINT_T1); }
 template <DType kType>
 PTQ_INLINE __m256 eight(const uint8_t* p) {
   if constexpr (kType == DType::f32) return _mm256_loadu_ps(reinterpret_cast<const float*>(p));
@@ -69,10 +69,17 @@ template <DType kType>
 PTQ_INLINE Reg dense(const uint8_t* p) {
   return {eight<kType>(p), eight<kType>(p + 8 * dtype_bytes(kType))};
 }
+PTQ_INLINE void two_f16(const uint8_t* p, float& first, float& second) {
+  int32_t bits;
+  std::memcpy(&bits, p, 4);
+  const __m128 two = _mm_cvtph_ps(_mm_cvtsi32_si128(bits));
+  first = _mm_cvtss_f32(two);
+  second = _mm_cvtss_f32(_mm_movehdup_ps(two));
+}
 PTQ_INLINE float f16(const uint8_t* p) {
-  uint16_t h;
-  std::memcpy(&h, p, 2);
-  return _cvtsh_ss(h);
+  float first, second;
+  two_f16(p, first, second);
+  return first;
 }
 
 PTQ_INLINE Ints bytes16(const uint8_t* p) {

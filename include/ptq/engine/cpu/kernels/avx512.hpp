@@ -43,7 +43,7 @@ inline Lanes lanes(int64_t count) { return Lanes((1 << count) - 1); }
 PTQ_INLINE Reg load(const float* p, Lanes some) { return _mm512_maskz_loadu_ps(some, p); }
 PTQ_INLINE void store(float* p, Reg v, Lanes some) { _mm512_mask_storeu_ps(p, some, v); }
 
-PTQ_INLINE void prefetch(const uint8_t* p) { _mm_prefetch(p, _MM_HINT_T0); }
+PTQ_INLINE void prefetch(const uint8_t* p) { _mm_prefetch(p, _MM_HINT_T1); }
 template <DType kType>
 PTQ_INLINE Reg dense(const uint8_t* p) {
   if constexpr (kType == DType::f32) {
@@ -54,10 +54,17 @@ PTQ_INLINE Reg dense(const uint8_t* p) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16));
   }
 }
+PTQ_INLINE void two_f16(const uint8_t* p, float& first, float& second) {
+  int32_t bits;
+  std::memcpy(&bits, p, 4);
+  const __m128 two = _mm_cvtph_ps(_mm_cvtsi32_si128(bits));
+  first = _mm_cvtss_f32(two);
+  second = _mm_cvtss_f32(_mm_movehdup_ps(two));
+}
 PTQ_INLINE float f16(const uint8_t* p) {
-  uint16_t h;
-  std::memcpy(&h, p, 2);
-  return _cvtsh_ss(h);
+  float first, second;
+  two_f16(p, first, second);
+  return first;
 }
 
 PTQ_INLINE Ints bytes16(const uint8_t* p) {

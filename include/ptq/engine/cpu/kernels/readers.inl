@@ -7,9 +7,11 @@
 //   dense<dtype>            16 stored numbers
 //   codes<Bits>             16 packed codes, each in the low bits of its lane (alone there for 8)
 //   Levels<Bits>            what codes mean: set(scale, offset), at(codes) = code * scale + offset
-//   f16                     one float16 as float
+//   f16, two_f16            one float16 as float, and two; four bytes are read
 //   nibbles, signed_bytes, with_fifth   parts of GGUF blocks
-//   prefetch                asks for the bytes at an address
+//   prefetch                asks for the bytes at an address, into the second-level cache: the
+//   first
+//                           has room for half of the lines that memory's rate keeps on the way
 //
 // A reader gives the weights as decode() does, to the last bit: the product of a code of at most 8
 // bits and a scale of 11 is exact, so fma rounds once, as a sum does.
@@ -90,6 +92,7 @@ struct BlockRow {
   PTQ_INLINE void line(int64_t c, Reg* v) const {
     const uint8_t* b = data + uint64_t(c) / 32 * Block::kBytes;
     prefetch(b + ahead);
+    if constexpr (2 * Block::kBytes > 64) prefetch(b + ahead + 64);
     Block::read(b, v);
     Block::read(b + Block::kBytes, v + 2);
   }
@@ -108,8 +111,10 @@ struct Q4_0 : blocks_detail::Q4_0 {
 };
 struct Q4_1 : blocks_detail::Q4_1 {
   PTQ_INLINE static void read(const uint8_t* b, Reg* v) {
+    float scale, offset;
+    two_f16(b, scale, offset);
     Levels<4> levels;
-    levels.set(f16(b), f16(b + 2));
+    levels.set(scale, offset);
     Ints q[2];
     nibbles(b + 4, q);
     v[0] = levels.at(q[0]);
@@ -129,8 +134,10 @@ struct Q5_0 : blocks_detail::Q5_0 {
 };
 struct Q5_1 : blocks_detail::Q5_1 {
   PTQ_INLINE static void read(const uint8_t* b, Reg* v) {
+    float scale, offset;
+    two_f16(b, scale, offset);
     Levels<5> levels;
-    levels.set(f16(b), f16(b + 2));
+    levels.set(scale, offset);
     Ints q[2];
     nibbles(b + 8, q);
     v[0] = levels.at(with_fifth(q[0], b + 4));
