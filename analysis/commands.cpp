@@ -77,11 +77,23 @@ Format format_of(std::string_view name) {
                     "one of terminal, markdown, csv, json");
 }
 
-Format format_for_file(const std::string& file) {
+// What a file's ending stands for, if it does.
+std::optional<Format> format_for_file(const std::string& file) {
   if (file.ends_with(".md")) return Format::markdown;
   if (file.ends_with(".csv")) return Format::csv;
   if (file.ends_with(".json")) return Format::json;
-  return Format::terminal;
+  return {};
+}
+
+Format format_of(const Arguments& arguments) {
+  const std::string wanted = arguments.value("--format"), out = arguments.value("--out");
+  const auto ending = format_for_file(out);
+  if (wanted.empty()) return ending.value_or(Format::terminal);
+  const Format format = format_of(wanted);
+  if ((ending && *ending != format) || out.ends_with(".html"))
+    throw usage_error("--format " + wanted + " does not go with this file's ending", out,
+                      "leave --format out, or name another file");
+  return format;
 }
 
 Screen screen() {
@@ -159,10 +171,7 @@ int tables_command(const Words& words) {
       parse_arguments(words, {"--format", "--out", "--language", "--lang"}, {}, {"RESULTS"});
   const std::string &folder = arguments.positions[0], out = arguments.value("--out");
   Results results = results_of(folder);
-  const std::string wanted = arguments.value("--format");
-  const Format format = !wanted.empty() ? format_of(wanted)
-                        : !out.empty()  ? format_for_file(out)
-                                        : Format::terminal;
+  const Format format = format_of(arguments);
   // The pages and JSON list damaged records themselves; CSV has no place for them.
   if (results.cells.empty() || format == Format::csv) {
     warn_of(results.damaged);
@@ -175,7 +184,7 @@ int tables_command(const Words& words) {
                                 folder);
   }
   Report report = make_report(std::move(results), language(arguments));
-  if (!wanted.empty() || (!out.empty() && !out.ends_with(".html"))) {
+  if (!arguments.value("--format").empty() || (!out.empty() && !out.ends_with(".html"))) {
     const std::string text = render(report, format, out.empty() ? screen() : Screen{});
     if (out.empty()) {
       print_text(text);
@@ -201,10 +210,11 @@ int tables_command(const Words& words) {
   try {
     files = write_report(report, folder, problems);
   } catch (const Error& error) {
-    // The tables are what was asked for in the first place.
     print_text(tables);
-    std::fprintf(stderr, "warning: no report file written: %s\n", error.message().c_str());
-    return 0;
+    std::fprintf(stderr,
+                 "error: no report file written: %s\n  hint: --format terminal only prints\n",
+                 error.message().c_str());
+    return int(error.code());
   }
   for (const std::string& problem : problems) {
     std::fprintf(stderr, "warning: not written: %s\n", problem.c_str());

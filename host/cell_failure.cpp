@@ -8,6 +8,7 @@
 #include <fstream>
 #include <optional>
 
+#include "ptq/core/mapped_file.hpp"
 #include "ptq/run/cell_error.hpp"
 
 namespace ptq {
@@ -17,7 +18,7 @@ namespace {
 std::optional<Record::Failure> said_by_cell(const std::filesystem::path& error_json) {
   constexpr size_t kLongest = size_t{1} << 20;
   std::string text(kLongest, '\0');
-  std::ifstream file(error_json, std::ios::binary);
+  std::ifstream file = open_file(error_json);
   file.read(text.data(), std::streamsize(text.size()));
   text.resize(size_t(file.gcount()));
   return parse_cell_error(text);

@@ -202,6 +202,11 @@ std::string plan_text(const Plan& plan, const Store& store, const std::vector<Ce
     text += "note: " + model.record.name + " has " +
             random_weights_note(*model.source.random_seed) + "\n";
   }
+  for (const GridEvaluation& evaluation : plan.grid.evaluations) {
+    if (!plan.grid.calibration || evaluation.hashes.empty()) continue;
+    if (evaluation.hashes[0] == plan.grid.calibration->sha256)
+      text += "note: methods learn from the text that " + evaluation.name + " is measured on\n";
+  }
   return text;
 }
 

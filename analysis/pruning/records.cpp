@@ -14,6 +14,7 @@
 #include "analysis/read/damage.hpp"
 #include "analysis/read/headline.hpp"
 #include "analysis/write/table.hpp"
+#include "ptq/core/mapped_file.hpp"
 
 namespace ptq::report {
 namespace {
@@ -330,7 +331,7 @@ bool is_pruning_record(const Record& record) {
 
 bool is_pruning_csv(const fs::path& file) {
   if (file.extension() != ".csv") return false;
-  std::ifstream in(file, std::ios::binary);
+  std::ifstream in = open_file(file);
   std::string head;
   return in && std::getline(in, head) && head.find("pruning_method") != head.npos;
 }

@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "analysis/read/records.hpp"
+#include "ptq/core/mapped_file.hpp"
 
 namespace ptq::report {
 namespace {
@@ -103,7 +104,7 @@ void add_sample(const simdjson::dom::object& object, Samples& out) {
 
 Samples read_samples(const fs::path& file) {
   Samples out;
-  std::ifstream in(file, std::ios::binary);
+  std::ifstream in = open_file(file);
   if (!in) {
     std::error_code error;
     if (fs::exists(file, error) || error) out.problem = "samples.jsonl cannot be opened";
@@ -146,7 +147,7 @@ Samples read_samples(const fs::path& file) {
 }
 
 void for_each_sample(const fs::path& file, const std::function<void(const Json&)>& visit) {
-  std::ifstream in(file, std::ios::binary);
+  std::ifstream in = open_file(file);
   std::string line;
   while (in && std::getline(in, line)) {
     if (line.empty() || line.size() > kLongestLine) continue;

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "host/check/test.hpp"
+#include "ptq/core/mapped_file.hpp"
 #include "ptq/run/surroundings.hpp"
 
 namespace ptq::check {
@@ -35,7 +36,7 @@ constexpr int kMachine = EM_AARCH64;
 class ElfFile {
  public:
   explicit ElfFile(const std::string& path) {
-    std::ifstream in(path, std::ios::binary);
+    std::ifstream in = open_file(path);
     bytes_.assign(std::istreambuf_iterator<char>(in), {});
     if (bytes_.size() < sizeof(Elf64_Ehdr) || std::memcmp(bytes_.data(), ELFMAG, SELFMAG) != 0) {
       fail("the file is no ELF file");

@@ -19,6 +19,8 @@ run 2 "$work/e.toml" --out "$out" --set methods.kivi.options.bit=2
 says err "did you mean \`bits\`?"
 run 2 "$work/e.toml" --out "$out" --set methods.kivi.options.bits=17
 says err "1, 2, 4, 8"
+run 2 "$work/e.toml" --out "$out" --set methods.kivi.options.bits=nan
+says err "not a finite number"
 run 2 "$work/e.toml" --out "$out" --set methods.kivi.method=kvii
 says err "did you mean \`kivi\`?"
 says err "plugins were looked for in"
@@ -87,4 +89,25 @@ record=$(ls -d "$out"/*__fp16__*)
 run 2 reproduce "$record" --keep "$out"
 says err "name another folder"
 run 0 reproduce "$record" --keep "$work/kept"
+
+# The ending of a file and the form asked for contradict each other.
+report=$PTQ_BUILD/bin/ptq-report
+"$report" "$out" --format csv --out "$work/q.md" 2>"$work/err"
+[ $? -eq 2 ] || fail "CSV was written into a file that ends in .md"
+says err "file's ending"
+
+# A pipe where results should be has no writer: it is found, not waited for.
+for part in tokens.bin samples.jsonl record.json; do
+  cp -r "$out" "$work/piped"
+  piped=$(ls -d "$work"/piped/*__fp16__*)
+  rm "$piped/$part" && mkfifo "$piped/$part"
+  timeout 20 "$report" verify "$work/piped" >/dev/null 2>&1
+  [ $? -eq 6 ] || fail "ptq-report verify of a pipe as $part"
+  timeout 20 "$report" check "$work/piped" "$work/e.toml" >/dev/null 2>&1
+  [ $? -eq 3 ] || fail "ptq-report check of a pipe as $part"
+  timeout 60 "$host" "$work/e.toml" --out "$work/piped" --only fp16 >/dev/null 2>"$work/err" ||
+    fail "a run over a pipe as $part"
+  says err "1 cells computed"
+  rm -r "$work/piped"
+done
 finish

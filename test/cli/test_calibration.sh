@@ -46,6 +46,13 @@ says "$(realpath --relative-to="$work" "$work"/small/*__calibrated__*)/result.md
 run 0 "$work/e.toml" "${plugins[@]}" --out "$work/forward" --set methods.calibrated.options.wants=1
 grep -qF '"loss": null' "$work"/forward/*calibrated*/record.json || fail "a loss without gradients"
 
+# The text that is measured on: said before anything is computed.
+run 0 "$work/e.toml" "${plugins[@]}" --out "$work/none" --dry-run
+grep -q "learn from the text" "$work/out" && fail "another text is spoken of as that of the evaluation"
+run 0 "$work/e.toml" "${plugins[@]}" --out "$work/none" --dry-run \
+  --set "calibration.text=\"$PWD/datasets/embedded/test.txt\""
+says out "methods learn from the text that perplexity-disjoint is measured on"
+
 # Nothing to learn from.
 run 2 "$work/plain.toml" "${plugins[@]}" --out "$work/none"
 says err "\`calibrated\` learns from a calibration text, and none is named"

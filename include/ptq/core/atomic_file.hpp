@@ -45,7 +45,8 @@ inline bool sync_is_unsupported(int number) {
 
 // Asks the kernel to bring a file or folder to stable storage.
 inline void sync_path(const std::filesystem::path& path) {
-  const int fd = uninterrupted([&] { return ::open(path.c_str(), O_RDONLY | O_CLOEXEC); });
+  const int fd =
+      uninterrupted([&] { return ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK); });
   if (fd < 0) {
     // A folder that one may write into and not list cannot be synced; its files are.
     std::error_code ignored;

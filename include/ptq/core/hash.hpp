@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "ptq/core/error.hpp"
+#include "ptq/core/mapped_file.hpp"
 
 namespace ptq {
 
@@ -51,11 +52,8 @@ inline std::string sha256_hex(std::string_view bytes) { return Sha256().update(b
 
 // Hash of the first `limit` bytes of a file (all of it by default).
 inline std::string sha256_file(const std::filesystem::path& path, uint64_t limit = UINT64_MAX) {
-  std::ifstream in(path, std::ios::binary);
-  std::error_code ignored;
-  if (!in || std::filesystem::is_directory(path, ignored)) {
-    throw environment_error("cannot read the file", path.string());
-  }
+  std::ifstream in = open_file(path);
+  if (!in) throw environment_error("cannot read the file", path.string());
   Sha256 hash;
   std::vector<char> buffer(1 << 20);
   while (in && limit > 0) {

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -36,10 +37,9 @@ inline std::string_view without_byte_order_mark(std::string_view text) {
 class MappedFile {
  public:
   explicit MappedFile(const std::filesystem::path& path) : path_(path) {
-    int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-    for (int i = 0; i < 1000 && fd < 0 && errno == EINTR; ++i) {
-      fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-    }
+    constexpr int kFlags = O_RDONLY | O_CLOEXEC | O_NONBLOCK;  // or a pipe waits for its writer
+    int fd = ::open(path.c_str(), kFlags);
+    for (int i = 0; i < 1000 && fd < 0 && errno == EINTR; ++i) fd = ::open(path.c_str(), kFlags);
     if (fd < 0) {
       throw environment_error("cannot open the file: " + std::string(std::strerror(errno)),
                               path.string());
@@ -109,6 +109,19 @@ class MappedFile {
   const uint8_t* data_ = nullptr;
   size_t size_ = 0;
 };
+
+// A stream over a regular file; over anything else, which may be a pipe that waits for a writer,
+// one that has failed.
+inline std::ifstream open_file(const std::filesystem::path& path) {
+  std::error_code ignored;
+  std::ifstream in;
+  if (std::filesystem::is_regular_file(path, ignored)) {
+    in.open(path, std::ios::binary);
+  } else {
+    in.setstate(std::ios::failbit);
+  }
+  return in;
+}
 
 // The whole content of a text file of at most `max_bytes` bytes.
 inline std::string read_text_file(const std::filesystem::path& path, uint64_t max_bytes) {

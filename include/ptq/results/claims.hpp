@@ -30,6 +30,7 @@
 
 #include "ptq/core/atomic_file.hpp"
 #include "ptq/core/json.hpp"
+#include "ptq/core/mapped_file.hpp"
 #include "ptq/core/own_json.hpp"
 #include "ptq/core/safe_text.hpp"
 
@@ -147,7 +148,7 @@ class Claims {
   std::filesystem::path file(const std::string& id) const { return folder_ / id; }
 
   static std::string read(const std::filesystem::path& path) {
-    std::ifstream in(path, std::ios::binary);
+    std::ifstream in = open_file(path);
     return {std::istreambuf_iterator<char>(in), {}};
   }
 

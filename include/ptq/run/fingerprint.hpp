@@ -116,7 +116,8 @@ inline std::string hash_in_pieces(int file, uint64_t size, const std::filesystem
 inline WeightHash hash_weight_file(const std::filesystem::path& path,
                                    int64_t settled_ns = 2'000'000'000) {
   using namespace fingerprint_detail;
-  const int file = uninterrupted([&] { return ::open(path.c_str(), O_RDONLY | O_CLOEXEC); });
+  const int file =
+      uninterrupted([&] { return ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK); });
   if (file < 0) throw file_error("cannot open the file", path, errno);
   const std::unique_ptr<const int, void (*)(const int*)> closing(
       &file, [](const int* fd) { ::close(*fd); });

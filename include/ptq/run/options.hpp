@@ -47,6 +47,8 @@ namespace options_detail {
 
 // The value with the option's own type (an integer is a fine number), or an Error.
 inline Json checked_option(const OptionSpec& spec, const Json& value, const std::string& where) {
+  if (value.is_number() && !std::isfinite(value.get<double>()))
+    throw usage_error("option `" + spec.name + "` is not a finite number", where);
   const bool fits = (spec.type == OptionType::integer && value.is_number_integer()) ||
                     (spec.type == OptionType::real && value.is_number()) ||
                     (spec.type == OptionType::boolean && value.is_boolean()) ||
@@ -60,9 +62,6 @@ inline Json checked_option(const OptionSpec& spec, const Json& value, const std:
   if (spec.type == OptionType::real) out = value.get<double>();
   if (out.is_number()) {
     const double x = out.get<double>();
-    if (!std::isfinite(x)) {
-      throw usage_error("option `" + spec.name + "` is not a finite number", where);
-    }
     if (spec.has_range && (x < spec.min || x > spec.max)) {
       throw usage_error("option `" + spec.name + "` is " + value.dump() + ", outside its range " +
                             option_range_text(spec),
