@@ -8,7 +8,6 @@
 
 #include "host/arguments.hpp"
 #include "host/commands/commands.hpp"
-#include "ptq/core/mapped_file.hpp"
 #include "ptq/core/own_json.hpp"
 #include "ptq/data/text.hpp"
 #include "ptq/model/load_tokenizer.hpp"
@@ -94,7 +93,7 @@ int tokenize_command(const std::vector<std::string>& args) {
   }
   std::ifstream file;
   if (!path.empty()) {
-    file = open_file(path);
+    file.open(path);
     if (!file) throw environment_error("cannot read the file", path);
   }
   std::istream& in = path.empty() ? std::cin : file;

@@ -69,18 +69,6 @@ template <DType kType>
 PTQ_INLINE Reg dense(const uint8_t* p) {
   return {eight<kType>(p), eight<kType>(p + 8 * dtype_bytes(kType))};
 }
-PTQ_INLINE void two_f16(const uint8_t* p, float& first, float& second) {
-  int32_t bits;
-  std::memcpy(&bits, p, 4);
-  const __m128 two = _mm_cvtph_ps(_mm_cvtsi32_si128(bits));
-  first = _mm_cvtss_f32(two);
-  second = _mm_cvtss_f32(_mm_movehdup_ps(two));
-}
-PTQ_INLINE float f16(const uint8_t* p) {
-  float first, second;
-  two_f16(p, first, second);
-  return first;
-}
 
 PTQ_INLINE Ints bytes16(const uint8_t* p) {
   const __m128i b = sixteen(p);

@@ -54,18 +54,6 @@ PTQ_INLINE Reg dense(const uint8_t* p) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16));
   }
 }
-PTQ_INLINE void two_f16(const uint8_t* p, float& first, float& second) {
-  int32_t bits;
-  std::memcpy(&bits, p, 4);
-  const __m128 two = _mm_cvtph_ps(_mm_cvtsi32_si128(bits));
-  first = _mm_cvtss_f32(two);
-  second = _mm_cvtss_f32(_mm_movehdup_ps(two));
-}
-PTQ_INLINE float f16(const uint8_t* p) {
-  float first, second;
-  two_f16(p, first, second);
-  return first;
-}
 
 PTQ_INLINE Ints bytes16(const uint8_t* p) {
   return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));

@@ -7,11 +7,9 @@
 //   dense<dtype>            16 stored numbers
 //   codes<Bits>             16 packed codes, each in the low bits of its lane (alone there for 8)
 //   Levels<Bits>            what codes mean: set(scale, offset), at(codes) = code * scale + offset
-//   f16, two_f16            one float16 as float, and two; four bytes are read
 //   nibbles, signed_bytes, with_fifth   parts of GGUF blocks
-//   prefetch                asks for the bytes at an address, into the second-level cache: the
-//   first
-//                           has room for half of the lines that memory's rate keeps on the way
+//   prefetch                asks for the bytes at an address, into the second-level cache (the
+//                           first has room for half of what memory's rate keeps on the way)
 //
 // A reader gives the weights as decode() does, to the last bit: the product of a code of at most 8
 // bits and a scale of 11 is exact, so fma rounds once, as a sum does.
@@ -78,6 +76,21 @@ struct CodeRow {
     return own.at(codes<Bits>(bytes));
   }
 };
+
+// Two float16 as floats.
+PTQ_INLINE void two_f16(const uint8_t* p, float& first, float& second) {
+  int32_t bits;
+  std::memcpy(&bits, p, 4);
+  const __m128 two = _mm_cvtph_ps(_mm_cvtsi32_si128(bits));
+  first = _mm_cvtss_f32(two);
+  second = _mm_cvtss_f32(_mm_movehdup_ps(two));
+}
+// One; the two bytes behind it are read as well.
+PTQ_INLINE float f16(const uint8_t* p) {
+  float first, second;
+  two_f16(p, first, second);
+  return first;
+}
 
 // Blocks of 32 numbers, layouts as in encoding/blocks.hpp.
 template <class Block>
