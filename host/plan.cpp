@@ -205,7 +205,8 @@ std::string plan_text(const Plan& plan, const Store& store, const std::vector<Ce
   for (const GridEvaluation& evaluation : plan.grid.evaluations) {
     if (!plan.grid.calibration || evaluation.hashes.empty()) continue;
     if (evaluation.hashes[0] == plan.grid.calibration->sha256)
-      text += "note: methods learn from the text that " + evaluation.name + " is measured on\n";
+      text += "note: methods that learn from a text are shown the one that " + evaluation.name +
+              " is measured on\n";
   }
   return text;
 }

@@ -235,6 +235,7 @@ class Runner {
       job.subject.plugin_files.clear();
       job.kept_reference = absolute_path(fs::path(reference.file())).string();
       job.kept_limit = uint64_t(plan_.experiment.limits.kept_mib * double(1 << 20));
+      job.prompts_limit = uint64_t(plan_.experiment.limits.prompts_mib * double(1 << 20));
       launch(job, std::move(running));
       reference.state = KeptReference::State::in_work;
     } catch (const Error&) {

@@ -45,6 +45,25 @@ Record read_record(const fs::path& file) {
   return record_from_json(parse_json(read_text_file(file, kLargest), file.string()), file.string());
 }
 
+// The experiment of the record's one cell. What is wrong with it is wrong with the record: errors
+// name that and not the file that was written from it.
+Plan plan_of(const PlanRequest& request, const fs::path& record) {
+  try {
+    Plan plan = make_plan(request);
+    plan.missing.throw_if_any();
+    return plan;
+  } catch (const Error& error) {
+    const auto named = [&](std::string text) {
+      const std::string scratch = request.file.string();
+      for (size_t at = 0; (at = text.find(scratch, at)) != std::string::npos;
+           at += record.string().size())
+        text.replace(at, scratch.size(), record.string());
+      return text;
+    };
+    throw Error(error.code(), named(error.message()), named(error.where()), named(error.hint()));
+  }
+}
+
 // What of the program and its inputs is not what it was.
 void say_changes(const Record& before, const Record& now) {
   const auto differ = [](const std::string& what, const std::string& a, const std::string& b) {
@@ -94,8 +113,7 @@ int reproduce_command(const std::vector<std::string>& args) {
   request.plugins = list_of(arguments, "plugins");
   request.device = text_of(arguments, "device");
   write_file_atomic(request.file, record_experiment(before));
-  const Plan plan = make_plan(request);
-  plan.missing.throw_if_any();
+  const Plan plan = plan_of(request, file);
   const std::string keep = text_of(arguments, "keep");
   if (!keep.empty() &&
       fs::equivalent(keep, fs::absolute(file).parent_path().parent_path(), ignored))

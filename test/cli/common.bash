@@ -12,6 +12,8 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 unset PTQ_PLUGINS
 failures=0
+# How many times slower than a release build the program may be, as with a sanitizer.
+slow=${PTQ_SLOW:-1}
 
 fail() {
   echo "FAILED: $*"
@@ -46,8 +48,8 @@ text = "$PWD/datasets/embedded/test.txt"
 window = 256
 max_windows = 1
 [limits]
-cell_seconds = 60
-hang_seconds = 2
+cell_seconds = $((60 * slow))
+hang_seconds = $((2 * slow))
 TOML
 }
 

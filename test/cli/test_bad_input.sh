@@ -89,6 +89,11 @@ record=$(ls -d "$out"/*__fp16__*)
 run 2 reproduce "$record" --keep "$out"
 says err "name another folder"
 run 0 reproduce "$record" --keep "$work/kept"
+# What is wrong with a record is said of the record.
+sed 's/"window": [0-9]*/"window": -3/' "$record/record.json" >"$work/wrong.json"
+run 2 reproduce "$work/wrong.json"
+says err "$work/wrong.json"
+grep -q 'cell\.toml' "$work/err" && fail "a file that is gone is named"
 
 # The ending of a file and the form asked for contradict each other.
 report=$PTQ_BUILD/bin/ptq-report

@@ -51,7 +51,7 @@ run 0 "$work/e.toml" "${plugins[@]}" --out "$work/none" --dry-run
 grep -q "learn from the text" "$work/out" && fail "another text is spoken of as that of the evaluation"
 run 0 "$work/e.toml" "${plugins[@]}" --out "$work/none" --dry-run \
   --set "calibration.text=\"$PWD/datasets/embedded/test.txt\""
-says out "methods learn from the text that perplexity-disjoint is measured on"
+says out "methods that learn from a text are shown the one that perplexity-disjoint is measured on"
 
 # Nothing to learn from.
 run 2 "$work/plain.toml" "${plugins[@]}" --out "$work/none"

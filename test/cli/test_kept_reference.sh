@@ -5,7 +5,7 @@
 command -v python3 >/dev/null || { echo "no python3"; exit 77; }
 
 {
-  experiment fp16 kivi rtn q4_0 | sed 's/^hang_seconds.*/hang_seconds = 60/'
+  experiment fp16 kivi rtn q4_0 forge streaming_llm | sed 's/^hang_seconds.*/hang_seconds = 60/'
   cat <<TOML
 [[evaluations]]
 kind = "passkey"
@@ -36,7 +36,11 @@ run 0 "$work/e.toml" --out "$work/kept" --jobs 2 --threads 1
 run 0 "$work/e.toml" --out "$work/each" --threads 1 --set limits.kept_mib=0
 python3 bench/same_records.py "$work/each" "$work/kept" || fail "the numbers differ"
 kept=$(grep -l '"reference": "kept"' "$work"/kept/*/record.json | wc -l)
-[ "$kept" -eq 12 ] || fail "$kept records with a kept reference instead of 12"
+[ "$kept" -eq 20 ] || fail "$kept records with a kept reference instead of 20"
+prompts=$(grep -l '"prompts": "kept"' "$work"/kept/*/record.json | wc -l)
+[ "$prompts" -eq 8 ] || fail "$prompts records with kept prompts instead of 8: passkey and retrieval of 4 cache methods"
+grep -q '"prompts"' "$work"/kept/*__fp16__*/record.json "$work"/kept/*__rtn__*/record.json &&
+  fail "prompts of full precision, or of changed weights, were not run"
 grep -q '"reference": "kept"' "$work"/each/*/record.json && fail "kept although kept_mib is 0"
 
 # Logits that do not fit, and a single method: each cell computes the reference itself.

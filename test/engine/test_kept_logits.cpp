@@ -74,7 +74,7 @@ TEST_CASE("kept logits end at their limit, and a damaged file is refused", "[eng
   const test::TemporaryFolder folder;
   const std::string file = (folder.path() / "kept").string();
   KeptLogits kept(1 << 20);
-  kept.keep(std::string(64, 'a'), {1, 2, 3});
+  CHECK(kept.keep(std::string(64, 'a'), {1, 2, 3}));
   kept.write(file);
   CHECK(KeptLogits(file).find(std::string(64, 'a'))->size() == 3);
   CHECK_FALSE(KeptLogits(file).find(std::string(64, 'b')));

@@ -2,6 +2,7 @@
 // any cut into passes, any other sequences beside it, on one set of kernels.
 #include <catch2/catch.hpp>
 #include <filesystem>
+#include <initializer_list>
 #include <map>
 #include <memory>
 #include <random>
@@ -9,6 +10,7 @@
 #include <vector>
 
 #include "ptq/engine/cpu/transformer.hpp"
+#include "ptq/engine/kept_prompts.hpp"
 #include "ptq/engine/logits_digest.hpp"
 #include "test/support/random_model.hpp"
 
@@ -36,10 +38,14 @@ struct Evicts final : KvMethod {
 
 // KIVI's two policies, or one row at a time behind a window.
 struct Codes final : KvMethod {
-  bool kivi;
-  explicit Codes(bool k) : kivi(k) {}
+  bool kivi, unrotated;
+  explicit Codes(bool k, bool u = false) : kivi(k), unrotated(u) {}
   KvPolicy policy(KvSide side) const override {
-    if (!kivi) return {3, 5, 1};
+    if (!kivi) {
+      KvPolicy p{3, 5, 1};
+      p.pre_rope = unrotated && side == KvSide::keys;
+      return p;
+    }
     return side == KvSide::keys ? KvPolicy{0, 0, 16} : KvPolicy{0, 16, 1};
   }
   void encode(KvSide side, int, int64_t, int64_t tokens, const float* x, RowSink& out) override {
@@ -144,6 +150,32 @@ void check(const OnDisk& model, Weights weights, Compute compute, const cpu::Ker
   }
 }
 
+// What a prompt of 300 tokens leaves: the logits of the tokens behind it, the cache's bytes and
+// what was read.
+struct Left {
+  Logits logits;
+  uint64_t bytes;
+  double queries, exposure, rows;
+  bool operator==(const Left&) const = default;
+};
+Left behind_prompt(Engine& engine, KvMethod* method) {
+  const auto ids = text(3, 340);
+  const std::span<const int32_t> prompt = std::span(ids).first(300), rest = std::span(ids).last(40);
+  Left left;
+  const auto sequence = engine.start(method);
+  engine.forward(*sequence, prompt, Regime::prefill_exact, 300, {});
+  engine.forward(*sequence, rest, Regime::streaming, 0,
+                 [&](int64_t, int64_t rows, const float* logits) {
+                   left.logits.insert(left.logits.end(), logits, logits + rows * 96);
+                 });
+  left.bytes = sequence->bytes().total();
+  const CacheReads reads = sequence->reads();
+  left.queries = reads.queries;
+  left.exposure = reads.exposure();
+  left.rows = reads.total[0] + reads.total[1] + reads.encoded[0] + reads.encoded[1];
+  return left;
+}
+
 }  // namespace
 
 TEST_CASE("engine: logits do not depend on threads, cuts or neighbours", "[same-bits]") {
@@ -190,6 +222,37 @@ TEST_CASE("engine: the same in bfloat16 and within a sliding window", "[same-bit
   const OnDisk model(m);
   for (const Compute compute : {Compute::fp32, Compute::bf16})
     check(model, Weights::float32, compute, cpu::chosen_kernels());
+}
+
+TEST_CASE("engine: a prompt that is taken leaves what running it leaves", "[same-bits]") {
+  RandomModel plain, norms, window, uneven;
+  norms.architecture = "Qwen3ForCausalLM";
+  norms.model_type = "qwen3";
+  window.architecture = "MistralForCausalLM";
+  window.model_type = "mistral";
+  window.sliding_window = 90;
+  uneven.layer_sizes = R"([{}, {"num_attention_heads": 0, "num_key_value_heads": 0}])";
+  Codes kivi(true), rows(false), unrotated(false, true);
+  Evicts evicts;
+  for (const RandomModel& shape : {plain, norms, window, uneven})
+    for (const Compute compute : {Compute::fp32, Compute::bf16}) {
+      INFO(shape.architecture << ", " << compute_word(compute));
+      const OnDisk model(shape);
+      const auto engine = model.open(2, Weights::float32, compute, cpu::chosen_kernels());
+      KeptPrompts kept(1 << 20), none(uint64_t{1000});
+      PromptKeeper keeper(*engine, *engine, kept), no_room(*engine, *engine, none);
+      const Left dense = behind_prompt(keeper, nullptr);
+      CHECK_FALSE(kept.empty());
+      CHECK((behind_prompt(no_room, nullptr) == dense));
+      CHECK(none.empty());
+      for (KvMethod* method :
+           std::initializer_list<KvMethod*>{nullptr, &kivi, &rows, &unrotated, &evicts}) {
+        PromptedEngine prompted(*engine, kept, method);
+        CHECK((behind_prompt(prompted, method) == behind_prompt(*engine, method)));
+        CHECK(prompted.taken() == 1);
+        CHECK(prompted.seconds() > 0);
+      }
+    }
 }
 
 }  // namespace ptq::test

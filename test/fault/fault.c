@@ -4,12 +4,13 @@
  *   LD_PRELOAD=fault.so FAULT_KIND=write FAULT_AT=7 FAULT_ERRNO=28 FAULT_COUNTER=FILE program ...
  *
  * FILE holds the counter (eight zero bytes at first). With FAULT_AT=0 nothing fails and the counter
- * says afterwards how many operations of the kind there were. FAULT_ONLY, when not empty, counts only
- * operations on paths that contain this text; a file that was opened by such a path belongs to it.
+ * says afterwards how many operations of the kind there were. FAULT_ONLY, when not empty, counts
+ * only operations on paths that contain this text; a file that was opened by such a path belongs to
+ * it.
  *
- * Kinds: open read write fsync rename mkdir close truncate malloc. They are intercepted where programs
- * and the C++ library call the C library. malloc counts from main() on: what the libraries need to
- * begin is not counted. Streams of the C library write inside of it, so fopen, fwrite,
+ * Kinds: open read write fsync rename mkdir close truncate malloc. They are intercepted where
+ * programs and the C++ library call the C library. malloc counts from main() on: what the libraries
+ * need to begin is not counted. Streams of the C library write inside of it, so fopen, fwrite,
  * fflush and fclose are intercepted themselves. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -78,22 +79,22 @@ static int fails_fd(const char* what, int fd) {
 static int mode_of(int flags, va_list list) {
   return (flags & (O_CREAT | O_TMPFILE)) != 0 ? va_arg(list, int) : 0;
 }
-#define OPEN(name)                                        \
-  int name(const char* path, int flags, ...) {            \
-    va_list list;                                         \
-    va_start(list, flags);                                \
-    const int mode = mode_of(flags, list);                \
-    va_end(list);                                         \
+#define OPEN(name)                                                   \
+  int name(const char* path, int flags, ...) {                       \
+    va_list list;                                                    \
+    va_start(list, flags);                                           \
+    const int mode = mode_of(flags, list);                           \
+    va_end(list);                                                    \
     return fails("open", path) ? -1 : REAL(name)(path, flags, mode); \
   }
 OPEN(open)
 OPEN(open64)
-#define OPENAT(name)                                      \
-  int name(int folder, const char* path, int flags, ...) { \
-    va_list list;                                         \
-    va_start(list, flags);                                \
-    const int mode = mode_of(flags, list);                \
-    va_end(list);                                         \
+#define OPENAT(name)                                                         \
+  int name(int folder, const char* path, int flags, ...) {                   \
+    va_list list;                                                            \
+    va_start(list, flags);                                                   \
+    const int mode = mode_of(flags, list);                                   \
+    va_end(list);                                                            \
     return fails("open", path) ? -1 : REAL(name)(folder, path, flags, mode); \
   }
 OPENAT(openat)

@@ -113,7 +113,7 @@ plugin "-DAT_ENCODE=if(calls==1){${long}for(int i=0;i<35;++i){p->report(call,i/3
 cells 0 hostile
 plugin "-DAT_ENCODE=${long}while(!call->cancelled(call))nanosleep(&t,NULL);close(open(\"$work/told\",O_CREAT,0600));return call->fail(call,PTQ_CANCELLED,\"stopped\")"
 cells 3 hostile
-says err "limits.hang_seconds = 2"
+says err "limits.hang_seconds = $((2 * slow))"
 [ -e "$work/told" ] || fail "the plugin was not told to stop"
 
 # Words: too many, or meant for the terminal.

@@ -261,6 +261,102 @@ TEST_CASE("figures are held against the scores of the tokens", "[consistency]") 
   CHECK(says(old) == "");
 }
 
+TEST_CASE("figures of parts are held against the samples of the parts", "[consistency]") {
+  const Folder folder;
+  folder.samples(
+      R"({"depth":0.1,"task":"single","correct":true,"correct_reference":true,"partial":1.0})"
+      "\n"
+      R"({"depth":0.5,"task":"single","correct":false,"correct_reference":true,"partial":0.5})"
+      "\n"
+      R"({"depth":0.5,"task":"multi","correct":true,"correct_reference":false,"partial":1.0})"
+      "\n");
+  Record r;
+  r.evaluation = {"retrieval", "retrieval", Json::object()};
+  const auto row = [](int correct, int total, double partial, int lost, int gained) {
+    return Json{{"correct", correct},
+                {"total", total},
+                {"accuracy", double(correct) / total},
+                {"partial", partial},
+                {"lost", lost},
+                {"gained", gained},
+                {"accuracy_reference", double(correct + lost - gained) / total}};
+  };
+  r.metrics = row(2, 3, 2.5 / 3, 1, 1);
+  Json first = row(1, 1, 1.0, 0, 0), second = row(1, 2, 0.75, 1, 1), cell = row(0, 1, 0.5, 1, 0);
+  first["depth"] = 0.1;
+  second["depth"] = 0.5;
+  cell.update({{"depth", 0.5}, {"task", "single"}});
+  r.metrics["depths"] = {first, second};
+  r.metrics["cells"] = {cell};
+  CHECK(all(sample_violations(r, folder.path)) == "");
+  for (const char* key : {"correct", "total", "partial", "lost", "gained", "accuracy_reference"}) {
+    Record edited = r;
+    Json& value = edited.metrics["depths"][1][key];
+    value = value.get<double>() + 1;
+    CHECK_THAT(all(sample_violations(edited, folder.path)),
+               Contains("metrics.depths[1]." + std::string(key) + " is ") &&
+                   Contains("but that of its samples is "));
+    edited = r;
+    edited.metrics["cells"][0][key] = 7;
+    CHECK_THAT(all(sample_violations(edited, folder.path)),
+               Contains("metrics.cells[0]." + std::string(key) + " is 7"));
+  }
+  // Of what samples do not say they are of, nothing is known.
+  r.metrics["depths"][0].erase("depth");
+  r.metrics["depths"][0]["length"] = 512;
+  r.metrics["depths"][0]["partial"] = 0.5;
+  CHECK(all(sample_violations(r, folder.path)) == "");
+  r.metrics["cache"] = Json::array();
+  CHECK_THAT(all(figure_violations(r)), Contains("metrics.cache is no object"));
+}
+
+TEST_CASE("figures of parts are held against the scores of their tokens", "[consistency]") {
+  const Folder folder;
+  TokenFile file;
+  file.runs = {{0, 1, 3}};  // positions 1, 2, 3
+  file.tokens = {{1.0f, 0.5f, 0.25f, 0.5f, 65535, 9, 0},
+                 {2.0f, 1.0f, 0.5f, 0.25f, 65535, 9, TokenScore::kFlip},
+                 {6.0f, 3.0f, 0.0f, 0.0f, 65535, 9, 0}};
+  const std::string bytes = token_file_bytes(file);
+  std::ofstream(folder.path / kTokenFileName, std::ios::binary) << bytes;
+  Record record;
+  record.evaluation.kind = "cached-decode";
+  record.tokens_sha256 = sha256_hex(bytes);
+  const auto row = [](int tokens, double nll, double reference, double kl, double most,
+                      double top1) {
+    return Json{{"tokens", tokens}, {"nll", nll},     {"nll_reference", reference},
+                {"kl_mean", kl},    {"kl_max", most}, {"top1_agreement", top1}};
+  };
+  record.metrics = {{"samples", 1}};
+  Json two = row(1, 1, 0.5, 0.25, 0.25, 1), four = row(2, 4, 2, 0.25, 0.5, 0.5);
+  two["length"] = 2;   // looks back on 1
+  four["length"] = 4;  // on 2 and 3
+  Json bucket = row(2, 1.5, 0.75, 0.375, 0.5, 0.5);
+  bucket.update({{"first", 0}, {"last", 2}});
+  record.metrics["lengths"] = {two, four};
+  record.metrics["buckets"] = {bucket};
+  CHECK(all(token_violations(record, folder.path)) == "");
+  for (const std::string key :
+       {"tokens", "nll", "nll_reference", "kl_mean", "kl_max", "top1_agreement"}) {
+    Record edited = record;
+    edited.metrics["lengths"][1][key] = 9;
+    edited.metrics["buckets"][0][key] = 9;
+    CHECK_THAT(all(token_violations(edited, folder.path)),
+               Contains("metrics.lengths[1]." + key + " is 9") &&
+                   Contains("metrics.buckets[0]." + key + " is 9"));
+  }
+  // Quarters count from where the continuation begins.
+  record.evaluation.kind = "generation";
+  record.metrics = {{"samples", 1}};
+  Json quarter = row(1, 2, 1, 0.5, 0.5, 0);
+  quarter.update({{"first", 1}, {"last", 1}});
+  record.metrics["quarters"] = {quarter};
+  CHECK(all(token_violations(record, folder.path)) == "");
+  record.metrics["quarters"][0]["nll"] = 3;
+  CHECK_THAT(all(token_violations(record, folder.path)),
+             Contains("metrics.quarters[0].nll is 3, but that of tokens.bin is 2"));
+}
+
 TEST_CASE("a headline names a figure of the metrics", "[consistency]") {
   Record r = perplexity();
   r.headline = {"ppl", "lower", "perplexity"};

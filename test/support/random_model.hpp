@@ -8,6 +8,7 @@
 #include <fstream>
 #include <random>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "ptq/model/anatomy.hpp"
@@ -25,11 +26,27 @@ struct RandomModel {
   std::string layer_sizes;  // JSON, for models whose layers differ
 };
 
-// Writes the folder (config.json, model.safetensors in float32) and returns its path.
+// Folders that are removed when the program ends, where nobody removed them before.
+class FoldersToRemove {
+ public:
+  void add(const std::filesystem::path& folder) { folders_.push_back(folder); }
+  ~FoldersToRemove() {
+    std::error_code ignored;
+    for (const auto& folder : folders_) std::filesystem::remove_all(folder, ignored);
+  }
+
+ private:
+  std::vector<std::filesystem::path> folders_;
+};
+
+// Writes the folder (config.json, model.safetensors in float32) and returns its path. It is there
+// until the program ends.
 inline std::string write_random_model(const RandomModel& m, const std::string& name) {
   const auto folder = std::filesystem::temp_directory_path() /
                       ("ptq-test-" + name + "-" + std::to_string(::getpid()));
   std::filesystem::create_directories(folder);
+  static FoldersToRemove written;
+  written.add(folder);
   std::ofstream(folder / "config.json")
       << "{\"architectures\": [\"" << m.architecture << "\"], \"model_type\": \"" << m.model_type
       << "\", \"hidden_size\": " << m.hidden << ", \"num_hidden_layers\": " << m.layers

@@ -6,10 +6,13 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "ptq/core/dtype.hpp"
+#include "ptq/core/error.hpp"
 #include "ptq/engine/counts.hpp"
 #include "ptq/engine/method.hpp"
 #include "ptq/engine/modes.hpp"
@@ -102,13 +105,24 @@ class Engine {
     forward(requests, regime, nullptr);
   }
 
-  // The same for one sequence.
+  // The 16-bit dtype of the rows that take() wants; nothing: it is not to be called.
+  virtual std::optional<DType> prompt_dtype() const { return {}; }
+  // Appends a prompt to an empty sequence as a call under `prefill-exact` would, but for running
+  // it. rows: of each layer with attention its keys [tokens, kv_width], rotated unless the cache
+  // stores them before, then its values. engine/kept_prompts.hpp makes them.
+  virtual void take(Sequence& sequence, int64_t tokens, std::span<const uint16_t> rows);
+
+  // The same as above for one sequence.
   void forward(Sequence& sequence, std::span<const int32_t> tokens, Regime regime,
                int64_t first_logits_row, const LogitsFn& logits, Tap* tap = nullptr) {
     const Request request{sequence, tokens, first_logits_row, logits};
     forward(std::span(&request, 1), regime, tap);
   }
 };
+
+inline void Engine::take(Sequence&, int64_t, std::span<const uint16_t>) {
+  throw Error(ExitCode::internal, "this engine takes no prompts");
+}
 
 // An engine on the CPU for a Hugging Face folder; weights are memory-mapped and stay in their
 // dtype. Defined in host/engine_cpu.cpp.

@@ -4,88 +4,23 @@
 // when the whole history of its sequence, cut into the same calls, is the same.
 #pragma once
 
-#include <array>
 #include <cstdint>
-#include <cstring>
-#include <filesystem>
-#include <fstream>
 #include <functional>
 #include <memory>
-#include <optional>
 #include <span>
 #include <string>
-#include <string_view>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
 #include "ptq/core/error.hpp"
 #include "ptq/core/hash.hpp"
-#include "ptq/core/mapped_file.hpp"
 #include "ptq/engine/engine.hpp"
+#include "ptq/engine/kept_numbers.hpp"
 
 namespace ptq {
 
 // Rows of logits by the call that they answered.
-class KeptLogits {
- public:
-  // To collect at most `limit` bytes of logits.
-  explicit KeptLogits(uint64_t limit) : limit_(limit) {}
-  // Those of a file; an Error names what is wrong with it.
-  explicit KeptLogits(const std::filesystem::path& file) : file_(file) { index(file.string()); }
-
-  // Nothing where the call is not known. Valid until the next call of keep().
-  std::optional<std::span<const float>> find(const std::string& call) const {
-    const auto found = rows_.find(call);
-    if (found == rows_.end()) return {};
-    return found->second;
-  }
-
-  // Errors: more than the limit.
-  void keep(const std::string& call, std::vector<float> rows) {
-    bytes_ += rows.size() * sizeof(float);
-    if (bytes_ > limit_)
-      throw Error(ExitCode::resources,
-                  "the reference's logits take more than " + std::to_string(limit_ >> 20) + " MiB");
-    collected_.push_back(std::move(rows));
-    rows_.emplace(call, collected_.back());
-  }
-
-  // An entry: 64 hex digits of the call, count of numbers as uint64, the float32 numbers.
-  void write(const std::filesystem::path& file) const {
-    std::ofstream out(file, std::ios::binary);
-    for (const auto& [call, rows] : rows_) {
-      const uint64_t count = rows.size();
-      out.write(call.data(), std::streamsize(call.size()));
-      out.write(reinterpret_cast<const char*>(&count), sizeof count);
-      out.write(reinterpret_cast<const char*>(rows.data()), std::streamsize(count * sizeof(float)));
-    }
-    if (!out.flush())
-      throw Error(ExitCode::resources, "cannot write the reference's logits", file.string());
-  }
-
- private:
-  static constexpr size_t kCallBytes = 64, kHeadBytes = kCallBytes + sizeof(uint64_t);
-
-  void index(const std::string& name) {
-    for (size_t at = 0; at < file_->size();) {
-      const size_t left = file_->size() - at;
-      uint64_t count = UINT64_MAX;
-      if (left >= kHeadBytes) std::memcpy(&count, file_->data() + at + kCallBytes, sizeof count);
-      if (left < kHeadBytes || count > (left - kHeadBytes) / sizeof(float))
-        throw environment_error("the file of the reference's logits is cut short", name);
-      rows_.emplace(std::string(reinterpret_cast<const char*>(file_->data()) + at, kCallBytes),
-                    std::span(reinterpret_cast<const float*>(file_->data() + at + kHeadBytes),
-                              size_t(count)));
-      at += kHeadBytes + size_t(count) * sizeof(float);
-    }
-  }
-
-  uint64_t limit_ = 0, bytes_ = 0;
-  std::optional<MappedFile> file_;
-  std::vector<std::vector<float>> collected_;  // what rows_ points into while there is no file
-  std::unordered_map<std::string, std::span<const float>> rows_;
-};
+using KeptLogits = KeptNumbers<float>;
 
 // Full-precision sequences only. Calls that are not kept reach the real engine, after whatever the
 // sequence was fed until then.
@@ -186,7 +121,9 @@ class KeptEngine : public Engine {
                       });
     sequence.history.emplace_back(request.tokens.begin(), request.tokens.end());
     sequence.fed = sequence.history.size();
-    if (use_ == Use::collect) kept_.keep(call, std::move(all));
+    if (use_ == Use::collect && !kept_.keep(call, std::move(all)))
+      throw Error(ExitCode::resources, "the reference's logits take more than " +
+                                           std::to_string(kept_.limit() >> 20) + " MiB");
   }
 
   ModelConfig config_;

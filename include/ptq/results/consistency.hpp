@@ -21,6 +21,7 @@
 #include "ptq/core/hash.hpp"
 #include "ptq/core/mapped_file.hpp"
 #include "ptq/results/choice_consistency.hpp"
+#include "ptq/results/part_consistency.hpp"
 #include "ptq/results/record.hpp"
 #include "ptq/results/token_consistency.hpp"
 #include "ptq/results/violation.hpp"
@@ -259,7 +260,8 @@ struct SampleSums {
   int64_t wrong_choices = 0, first_wrong_choice = 0;
 };
 
-inline SampleSums sum_samples(std::string_view text) {
+// parts: get every sample, too.
+inline SampleSums sum_samples(std::string_view text, Parts& parts) {
   SampleSums sums;
   Sha256 scores_hash;
   simdjson::dom::parser parser;
@@ -274,6 +276,7 @@ inline SampleSums sum_samples(std::string_view text) {
       if (sums.damaged++ == 0) sums.first_damaged = number;
       continue;
     }
+    parts.add(object);
     if (const auto scores = numbers_of(object, "loglikelihoods"); !scores.empty()) {
       int64_t row = 0;
       if (object["doc_id"].get(row) == simdjson::SUCCESS)
@@ -426,6 +429,9 @@ inline std::vector<Violation> figure_violations(const Record& record) {
   std::vector<Violation> out;
   if (record.status == "failed") return out;
   consistency_detail::Figures(out).check(record.metrics, "metrics");
+  for (const char* key : {"cache", "weights", "logits", "memory", "time"})
+    if (record.metrics.contains(key) && !record.metrics[key].is_object())
+      out.push_back({std::string("metrics.") + key, "is no object"});
   consistency_detail::check_headline(record, out);
   if (record.seconds < 0) {
     out.push_back({"seconds", "is " + consistency_detail::shown_number(record.seconds)});
@@ -458,8 +464,11 @@ inline std::vector<Violation> sample_violations(const Record& record,
     if (!record.samples_sha256.empty() && sha256_hex(samples.text()) != record.samples_sha256) {
       out.push_back({"samples.jsonl", "is not the file whose hash stands in the record"});
     }
-    consistency_detail::compare_with_samples(record,
-                                             consistency_detail::sum_samples(samples.text()), out);
+    consistency_detail::Parts parts(record.metrics);
+    const consistency_detail::SampleSums sums =
+        consistency_detail::sum_samples(samples.text(), parts);
+    consistency_detail::compare_with_samples(record, sums, out);
+    if (sums.damaged == 0) parts.compare(out);
   } catch (const Error& problem) {
     out.push_back({"samples.jsonl", "cannot be read: " + problem.message()});
   }

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "ptq/core/hash.hpp"
@@ -46,6 +47,59 @@ struct TokenSums {
   }
 };
 
+// Sums over the tokens of each row of a list of the metrics that divides the positions of the
+// texts.
+class TokenParts {
+ public:
+  TokenParts(const Json& metrics, const char* list) : list_(list) {
+    const auto rows = metrics.find(list);
+    if (rows == metrics.end() || !rows->is_array()) return;
+    for (const Json& row : *rows) {
+      const auto length = number_at(row, "length"), first = number_at(row, "first"),
+                 last = number_at(row, "last");
+      if (length)  // what looks back on at least half of it
+        parts_.push_back({&row, std::floor(*length / 2), *length, {}});
+      else if (first && last)
+        parts_.push_back({&row, *first, *last + 1, {}});
+    }
+  }
+  // position: of the token in its text; offset: in its run.
+  void add(const TokenScore& token, int64_t position, int64_t offset) {
+    const double at = double(std::string_view(list_) == "quarters" ? offset : position);
+    for (Part& part : parts_)
+      if (at >= part.begin && at < part.end) part.sums.add(token);
+  }
+  void compare(std::vector<Violation>& out) const {
+    for (size_t i = 0; i < parts_.size(); ++i) {
+      const TokenSums& s = parts_[i].sums;
+      const auto equal = [&](const char* key, double right) {
+        const auto value = number_at(*parts_[i].row, key);
+        if (value && !agree(*value, right))
+          out.push_back({"metrics." + std::string(list_) + "[" + std::to_string(i) + "]." + key,
+                         "is " + shown_number(*value) + ", but that of tokens.bin is " +
+                             shown_number(right)});
+      };
+      equal("tokens", double(s.tokens));
+      if (s.tokens > 0) equal("nll", s.nll / double(s.tokens));
+      if (s.compared == 0) continue;
+      const double n = double(s.compared);
+      equal("nll_reference", s.reference / n);
+      equal("kl_mean", s.kl / n);
+      equal("kl_max", s.kl_max);
+      equal("top1_agreement", 1 - double(s.flips) / n);
+    }
+  }
+
+ private:
+  struct Part {
+    const Json* row;
+    double begin, end;  // positions
+    TokenSums sums;
+  };
+  const char* list_;
+  std::vector<Part> parts_;
+};
+
 inline void compare_with_tokens(const Record& record, const TokenFile& file,
                                 std::vector<Violation>& out) {
   const Json& m = record.metrics;
@@ -64,6 +118,9 @@ inline void compare_with_tokens(const Record& record, const TokenFile& file,
   // Clusters are lines of the samples; their means, which a perplexity of windows is a mean of.
   double means = 0, reference_means = 0, clusters = 0;
   TokenSums cluster;
+  std::vector<TokenParts> parts;
+  if (record.evaluation.kind == "cached-decode" || record.evaluation.kind == "generation")
+    for (const char* list : {"lengths", "buckets", "quarters"}) parts.emplace_back(m, list);
   const auto end_cluster = [&] {
     if (cluster.tokens == 0) return;
     means += cluster.nll / double(cluster.tokens);
@@ -83,12 +140,15 @@ inline void compare_with_tokens(const Record& record, const TokenFile& file,
       end_cluster();
       cluster = {};
     }
-    for (const size_t end = at + run.count; at < end; ++at) {
+    for (uint32_t offset = 0; offset < run.count; ++offset, ++at) {
       all.add(file.tokens[at]);
       cluster.add(file.tokens[at]);
+      for (TokenParts& part : parts)
+        part.add(file.tokens[at], int64_t(run.position) + offset, offset);
     }
   }
   end_cluster();
+  for (const TokenParts& part : parts) part.compare(out);
   equal("tokens_scored", double(all.tokens));
   equal("nonfinite_tokens", double(all.void_tokens));
   if (all.tokens == 0) return;

@@ -16,6 +16,7 @@
 #include "ptq/core/hash.hpp"
 #include "ptq/core/own_json.hpp"
 #include "ptq/engine/kept_logits.hpp"
+#include "ptq/engine/kept_prompts.hpp"
 #include "ptq/engine/logits_digest.hpp"
 #include "ptq/eval/decide.hpp"
 #include "ptq/eval/exercised.hpp"
@@ -49,6 +50,31 @@ inline Json noise_floor_json(const Json& metrics) {
   return floor;
 }
 
+// The file of the prompts' keys and values beside that of the reference's logits.
+inline std::filesystem::path prompts_file(const CellJob& job) {
+  return std::filesystem::path(job.kept_reference).replace_filename("prompts");
+}
+
+// What was kept of prompts, for a method that changes nothing but the cache.
+inline KeptPrompts kept_prompts(const CellJob& job, OpenSubject& opened) {
+  const MethodSet& methods = opened.methods();
+  if (job.kept_reference.empty() || methods.weights != nullptr || methods.pruner != nullptr ||
+      !std::filesystem::exists(prompts_file(job)))
+    return KeptPrompts(uint64_t{0});
+  return KeptPrompts(prompts_file(job));
+}
+
+// A prompt that was taken costs the method what its pass cost where it was run: the clocks of
+// methods that take prompts and of methods that run them can be compared.
+inline void note_taken(const PromptedEngine& engine, Record& record, Json& metrics) {
+  if (engine.taken() == 0) return;
+  record.environment["prompts"] = "kept";
+  metrics["seconds"] = metrics.at("seconds").get<double>() + engine.seconds();
+  if (metrics.contains("prefill_tokens_per_second"))
+    put_number(metrics, "prefill_tokens_per_second", eval::kUnknown,
+               "the prompts were run once for all methods");
+}
+
 // Evaluates the subject. What calls itself full precision needs no reference, unless it turns out
 // to be none; the record says so then.
 inline eval::Outcome evaluate(const CellJob& job, OpenSubject& opened, Record& record,
@@ -58,10 +84,12 @@ inline eval::Outcome evaluate(const CellJob& job, OpenSubject& opened, Record& r
   if (!job.unfinished.empty()) scores.emplace(job.unfinished, eval::ScoreBook::Use::extend);
   if (!job.kept_reference.empty() && eval::keeps_of(settings) == eval::Keeps::scores)
     reference_scores.emplace(job.kept_reference, eval::ScoreBook::Use::read);
+  const KeptPrompts prompts = kept_prompts(job, opened);
   // A run with noise has two sides and comes behind the one without.
   const double noise_share = job.noise_floor && record.method.lossless ? 2.0 / 3 : 0;
   const auto measure = [&](bool with_reference) {
-    DigestedEngine digested(opened.engine());
+    PromptedEngine prompted(opened.engine(), prompts, opened.kv());
+    DigestedEngine digested(prompted);
     eval::Subject subject = opened.subject(digested, with_reference);
     if (scores) subject.scores = &*scores;
     if (reference_scores) subject.reference_scores = &*reference_scores;
@@ -70,6 +98,7 @@ inline eval::Outcome evaluate(const CellJob& job, OpenSubject& opened, Record& r
           progress((1 - noise_share) * fraction, note);
         });
     outcome.metrics["weights"] = opened.weights();
+    note_taken(prompted, record, outcome.metrics);
     // Where scores may come from an interrupted run, so do logits that nobody saw here.
     if (!scores)
       outcome.metrics["logits"] = {{"rows", digested.digest().rows()},
@@ -177,7 +206,8 @@ inline void write_result(const std::filesystem::path& folder, const eval::Outcom
 }  // namespace cell_detail
 
 // Runs the evaluation with full precision, no plugin near, and keeps the logits or scores of the
-// reference in job.kept_reference for the cells that are held against it.
+// reference in job.kept_reference, and beside it keys and values of prompts, for the cells that are
+// held against it.
 inline void keep_reference(const CellJob& job,
                            const std::function<void(double, const std::string&)>& report) {
   SubjectRequest request = job.subject;
@@ -191,13 +221,17 @@ inline void keep_reference(const CellJob& job,
     eval::evaluate(subject, eval::with_regime(settings, Regime::streaming), report);
     return;
   }
-  const auto real = [&]() -> Engine& { return opened.engine(); };
   KeptLogits kept(job.kept_limit);
-  KeptEngine reference(opened.engine().config(), kept, KeptEngine::Use::collect, real);
+  KeptPrompts prompts(job.prompts_limit);
+  PromptedEngine engine(opened.engine(), prompts, nullptr);
+  const auto real = [&]() -> Engine& { return engine; };
+  KeptEngine reference(engine.config(), kept, KeptEngine::Use::collect, real);
   // The other side asks for the same calls and finds most of them answered.
-  KeptEngine same(opened.engine().config(), kept, KeptEngine::Use::read, real);
-  eval::Subject subject{same, nullptr, &reference, opened.tokenizer()};
+  KeptEngine same(engine.config(), kept, KeptEngine::Use::read, real);
+  PromptKeeper keeper(same, opened.engine(), prompts);
+  eval::Subject subject{keeper, nullptr, &reference, opened.tokenizer()};
   eval::evaluate(subject, settings, report);
+  if (!prompts.empty()) prompts.write(cell_detail::prompts_file(job));
   kept.write(job.kept_reference);
 }
 

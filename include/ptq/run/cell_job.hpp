@@ -25,9 +25,9 @@ struct CellJob {
   // The reference's logits or scores, as the kind of evaluation keeps them: read from this file, or
   // with a limit written into it instead of a result. Empty: nothing is kept.
   std::string kept_reference;
-  uint64_t kept_limit = 0;     // bytes, of logits
-  uint64_t address_space = 0;  // bytes that the process may map; 0: no limit
-  std::string unfinished;      // scores of an interrupted run of the cell, to which are added
+  uint64_t kept_limit = 0, prompts_limit = 0;  // bytes, of logits and of prompts' keys and values
+  uint64_t address_space = 0;                  // bytes that the process may map; 0: no limit
+  std::string unfinished;  // scores of an interrupted run of the cell, to which are added
 };
 
 // A path as JSON. Names of files are bytes, strings of JSON are UTF-8: other bytes stand as
@@ -73,6 +73,7 @@ inline Json to_json(const CellJob& job) {
                {"kept_reference", path_json(job.kept_reference)},
                {"unfinished", path_json(job.unfinished)},
                {"kept_limit", job.kept_limit},
+               {"prompts_limit", job.prompts_limit},
                {"address_space", job.address_space}};
   if (subject.model.random_seed) json["random_seed"] = *subject.model.random_seed;
   if (subject.calibration) {
@@ -93,6 +94,7 @@ inline CellJob job_from_json(const Json& json, const std::string& where) {
   job.kept_reference = path_from_json(json.at("kept_reference"));
   job.unfinished = path_from_json(json.at("unfinished"));
   job.kept_limit = json.at("kept_limit").get<uint64_t>();
+  job.prompts_limit = json.at("prompts_limit").get<uint64_t>();
   job.address_space = json.at("address_space").get<uint64_t>();
 
   SubjectRequest& subject = job.subject;

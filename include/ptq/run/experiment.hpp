@@ -55,7 +55,8 @@ struct Limits {
   double cell_seconds = 3600;    // wall clock of one cell
   double hang_seconds = 600;     // without a word of progress
   double address_space_gib = 0;  // of a cell's process, RLIMIT_AS; 0: no limit
-  double kept_mib = 512;  // of the reference's logits, kept for the methods of one evaluation
+  // Kept for the methods of one evaluation: the reference's logits; keys and values of prompts.
+  double kept_mib = 512, prompts_mib = 2048;
 };
 
 struct Experiment {
@@ -356,6 +357,7 @@ inline Experiment read_experiment(const ConfigNode& tree, const std::filesystem:
                        own.number("hang_seconds", experiment.limits.hang_seconds, 1, 1e7);
                        own.number("address_space_gib", experiment.limits.address_space_gib, 0, 1e6);
                        own.number("kept_mib", experiment.limits.kept_mib, 0, 1e7);
+                       own.number("prompts_mib", experiment.limits.prompts_mib, 0, 1e7);
                      });
   table.finish();
   return experiment;

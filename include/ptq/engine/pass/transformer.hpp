@@ -75,6 +75,43 @@ class Transformer final : public Engine, private Blocks {
                   [&](const std::vector<Part>& parts, int64_t n) { pass(parts, n, regime, tap); });
   }
 
+  std::optional<DType> prompt_dtype() const override {
+    if (!D::kCopiesCaches) return {};
+    return device_.cache_dtype();
+  }
+  void take(Sequence& sequence, int64_t tokens, std::span<const uint16_t> rows) override {
+    auto& s = static_cast<CachedSequence&>(sequence);
+    uint64_t scalars = 0;
+    for (const auto& layer : model_.layers)
+      if (layer.plan.attention()) scalars += uint64_t(2 * tokens * layer.plan.shape.kv_width());
+    if (!prompt_dtype() || s.length() > 0 || s.noise.relative != 0 || rows.size() != scalars)
+      throw Error(ExitCode::internal, "a prompt that does not fit its sequence");
+    if constexpr (D::kCopiesCaches) {
+      const std::vector<Part> parts{{&s, nullptr, 0, 0, tokens, 0}};
+      s.cache.reserve(tokens);
+      const int64_t widest = tokens * model_.anatomy.widest().kv_width();
+      Array k = device_.array(widest), v = device_.array(widest);
+      const uint16_t* from = rows.data();
+      for (int l = 0; l < int(model_.layers.size()); ++l) {
+        const LayerPlan& plan = model_.layers[size_t(l)].plan;
+        if (!plan.attention()) {
+          pass_over(parts, l);
+          continue;
+        }
+        const int64_t width = plan.shape.kv_width();
+        for (float* side : {k.data(), v.data()}) {
+          to_float(*prompt_dtype(), from, tokens * width, side);
+          from += tokens * width;
+        }
+        device_.append_unrotated(targets(parts, l), k.data(), width);
+        device_.append(targets(parts, l), k.data(), v.data(), width);
+        encode(parts[0], l, Regime::prefill_exact);
+        release(parts[0], l);
+      }
+      s.read.queries += double(tokens);
+    }
+  }
+
   // The cache of a sequence made by start(), for tests that look inside or tamper with it.
   static Cache& cache(Sequence& sequence) { return static_cast<CachedSequence&>(sequence).cache; }
 
@@ -286,23 +323,35 @@ class Transformer final : public Engine, private Blocks {
       device_.poison(v);
     }
     for (const Part& p : parts) {
+      auto [keys, values] = encode(p, l, regime);
       auto& cache = p.sequence->cache.layer(l);
-      const auto keys = cache.keys.boundaries(regime, p.position, p.rows),
-                 values = cache.values.boundaries(regime, p.position, p.rows);
-      cache.keys.encode();
-      cache.values.encode();
-      const int64_t layers = model_.anatomy.attention_layers();
-      CacheReads& read = p.sequence->read;
-      count_reads(read, KvSide::keys, cache.keys, keys, p.position, plan.window, layers);
-      count_reads(read, KvSide::values, cache.values, values, p.position, plan.window, layers);
-      segments.push_back({p.row, p.rows, p.position, device_.side(cache.keys, keys),
-                          device_.side(cache.values, values)});
+      segments.push_back({p.row, p.rows, p.position, device_.side(cache.keys, std::move(keys)),
+                          device_.side(cache.values, std::move(values))});
     }
     device_.attention(shape, q.data(), segments, o.data());
-    for (const Part& p : parts) {
-      p.sequence->cache.layer(l).keys.release();
-      p.sequence->cache.layer(l).values.release();
-    }
+    for (const Part& p : parts) release(p, l);
+  }
+
+  // Lets the method encode what is due of a part's new rows, and counts what its queries read. From
+  // which position on each of them reads dense keys and values.
+  std::pair<std::vector<int64_t>, std::vector<int64_t>> encode(const Part& p, int l,
+                                                               Regime regime) {
+    auto& cache = p.sequence->cache.layer(l);
+    std::pair of{cache.keys.boundaries(regime, p.position, p.rows),
+                 cache.values.boundaries(regime, p.position, p.rows)};
+    cache.keys.encode();
+    cache.values.encode();
+    const int64_t window = model_.layers[size_t(l)].plan.window,
+                  layers = model_.anatomy.attention_layers();
+    CacheReads& read = p.sequence->read;
+    count_reads(read, KvSide::keys, cache.keys, of.first, p.position, window, layers);
+    count_reads(read, KvSide::values, cache.values, of.second, p.position, window, layers);
+    return of;
+  }
+  // Frees the dense rows that no query of the part reads any more.
+  static void release(const Part& p, int l) {
+    p.sequence->cache.layer(l).keys.release();
+    p.sequence->cache.layer(l).values.release();
   }
 
   // Final norm and lm_head, only for the rows that are asked for and a few at a time.

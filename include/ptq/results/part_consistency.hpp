@@ -1,0 +1,129 @@
+// Do the figures of a part of an evaluation - a depth, a task, a length, a subject - follow from
+// the samples of that part?
+#pragma once
+
+#include <simdjson.h>
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "ptq/results/violation.hpp"
+
+namespace ptq::consistency_detail {
+
+// Figures that are plain means of those of the samples.
+inline constexpr std::array<const char*, 9> kPlainMeans = {"acc",
+                                                           "acc_norm",
+                                                           "acc_bytes",
+                                                           "partial",
+                                                           "lead",
+                                                           "lead_reference",
+                                                           "answer_nll_reference",
+                                                           "partial_reference",
+                                                           "answer_nll"};
+
+class Parts {
+ public:
+  explicit Parts(const Json& metrics) {
+    if (!metrics.is_object()) return;
+    for (const char* list : {"depths", "cells", "tasks", "lengths", "subjects"}) {
+      const auto found = metrics.find(list);
+      if (found == metrics.end() || !found->is_array()) continue;
+      for (size_t i = 0; i < found->size(); ++i)
+        if ((*found)[i].is_object())
+          parts_.push_back(
+              {&(*found)[i], "metrics." + std::string(list) + "[" + std::to_string(i) + "]"});
+    }
+  }
+
+  void add(const simdjson::dom::object& sample) {
+    for (Part& part : parts_) {
+      if (part.unknown) continue;
+      const Belongs belongs = belongs_to(part, sample);
+      part.unknown = belongs == Belongs::unknown;
+      if (belongs == Belongs::yes) part.add(sample);
+    }
+  }
+
+  void compare(std::vector<Violation>& out) const {
+    for (const Part& part : parts_) {
+      if (part.unknown) continue;
+      const auto equal = [&](const char* key, double right) {
+        const auto value = number_at(*part.row, key);
+        if (value && !agree(*value, right))
+          out.push_back({part.path + "." + key, "is " + shown_number(*value) +
+                                                    ", but that of its samples is " +
+                                                    shown_number(right)});
+      };
+      equal("total", double(part.total));
+      if (part.total == 0) continue;
+      if (part.answers == part.total) equal("correct", double(part.correct));
+      if (part.compared == part.total) {
+        equal("accuracy_reference",
+              double(part.correct + part.lost - part.gained) / double(part.total));
+        equal("lost", double(part.lost));
+        equal("gained", double(part.gained));
+      }
+      for (size_t i = 0; i < kPlainMeans.size(); ++i)
+        if (part.counts[i] == part.total) equal(kPlainMeans[i], part.sums[i] / double(part.total));
+    }
+  }
+
+ private:
+  struct Part {
+    const Json* row;
+    std::string path;
+    bool unknown = false;  // samples do not say whether they belong to it
+    int64_t total = 0, answers = 0, compared = 0, correct = 0, lost = 0, gained = 0;
+    std::array<double, kPlainMeans.size()> sums{};
+    std::array<int64_t, kPlainMeans.size()> counts{};
+
+    void add(const simdjson::dom::object& sample) {
+      ++total;
+      bool own = false, reference = false;
+      if (sample["correct"].get(own) == simdjson::SUCCESS) {
+        ++answers;
+        correct += own;
+        if (sample["correct_reference"].get(reference) == simdjson::SUCCESS) {
+          ++compared;
+          lost += reference && !own;
+          gained += own && !reference;
+        }
+      }
+      double figure = 0;
+      for (size_t i = 0; i < kPlainMeans.size(); ++i) {
+        if (sample[kPlainMeans[i]].get(figure) != simdjson::SUCCESS) continue;
+        sums[i] += figure;
+        ++counts[i];
+      }
+    }
+  };
+
+  enum class Belongs { yes, no, unknown };
+  // What a part is of is what it and its samples are called.
+  static Belongs belongs_to(const Part& part, const simdjson::dom::object& sample) {
+    bool named = false;
+    for (const char* key : {"task", "haystack", "length", "depth", "subject"}) {
+      const auto of = part.row->find(key);
+      if (of == part.row->end() || of->is_null()) continue;
+      named = true;
+      double number = 0;
+      std::string_view word;
+      if (of->is_number()) {
+        if (sample[key].get(number) != simdjson::SUCCESS) return Belongs::unknown;
+        if (number != of->get<double>()) return Belongs::no;
+      } else if (of->is_string()) {
+        if (sample[key].get(word) != simdjson::SUCCESS) return Belongs::unknown;
+        if (word != of->get_ref<const std::string&>()) return Belongs::no;
+      }
+    }
+    return named ? Belongs::yes : Belongs::unknown;
+  }
+
+  std::vector<Part> parts_;
+};
+
+}  // namespace ptq::consistency_detail
