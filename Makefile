@@ -1,6 +1,6 @@
 # Thin names for people over the CMake presets. `make help` lists them.
 .DEFAULT_GOAL := build
-.PHONY: help deps need-deps build demo real test abi check format-check header-check asan fuzz bench bundle device-archive kernels \
+.PHONY: help deps need-deps build demo real test abi check format-check header-check asan tsan fuzz bench bundle device-archive kernels \
         format tidy install clean
 MAKEFLAGS += --no-print-directory
 PREFIX ?= /usr/local
@@ -89,7 +89,13 @@ header-check: need-deps
 asan: need-deps
 	@[ -f build/asan/build.ninja ] || cmake --preset asan
 	@cmake --build --preset asan
-	@UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 PTQ_BUILD=build/asan bash test/run_all.sh
+	@UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 PTQ_SLOW=5 PTQ_BUILD=build/asan bash test/run_all.sh
+
+# Hours on two cores; `make check` leaves it out.
+tsan: need-deps
+	@[ -f build/tsan/build.ninja ] || cmake --preset tsan
+	@cmake --build --preset tsan
+	@TSAN_OPTIONS=halt_on_error=1 PTQ_SLOW=20 PTQ_BUILD=build/tsan bash test/run_all.sh
 
 # Installed by `make fuzz` only; `make deps` does not know them.
 fuzz: PACKAGES += clang libclang-rt-14-dev

@@ -96,6 +96,8 @@ Wanted::Evaluation evaluation_of(const Json& json, const std::string& where) {
     if (evaluation.kind == "perplexity") {
       const std::string protocol = text_of(evaluation.given, "protocol");
       evaluation.name += "-" + (protocol.empty() ? std::string("disjoint") : protocol);
+    } else if (const std::string task = text_of(evaluation.given, "task"); !task.empty()) {
+      evaluation.name = fs::path(task).stem().string();
     }
   }
   return evaluation;
@@ -139,6 +141,11 @@ std::string difference(const Json& given, const Json& has, const std::string& wh
   for (const auto& [key, value] : given.items()) {
     if (!has.is_object() || !has.contains(key)) continue;
     const Json& other = has[key];
+    if (value.is_object() && other.is_object()) {  // a table, of which the rest are defaults, too
+      const std::string inside = difference(value, other, what + " " + key + ":");
+      if (!inside.empty()) return inside;
+      continue;
+    }
     const bool equal = value.is_number() && other.is_number()
                            ? value.get<double>() == other.get<double>()
                            : value == other;

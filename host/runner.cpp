@@ -67,6 +67,7 @@ class Runner {
       for (auto cell = running_.begin(); cell != running_.end();) {
         cell->child->service();
         if (cell->child->end()) {
+          const std::string group = group_of(cell->cell);
           if (cell->keeps_reference) {
             finish_reference(*cell);
           } else {
@@ -74,6 +75,7 @@ class Runner {
             claims_.release(cell->cell.id);
           }
           cell = running_.erase(cell);
+          forget_reference(group);
         } else {
           ++cell;
         }
@@ -81,7 +83,8 @@ class Runner {
       show();
     }
     for (const auto& [group, reference] : references_)
-      if (!reference.folder.empty()) store_.discard(reference.folder);
+      if (!reference.folder.empty())
+        store_.discard(reference.folder);  // where a run is interrupted
     return summary_;
   }
 
@@ -235,7 +238,9 @@ class Runner {
       job.subject.plugin_files.clear();
       job.kept_reference = absolute_path(fs::path(reference.file())).string();
       job.kept_limit = uint64_t(plan_.experiment.limits.kept_mib * double(1 << 20));
-      job.prompts_limit = uint64_t(plan_.experiment.limits.prompts_mib * double(1 << 20));
+      // Methods of the other tracks change what the prompts are.
+      if (plan_.experiment.track.empty() || plan_.experiment.track == "C")
+        job.prompts_limit = uint64_t(plan_.experiment.limits.prompts_mib * double(1 << 20));
       launch(job, std::move(running));
       reference.state = KeptReference::State::in_work;
     } catch (const Error&) {
@@ -248,7 +253,27 @@ class Runner {
     const ChildEnd& end = *running.child->end();
     const bool good = end.how == ChildEnd::How::exited && end.code == 0;
     reference.state = good ? KeptReference::State::there : KeptReference::State::none;
-    if (!good) store_.discard(reference.folder);
+    if (good) return;
+    store_.discard(reference.folder);
+    if (!summary_.interrupted)
+      line_.say("note: nothing was kept of the reference of " +
+                plan_.grid.models[running.cell.model].record.name + " and " +
+                plan_.grid.evaluations[running.cell.evaluation].name +
+                "; each cell computes its own");
+  }
+
+  // What was kept for a group goes with its last cell: it may be gigabytes.
+  void forget_reference(const std::string& group) {
+    const auto reference = references_.find(group);
+    if (reference == references_.end() || reference->second.state != KeptReference::State::there)
+      return;
+    const auto of_group = [&](const Cell& cell) { return group_of(cell) == group; };
+    if (std::any_of(waiting_.begin(), waiting_.end(), of_group) ||
+        std::any_of(running_.begin(), running_.end(),
+                    [&](const Running& running) { return of_group(running.cell); }))
+      return;
+    store_.discard(reference->second.folder);
+    references_.erase(reference);
   }
 
   // What a result says about its cell before anything was measured.

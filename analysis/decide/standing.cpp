@@ -26,18 +26,12 @@ std::optional<Estimate> change_of_figure(const Board& board, const Cell& cell) {
   return Estimate{std::log(*own / *base), {}};
 }
 
-// Nothing is concluded from a record that its own samples contradict.
-bool is_sound(const Cell* cell) {
-  return cell == nullptr ||
-         std::none_of(cell->warnings.begin(), cell->warnings.end(), [](const std::string& warning) {
-           return warning.starts_with("NOT CONSISTENT");
-         });
-}
-
 std::optional<Estimate> damage_of(const Board& board, const BoardStatistics& statistics,
                                   const Cell& cell, Damage damage) {
-  if (!cell.ok() || is_void(cell) || !is_sound(&cell) || !is_sound(baseline_of(board, cell)))
-    return {};
+  const Cell* baseline = baseline_of(board, cell);
+  // Nothing is concluded from a record that contradicts itself.
+  const bool sound = !cell.contradicted && !(baseline && baseline->contradicted);
+  if (!cell.ok() || is_void(cell) || !sound) return {};
   if (damage == Damage::divergence) {
     if (const Fidelity* fidelity = statistics.fidelity_of(&cell)) return fidelity->kl;
     const auto mean = cell.number({"kl_mean"});

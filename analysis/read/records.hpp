@@ -50,6 +50,7 @@ struct Cell {
   std::string status = "failed";  // as in Record
   std::string error;              // why it failed
   std::vector<std::string> warnings;
+  bool contradicted = false;  // by its own figures, samples or scores of tokens
   Json settings, metrics;
   Headline headline;               // which of the metrics it is judged by
   std::vector<DepthCount> depths;  // of a passkey or retrieval cell
@@ -189,6 +190,7 @@ inline Cell cell_of_record(const Record& record, const std::filesystem::path& fi
   if (file.filename() == "record.json") {
     for (const Violation& violation : violations(record, file.parent_path())) {
       cell.warnings.push_back(one_line("NOT CONSISTENT: " + violation.sentence()));
+      cell.contradicted = true;
     }
   }
   return cell;

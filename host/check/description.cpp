@@ -15,6 +15,7 @@
 #include "host/check/test.hpp"
 #include "ptq/core/atomic_file.hpp"
 #include "ptq/core/json.hpp"
+#include "ptq/core/mapped_file.hpp"
 #include "ptq/run/apart.hpp"
 
 namespace ptq::check {
@@ -194,7 +195,7 @@ Result create_default(const Subject& subject) {
 Result twice(const Subject& subject) {
   const ptq_plugin& first = load_plugin(subject);
   const int copy = memfd_create("ptq-check-copy", MFD_CLOEXEC);
-  std::ifstream file(subject.file, std::ios::binary);
+  std::ifstream file = open_file(subject.file);
   const std::string bytes(std::istreambuf_iterator<char>(file), {});
   if (copy < 0 || write_all(copy, bytes) != 0) skip("no room for a second copy");
   const Subject other{fmt::format("/proc/self/fd/{}", copy), subject.seed};

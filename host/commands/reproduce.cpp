@@ -1,6 +1,7 @@
 // ptq-host reproduce RECORD.json: the cell of a record computed again, and both results compared.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <filesystem>
 #include <string>
@@ -46,7 +47,7 @@ Record read_record(const fs::path& file) {
 }
 
 // The experiment of the record's one cell. What is wrong with it is wrong with the record: errors
-// name that and not the file that was written from it.
+// name that, and no line, and not the file that was written from it.
 Plan plan_of(const PlanRequest& request, const fs::path& record) {
   try {
     Plan plan = make_plan(request);
@@ -56,8 +57,11 @@ Plan plan_of(const PlanRequest& request, const fs::path& record) {
     const auto named = [&](std::string text) {
       const std::string scratch = request.file.string();
       for (size_t at = 0; (at = text.find(scratch, at)) != std::string::npos;
-           at += record.string().size())
-        text.replace(at, scratch.size(), record.string());
+           at += record.string().size()) {
+        const size_t place = at + scratch.size(),
+                     end = std::min(text.find_first_not_of(":0123456789", place), text.size());
+        text.replace(at, end - at, record.string());
+      }
       return text;
     };
     throw Error(error.code(), named(error.message()), named(error.where()), named(error.hint()));

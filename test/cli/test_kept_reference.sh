@@ -43,8 +43,18 @@ grep -q '"prompts"' "$work"/kept/*__fp16__*/record.json "$work"/kept/*__rtn__*/r
   fail "prompts of full precision, or of changed weights, were not run"
 grep -q '"reference": "kept"' "$work"/each/*/record.json && fail "kept although kept_mib is 0"
 
+# Prompts that fit in part: the others are run by each cell. Where no method changes the cache alone, none are kept.
+run 0 "$work/e.toml" --threads 1 --out "$work/some" --only passkey --set evaluations.passkey.keys=2 \
+  --set limits.prompts_mib=1.5
+run 0 "$work/e.toml" --threads 1 --out "$work/none" --only passkey --set evaluations.passkey.keys=2 \
+  --set limits.prompts_mib=0
+python3 bench/same_records.py "$work/none" "$work/some" || fail "prompts that are kept in part change numbers"
+grep -q '"prompts": "kept"' "$work"/some/*/record.json || fail "no prompt of 1.5 MiB was kept"
+grep -q '"prompts"' "$work"/none/*/record.json && fail "kept although prompts_mib is 0"
+
 # Logits that do not fit, and a single method: each cell computes the reference itself.
 run 0 "$work/e.toml" --threads 1 --out "$work/small" --only perplexity --set limits.kept_mib=0.5
+says err "nothing was kept of the reference"
 run 0 "$work/e.toml" --threads 1 --out "$work/alone" --only perplexity --set limits.kept_mib=0
 python3 bench/same_records.py "$work/alone" "$work/small" || fail "a small limit changes numbers"
 run 0 "$work/e.toml" --out "$work/one" --only 'kivi'

@@ -37,6 +37,28 @@ grep -q '^bad_crash' "$work/out" && fail "a failure of a method that is gone is 
 grep -qs bad_crash "$work"/base/superseded/failed/*.json || fail "a failure that is gone was not put aside"
 says out "computed with ptq "
 
+# What an experiment leaves out are defaults, inside of its tables, too, and the name of a task.
+{
+  experiment fp16 kivi
+  cat <<TOML
+[[evaluations]]
+kind = "passkey"
+keys = 2
+depths = [0.5]
+context_length = 256
+max_new_tokens = 2
+decide = { margin = 0.5 }
+[[evaluations]]
+kind = "choices"
+task = "arc_challenge"
+data = "$PWD/datasets/embedded/tasks/arc_challenge.jsonl"
+rows = "0:4"
+TOML
+} >"$work/asked.toml"
+run 0 "$work/asked.toml" --out "$work/asked" --quiet
+"$PTQ_BUILD/bin/ptq-report" check "$work/asked" "$work/asked.toml" >"$work/out" || fail "an honest run does not pass its check"
+says out "6 ok"
+
 # A closed pipe, a missing TMPDIR, a folder that is called like a command.
 for ignored in "" "trap '' PIPE;"; do
   rm -f "$work/base/report.html"

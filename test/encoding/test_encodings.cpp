@@ -96,8 +96,34 @@ TEST_CASE("codebook: the packed words") {
   CHECK(packed[1] == 0xE4);
   const float levels[4] = {-1, -0.25f, 0.25f, 1};
   float out[8];
-  unpack_levels(packed, 8, 2, levels, out);
+  LevelTable<2>(levels).look_up(packed, 8, out);
   for (int i = 0; i < 8; ++i) CHECK(out[i] == levels[codes[size_t(i)]]);
+}
+
+TEST_CASE("codebook: numbers of E4M3 by arithmetic are those of the table") {
+  std::array<uint8_t, 256> codes;
+  std::array<float, 256> levels, out;
+  for (int i = 0; i < 256; ++i) {
+    codes[size_t(i)] = uint8_t(i);
+    levels[size_t(i)] = e4m3_to_float(uint8_t(i));
+  }
+  look_up_e4m3(codes.data(), 256, out.data());
+  for (int i = 0; i < 256; ++i)
+    if ((i & 0x7F) != 0x7F) CHECK(float_bits(out[size_t(i)]) == float_bits(levels[size_t(i)]));
+  // All of the codes, in one row with the two of NaN and in one without; other levels.
+  for (const bool nan : {true, false})
+    for (const bool other : {true, false}) {
+      std::array<float, 256> of = levels;
+      if (other) of[3] = 0.25f;
+      std::array<uint8_t, 256> row = codes;
+      if (!nan) row[0x7F] = row[0xFF] = 1;
+      CodebookRows rows({8, ScaleOf::row, true}, 1, 256);
+      const float scale[1] = {0.5f}, offset[1] = {0.25f};
+      rows.append(codes.data(), of.data(), scale, offset, nan ? 1 : 0, "test");
+      rows.append(row.data(), of.data(), scale, offset, 1, "test");
+      rows.decode(0, rows.rows() - 1, rows.rows(), out.data(), 256);
+      for (size_t i = 0; i < 256; ++i) CHECK(out[i] == of[row[i]] * 0.5f + 0.25f);
+    }
 }
 
 TEST_CASE("codebook: what is stored once may not change, and nothing silly is stored") {

@@ -16,114 +16,9 @@
 #include "ptq/encoding/affine_math.hpp"
 #include "ptq/encoding/dense.hpp"
 #include "ptq/encoding/encoding.hpp"
+#include "ptq/encoding/packed_codes.hpp"
 
 namespace ptq {
-
-// ---- packing -----------------------------------------------------------------------------------
-
-// Element i of a row sits at bit bits*i, little end first (for 2 bits 0,1,2,3,... is 0xE4 0xE4).
-inline int64_t packed_bytes(int64_t n, int bits) { return (n * bits + 7) / 8; }
-
-// Codes (one per byte) -> dst[0 .. packed_bytes), which must be zero.
-template <int Bits>
-inline void pack_row(const uint8_t* codes, int64_t n, uint8_t* dst) {
-  if constexpr (8 % Bits != 0) {
-    for (int64_t i = 0; i < n; ++i) {
-      const int64_t bit = Bits * i;
-      const unsigned v = unsigned(codes[i]) << (bit & 7);
-      dst[bit >> 3] |= uint8_t(v);
-      if (v > 0xFF) dst[(bit >> 3) + 1] |= uint8_t(v >> 8);
-    }
-  } else {
-    constexpr int per = 8 / Bits;
-    const int64_t full = n / per;
-    for (int64_t i = 0; i < full; ++i) {
-      unsigned v = 0;
-      for (int j = 0; j < per; ++j) v |= unsigned(codes[i * per + j]) << (Bits * j);
-      dst[i] = uint8_t(v);
-    }
-    for (int64_t i = full * per; i < n; ++i) dst[full] |= uint8_t(codes[i] << (Bits * (i % per)));
-  }
-}
-
-template <class T, int Lanes>
-struct VectorOf {
-  typedef T type __attribute__((vector_size(Lanes * sizeof(T))));
-};
-
-// out = code * scale + offset for n packed codes; scale and offset are one per column (kPerColumn)
-// or one for all. Reads whole 32-bit words: up to 3 bytes behind the row must be readable. A word
-// is spread over the lanes of a vector, each of which shifts by its own distance.
-template <int Bits, bool kPerColumn>
-inline void decode_row(const uint8_t* src, int64_t n, const float* scale, const float* offset,
-                       float* out) {
-  const auto number = [&](int code, int64_t column) {
-    const int64_t k = kPerColumn ? column : 0;
-    return float(code) * scale[k] + offset[k];
-  };
-  if constexpr (Bits == 8) {
-    for (int64_t i = 0; i < n; ++i) out[i] = number(src[i], i);
-    return;
-  }
-  if constexpr (Bits > 4 && Bits < 8) {  // eight codes in `Bits` bytes
-    for (int64_t i = 0; i < n; i += 8) {
-      const int64_t count = n - i < 8 ? n - i : 8;
-      uint64_t w = 0;
-      std::memcpy(&w, src + i / 8 * Bits, size_t((count * Bits + 7) / 8));
-      for (int64_t j = 0; j < count; ++j)
-        out[i + j] = number(int(w >> (Bits * j) & ((1u << Bits) - 1)), i + j);
-    }
-  } else {
-    constexpr int per = Bits == 3 ? 8 : 32 / Bits, bytes = Bits == 3 ? 3 : 4;
-    constexpr int lanes = per < 16 ? per : 16;
-    constexpr uint32_t mask = (1u << Bits) - 1;
-    using Words = typename VectorOf<uint32_t, lanes>::type;
-    using Codes = typename VectorOf<int32_t, lanes>::type;
-    using Floats = typename VectorOf<float, lanes>::type;
-    Words shift;
-    for (int j = 0; j < lanes; ++j) shift[j] = uint32_t(Bits * j);
-    Floats s = Floats{} + scale[0], o = Floats{} + offset[0];
-    const int64_t full = n / per;
-    for (int64_t i = 0; i < full; ++i) {
-      uint32_t w;
-      std::memcpy(&w, src + i * bytes, 4);
-      for (int part = 0; part < per / lanes; ++part) {
-        const int64_t column = i * per + part * lanes;
-        if constexpr (kPerColumn) {
-          std::memcpy(&s, scale + column, sizeof s);
-          std::memcpy(&o, offset + column, sizeof o);
-        }
-        const Words codes = ((Words{} + (w >> (Bits * lanes * part))) >> shift) & mask;
-        const Floats x = __builtin_convertvector((Codes)codes, Floats) * s + o;
-        std::memcpy(out + column, &x, sizeof x);
-      }
-    }
-    if (full * per < n) {
-      uint32_t w;
-      std::memcpy(&w, src + full * bytes, 4);
-      for (int64_t i = full * per; i < n; ++i)
-        out[i] = number(int((w >> (Bits * (i - full * per))) & mask), i);
-    }
-  }
-}
-
-// fn(std::integral_constant<int, bits>): code widths are template arguments in the loops.
-template <class Fn>
-inline void with_bits(int bits, const Fn& fn) {
-  switch (bits) {
-    case 1: return fn(std::integral_constant<int, 1>{});
-    case 2: return fn(std::integral_constant<int, 2>{});
-    case 3: return fn(std::integral_constant<int, 3>{});
-    case 4: return fn(std::integral_constant<int, 4>{});
-    case 5: return fn(std::integral_constant<int, 5>{});
-    case 6: return fn(std::integral_constant<int, 6>{});
-    case 7: return fn(std::integral_constant<int, 7>{});
-    default: return fn(std::integral_constant<int, 8>{});
-  }
-}
-inline void pack_row(const uint8_t* codes, int64_t n, int bits, uint8_t* dst) {
-  with_bits(bits, [&](auto b) { pack_row<b()>(codes, n, dst); });
-}
 
 // ---- storage -----------------------------------------------------------------------------------
 
@@ -371,6 +266,23 @@ class AffineRows {
     const auto row = [&](int64_t r, int64_t column) {
       return codes_.data() + r * row_bytes_ + column * Bits / 8;
     };
+    if (Bits <= 4 && format_.axis == 1 && group_ % 32 == 0 && columns_ % group_ == 0 &&
+        groups_ <= kChunk) {
+      const int64_t most = kChunk / groups_;
+      const uint8_t* src = row(begin, 0);
+      for (int64_t r = begin; r < end; r += most) {
+        const int64_t n = std::min(most, end - r);
+        read_params(r * groups_, n * groups_, scale, offset);
+        const float *s = scale, *o = offset;
+        for (int64_t i = 0; i < n; ++i) {
+          float* to = out + (r + i - begin) * stride;
+          for (int64_t g = 0; g < groups_; ++g, ++s, ++o)
+            for (int64_t c = 0; c < group_; c += 32, to += 32, src += 4 * Bits)
+              decode_row<Bits, false>(src, 32, s, o, to);
+        }
+      }
+      return;
+    }
     if (format_.axis == 1 && group_ % 8 == 0) {
       int64_t r = begin, column = 0;
       for (int64_t i = begin * groups_; i < end * groups_; i += kChunk) {

@@ -5,17 +5,18 @@
 #pragma once
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <limits>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "ptq/core/dtype.hpp"
 #include "ptq/core/error.hpp"
+#include "ptq/core/small_float.hpp"
 #include "ptq/encoding/affine.hpp"
 #include "ptq/encoding/dense.hpp"
 #include "ptq/encoding/encoding.hpp"
@@ -28,60 +29,81 @@ PTQ_HD inline float codebook_value(float level, float scale, float offset) {
   return level * scale + offset;
 }
 
-// levels[code] of n packed codes (layout: pack_row). `levels` has 2^Bits entries. As decode_row,
-// reads up to 3 bytes behind the row; the table is looked up by a shuffle of vector lanes.
+// A table of 2^Bits levels, Bits 1 to 4. Codes are looked up by a shuffle of vector lanes.
 template <int Bits>
-inline void unpack_levels(const uint8_t* __restrict src, int64_t n, const float* __restrict levels,
-                          float* __restrict out) {
-  if constexpr (Bits == 8) {
-    for (int64_t i = 0; i < n; ++i) out[i] = levels[src[i]];
-    return;
+class LevelTable {
+ public:
+  explicit LevelTable(const float* levels) {
+    float table[2 * kLanes] = {};
+    std::memcpy(table, levels, sizeof(float) << Bits);
+    std::memcpy(&low_, table, sizeof low_);
+    std::memcpy(&high_, table + kLanes, sizeof high_);
   }
-  constexpr int per = Bits == 3 ? 8 : 32 / Bits, bytes = Bits == 3 ? 3 : 4;
-  constexpr uint32_t mask = (1u << Bits) - 1;
-  const int64_t full = n / per;
-#if defined(__GNUC__) && !defined(__clang__) && !defined(__CUDACC__)
-  constexpr int lanes = per < 16 ? per : 16;
-  using Words = typename VectorOf<uint32_t, lanes>::type;
-  using Floats = typename VectorOf<float, lanes>::type;
-  using Index = typename VectorOf<int32_t, lanes>::type;
-  // The table as two vectors, so that 16 levels fit 8 lanes.
-  float table[2 * lanes] = {};
-  std::memcpy(table, levels, sizeof(float) * (1u << Bits));
-  Floats low, high;
-  std::memcpy(&low, table, sizeof low);
-  std::memcpy(&high, table + lanes, sizeof high);
-  Words shift;
-  for (int j = 0; j < lanes; ++j) shift[j] = uint32_t(Bits * j);
-  for (int64_t i = 0; i < full; ++i) {
-    uint32_t w;
-    std::memcpy(&w, src + i * bytes, 4);
-    for (int part = 0; part < per / lanes; ++part) {
-      const Words codes = ((Words{} + (w >> (Bits * lanes * part))) >> shift) & mask;
-      const Floats x = __builtin_shuffle(low, high, (Index)codes);
-      std::memcpy(out + i * per + part * lanes, &x, sizeof x);
+  // The table of codebook_value(level, scale, offset).
+  LevelTable scaled(float scale, float offset) const {
+    LevelTable other = *this;
+    other.low_ = low_ * scale + offset;
+    other.high_ = high_ * scale + offset;
+    return other;
+  }
+  // Levels of n packed codes (layout: pack_row). Reads whole 32-bit words: up to 3 bytes behind the
+  // row must be readable.
+  void look_up(const uint8_t* __restrict src, int64_t n, float* __restrict out) const {
+    constexpr uint32_t mask = (1u << Bits) - 1;
+    const int64_t full = n / kPer;
+    Words shift;
+    for (int j = 0; j < kLanes; ++j) shift[j] = uint32_t(Bits * j);
+    for (int64_t i = 0; i < full; ++i) {
+      uint32_t w;
+      std::memcpy(&w, src + i * kBytes, 4);
+      for (int part = 0; part < kPer / kLanes; ++part) {
+        const Words codes = ((Words{} + (w >> (Bits * kLanes * part))) >> shift) & mask;
+        const Floats x = levels_of((Index)codes);
+        std::memcpy(out + i * kPer + part * kLanes, &x, sizeof x);
+      }
+    }
+    for (int64_t i = full * kPer; i < n; ++i) {
+      const int code = int(code_at<Bits>(src, i));
+      out[i] = code < kLanes ? low_[code] : high_[code - kLanes];
     }
   }
-#else  // no shuffle by a variable
-  for (int64_t i = 0; i < full; ++i) {
-    uint32_t w;
-    std::memcpy(&w, src + i * bytes, 4);
-    for (int j = 0; j < per; ++j) out[i * per + j] = levels[(w >> (Bits * j)) & mask];
-  }
-#endif
-  if (full * per < n) {
-    uint32_t w;
-    std::memcpy(&w, src + full * bytes, 4);
-    for (int64_t j = 0; full * per + j < n; ++j)
-      out[full * per + j] = levels[(w >> (Bits * j)) & mask];
-  }
-}
 
-inline void unpack_levels(const uint8_t* src, int64_t n, int bits, const float* levels,
-                          float* out) {
-  with_bits(bits, [&](auto b) {
-    if constexpr (b() <= 4 || b() == 8) unpack_levels<b()>(src, n, levels, out);
-  });
+ private:
+  static constexpr int kPer = Bits == 3 ? 8 : 32 / Bits;  // codes of a word
+  static constexpr int kBytes = Bits == 3 ? 3 : 4, kLanes = kPer < 16 ? kPer : 16;
+  using Words = typename VectorOf<uint32_t, kLanes>::type;
+  using Floats = typename VectorOf<float, kLanes>::type;
+  using Index = typename VectorOf<int32_t, kLanes>::type;
+
+  Floats levels_of(Index codes) const {
+#if defined(__GNUC__) && !defined(__clang__) && !defined(__CUDACC__)
+    return __builtin_shuffle(low_, high_, codes);
+#else  // no shuffle by a variable
+    Floats x;
+    for (int j = 0; j < kLanes; ++j) {
+      const int code = codes[j];
+      x[j] = code < kLanes ? low_[code] : high_[code - kLanes];
+    }
+    return x;
+#endif
+  }
+
+  Floats low_, high_;
+};
+
+// The same for codes of 8 bits, of which any 256 levels are looked up one at a time.
+inline void look_up_bytes(const uint8_t* __restrict src, int64_t n, const float* __restrict levels,
+                          float* __restrict out) {
+  for (int64_t i = 0; i < n; ++i) out[i] = levels[src[i]];
+}
+// The numbers of E4M3 by arithmetic, without its two codes of NaN: core/small_float.hpp.
+inline void look_up_e4m3(const uint8_t* __restrict src, int64_t n, float* __restrict out) {
+  for (int64_t i = 0; i < n; ++i) {
+    const uint32_t code = src[i], magnitude = code & 0x7F;
+    const float normal = bits_float((magnitude << 20) + (uint32_t{120} << 23));
+    const float x = magnitude < 8 ? (normal - 0x1p-7f) * 2 : normal;  // a subnormal number
+    out[i] = bits_float(float_bits(x) | (code & 0x80) << 24);
+  }
 }
 
 // ---- storage -----------------------------------------------------------------------------------
@@ -113,6 +135,7 @@ class CodebookRows {
                  codes_.data() + ((rows_ + r) * batch_ + b) * row_bytes_);
     const bool first = levels_.empty();
     if (first) levels_.assign(levels, levels + (1 << format_.bits));
+    e4m3_ = (first || e4m3_) && is_e4m3(codes, batch_ * n * columns_);
     const auto keep = [&](std::vector<uint16_t>& to, const float* from) {
       switch (format_.scale) {
         case ScaleOf::row:
@@ -135,39 +158,35 @@ class CodebookRows {
 
   // Rows [begin, end) of one matrix to out [end - begin, stride].
   void decode(int64_t matrix, int64_t begin, int64_t end, float* out, int64_t stride) const {
-    const int64_t entries = int64_t(levels_.size());
-    if (format_.scale == ScaleOf::column) {
-      constexpr int64_t kChunk = 256;
-      float scale[kChunk], offset[kChunk] = {};
-      for (int64_t c = 0; c < columns_; c += kChunk) {
-        const int64_t n = std::min(kChunk, columns_ - c);
-        to_float(DType::f16, scales_.data() + matrix * columns_ + c, n, scale);
-        if (format_.has_offset)
-          to_float(DType::f16, offsets_.data() + matrix * columns_ + c, n, offset);
-        for (int64_t r = begin; r < end; ++r) {
-          float* row = out + (r - begin) * stride + c;
-          unpack_levels(code_row(r, matrix) + packed_bytes(c, format_.bits), n, format_.bits,
-                        levels_.data(), row);
-          for (int64_t i = 0; i < n; ++i) row[i] = codebook_value(row[i], scale[i], offset[i]);
+    with_bits(format_.bits, [&](auto bits) {
+      if constexpr (bits() <= 4) {
+        const LevelTable<bits()> table(levels_.data());
+        if (format_.scale == ScaleOf::column) {
+          decode_scaled_columns(
+              matrix, begin, end, out, stride,
+              [&](const uint8_t* src, int64_t n, float* to) { table.look_up(src, n, to); });
+          return;
+        }
+        for (int64_t r = begin; r < end; ++r, out += stride) {  // scale the table, not the row
+          fetch_ahead(matrix, r);
+          const auto [scale, offset] = scale_of(matrix, r);
+          table.scaled(scale, offset).look_up(code_row(r, matrix), columns_, out);
+        }
+      } else if constexpr (bits() == 8) {
+        const auto look_up = [&](const uint8_t* src, int64_t n, float* to) {
+          if (e4m3_) return look_up_e4m3(src, n, to);
+          look_up_bytes(src, n, levels_.data(), to);
+        };
+        if (format_.scale == ScaleOf::column)
+          return decode_scaled_columns(matrix, begin, end, out, stride, look_up);
+        for (int64_t r = begin; r < end; ++r, out += stride) {
+          fetch_ahead(matrix, r);
+          const auto [scale, offset] = scale_of(matrix, r);
+          look_up(code_row(r, matrix), columns_, out);
+          for (int64_t c = 0; c < columns_; ++c) out[c] = codebook_value(out[c], scale, offset);
         }
       }
-      return;
-    }
-    std::array<float, 256> table;
-    for (int64_t r = begin; r < end; ++r) {
-      const int64_t p = format_.scale == ScaleOf::row ? r * batch_ + matrix : r;
-      const float scale = f16_to_float(scales_[size_t(p)]);
-      const float offset = format_.has_offset ? f16_to_float(offsets_[size_t(p)]) : 0.0f;
-      float* row = out + (r - begin) * stride;
-      if (entries <= 16) {  // few levels: scale the table, not the row
-        for (int64_t i = 0; i < entries; ++i)
-          table[size_t(i)] = codebook_value(levels_[size_t(i)], scale, offset);
-        unpack_levels(code_row(r, matrix), columns_, format_.bits, table.data(), row);
-      } else {
-        unpack_levels(code_row(r, matrix), columns_, format_.bits, levels_.data(), row);
-        for (int64_t c = 0; c < columns_; ++c) row[c] = codebook_value(row[c], scale, offset);
-      }
-    }
+    });
   }
 
   uint64_t bytes() const {
@@ -205,7 +224,46 @@ class CodebookRows {
   }
 
  private:
-  static constexpr size_t kSlack = 4;  // unpack_levels reads whole words
+  static constexpr size_t kSlack = 4;  // LevelTable reads whole words
+
+  // Rows of a matrix lie a distance apart along which the processor does not fetch ahead.
+  void fetch_ahead(int64_t matrix, int64_t row) const {
+    constexpr int64_t kAhead = 16;  // rows
+    __builtin_prefetch(codes_.data() + ((row + kAhead) * batch_ + matrix) * row_bytes_);
+  }
+  // Of a row that has one of its own.
+  std::pair<float, float> scale_of(int64_t matrix, int64_t row) const {
+    const size_t i = size_t(format_.scale == ScaleOf::row ? row * batch_ + matrix : row);
+    return {f16_to_float(scales_[i]), format_.has_offset ? f16_to_float(offsets_[i]) : 0.0f};
+  }
+  // look_up(codes, n, out): the levels of n codes.
+  template <class LookUp>
+  void decode_scaled_columns(int64_t matrix, int64_t begin, int64_t end, float* out, int64_t stride,
+                             const LookUp& look_up) const {
+    constexpr int64_t kChunk = 256;
+    float scale[kChunk], offset[kChunk] = {};
+    for (int64_t c = 0; c < columns_; c += kChunk) {
+      const int64_t n = std::min(kChunk, columns_ - c);
+      to_float(DType::f16, scales_.data() + matrix * columns_ + c, n, scale);
+      if (format_.has_offset)
+        to_float(DType::f16, offsets_.data() + matrix * columns_ + c, n, offset);
+      for (int64_t r = begin; r < end; ++r) {
+        float* row = out + (r - begin) * stride + c;
+        fetch_ahead(matrix, r);
+        look_up(code_row(r, matrix) + packed_bytes(c, format_.bits), n, row);
+        for (int64_t i = 0; i < n; ++i) row[i] = codebook_value(row[i], scale[i], offset[i]);
+      }
+    }
+  }
+  // Are the levels those of E4M3, and are its codes of NaN not used?
+  bool is_e4m3(const uint8_t* codes, int64_t n) const {
+    if (format_.bits != 8) return false;
+    for (int code = 0; code < 256; ++code)
+      if ((code & 0x7F) != 0x7F &&
+          float_bits(levels_[size_t(code)]) != float_bits(e4m3_to_float(uint8_t(code))))
+        return false;
+    return std::none_of(codes, codes + n, [](uint8_t code) { return (code & 0x7F) == 0x7F; });
+  }
 
   const uint8_t* code_row(int64_t row, int64_t matrix) const {
     return codes_.data() + (row * batch_ + matrix) * row_bytes_;
@@ -251,6 +309,7 @@ class CodebookRows {
   int64_t batch_, columns_, row_bytes_, rows_ = 0;
   std::vector<uint8_t> codes_;
   std::vector<float> levels_;
+  bool e4m3_ = false;                       // are all stored numbers of E4M3?
   std::vector<uint16_t> scales_, offsets_;  // float16
 };
 

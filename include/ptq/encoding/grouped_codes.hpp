@@ -100,13 +100,17 @@ class GroupedCodes {
 
   // Rows [begin, end) to out [end - begin, columns].
   void decode(int64_t begin, int64_t end, float* out) const {
-    for (int64_t r = begin; r < end; ++r, out += columns_) {
-      unpack_levels(row_codes(r), columns_, format_.bits, levels_.data(), out);
-      for (int64_t g = 0; g < groups_; ++g) {
-        const float s = scale(r, g);
-        for (int64_t c = g * group_; c < std::min((g + 1) * group_, columns_); ++c) out[c] *= s;
+    with_bits(format_.bits, [&](auto bits) {
+      if constexpr (bits() <= 4) {
+        const LevelTable<bits()> table(levels_.data());
+        decode_rows(begin, end, out,
+                    [&](const uint8_t* src, float* to) { table.look_up(src, columns_, to); });
+      } else {
+        decode_rows(begin, end, out, [&](const uint8_t* src, float* to) {
+          look_up_bytes(src, columns_, levels_.data(), to);
+        });
       }
-    }
+    });
   }
   uint64_t bytes() const {
     return uint64_t(rows_ * row_bytes_) + scales_.size() + 4 * levels_.size() +
@@ -114,7 +118,18 @@ class GroupedCodes {
   }
 
  private:
-  static constexpr size_t kSlack = 4;  // unpack_levels reads whole words
+  static constexpr size_t kSlack = 4;  // LevelTable reads whole words
+
+  template <class LookUp>
+  void decode_rows(int64_t begin, int64_t end, float* out, const LookUp& look_up) const {
+    for (int64_t r = begin; r < end; ++r, out += columns_) {
+      look_up(row_codes(r), out);
+      for (int64_t g = 0; g < groups_; ++g) {
+        const float s = scale(r, g);
+        for (int64_t c = g * group_; c < std::min((g + 1) * group_, columns_); ++c) out[c] *= s;
+      }
+    }
+  }
 
   void put_scale(int64_t i, float s) {
     switch (format_.scale) {

@@ -2,6 +2,9 @@
 // then in a file that is mapped.
 #pragma once
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
@@ -35,6 +38,17 @@ class KeptNumbers {
     const auto found = numbers_.find(name);
     if (found == numbers_.end()) return {};
     return found->second;
+  }
+
+  // Takes the numbers of a name out of the memory of the process until they are asked for again;
+  // what was found of them stays valid.
+  void forget(const std::string& name) const {
+    const auto numbers = find(name);
+    if (!file_ || !numbers) return;
+    const uintptr_t page = uintptr_t(::sysconf(_SC_PAGESIZE));
+    const uintptr_t begin = reinterpret_cast<uintptr_t>(numbers->data()) / page * page;
+    const uintptr_t end = reinterpret_cast<uintptr_t>(numbers->data() + numbers->size());
+    ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
   }
 
   // False where they would be more than the limit: then they are not kept.

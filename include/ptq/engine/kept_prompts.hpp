@@ -167,12 +167,14 @@ class PromptedEngine : public Engine {
   bool take(const Request& request, Regime regime) {
     if (!prompt_detail::is_prompt(request)) return false;
     if (regime != Regime::prefill_exact && kv_ != nullptr) return false;
-    const auto kept = kept_.find(prompt_detail::name(request.tokens, prompt_detail::pre_rope(kv_)));
+    const std::string name = prompt_detail::name(request.tokens, prompt_detail::pre_rope(kv_));
+    const auto kept = kept_.find(name);
     if (!kept) return false;
     double seconds;
     std::memcpy(&seconds, kept->data(), sizeof seconds);
     engine_.take(request.sequence, int64_t(request.tokens.size()),
                  kept->subspan(std::tuple_size_v<prompt_detail::Seconds>));
+    kept_.forget(name);
     seconds_ += seconds;
     ++taken_;
     return true;

@@ -228,7 +228,7 @@ struct SampleMean {
   const char* key;
   bool by_tokens;  // with the samples' tokens as weights
 };
-inline constexpr std::array<SampleMean, 13> kSampleMeans = {{{"kl_mean", true},
+inline constexpr std::array<SampleMean, 14> kSampleMeans = {{{"kl_mean", true},
                                                              {"top1_agreement", true},
                                                              {"acc", false},
                                                              {"acc_norm", false},
@@ -240,7 +240,8 @@ inline constexpr std::array<SampleMean, 13> kSampleMeans = {{{"kl_mean", true},
                                                              {"margin", false},
                                                              {"margin_reference", false},
                                                              {"lead", false},
-                                                             {"lead_reference", false}}};
+                                                             {"lead_reference", false},
+                                                             {"first_token_nll", false}}};
 
 // Sums over the lines of samples.jsonl.
 struct SampleSums {
@@ -394,9 +395,7 @@ inline void compare_with_samples(const Record& record, const SampleSums& s,
     }
   }
   for (size_t i = 0; i < kSampleMeans.size(); ++i) {
-    // A margin is not there where the context holds no other value: then it is a mean of the rest.
-    const bool all =
-        s.count[i] == s.lines || std::string_view(kSampleMeans[i].key).starts_with("margin");
+    const bool all = s.count[i] == s.lines || may_be_missing(kSampleMeans[i].key);
     if (all && s.weight[i] > 0) {
       equal(kSampleMeans[i].key, s.sum[i] / s.weight[i], "the mean of the samples");
     }

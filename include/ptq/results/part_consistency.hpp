@@ -4,8 +4,11 @@
 
 #include <simdjson.h>
 
+#include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstdint>
+#include <iterator>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -15,15 +18,23 @@
 namespace ptq::consistency_detail {
 
 // Figures that are plain means of those of the samples.
-inline constexpr std::array<const char*, 9> kPlainMeans = {"acc",
-                                                           "acc_norm",
-                                                           "acc_bytes",
-                                                           "partial",
-                                                           "lead",
-                                                           "lead_reference",
-                                                           "answer_nll_reference",
-                                                           "partial_reference",
-                                                           "answer_nll"};
+inline constexpr const char* kPlainMeans[] = {"acc",
+                                              "acc_norm",
+                                              "acc_bytes",
+                                              "partial",
+                                              "partial_reference",
+                                              "answer_nll",
+                                              "answer_nll_reference",
+                                              "lead",
+                                              "lead_reference",
+                                              "margin",
+                                              "margin_reference"};
+inline constexpr size_t kPlain = std::size(kPlainMeans);
+// Is a figure the mean of those samples that have it? There is no margin where a context holds no
+// other value.
+inline bool may_be_missing(std::string_view key) {
+  return key.starts_with("margin") || key == "first_token_nll";
+}
 
 class Parts {
  public:
@@ -67,8 +78,13 @@ class Parts {
         equal("lost", double(part.lost));
         equal("gained", double(part.gained));
       }
-      for (size_t i = 0; i < kPlainMeans.size(); ++i)
-        if (part.counts[i] == part.total) equal(kPlainMeans[i], part.sums[i] / double(part.total));
+      for (size_t i = 0; i < kPlain; ++i)
+        if (part.counts[i] == part.total || (part.counts[i] > 0 && may_be_missing(kPlainMeans[i])))
+          equal(kPlainMeans[i], part.sums[i] / double(part.counts[i]));
+      if (part.shortest <= part.longest) {
+        equal("prompt_tokens_min", part.shortest);
+        equal("prompt_tokens_max", part.longest);
+      }
     }
   }
 
@@ -78,8 +94,9 @@ class Parts {
     std::string path;
     bool unknown = false;  // samples do not say whether they belong to it
     int64_t total = 0, answers = 0, compared = 0, correct = 0, lost = 0, gained = 0;
-    std::array<double, kPlainMeans.size()> sums{};
-    std::array<int64_t, kPlainMeans.size()> counts{};
+    std::array<double, kPlain> sums{};
+    std::array<int64_t, kPlain> counts{};
+    double shortest = HUGE_VAL, longest = -HUGE_VAL;  // of the prompts, tokens
 
     void add(const simdjson::dom::object& sample) {
       ++total;
@@ -94,7 +111,11 @@ class Parts {
         }
       }
       double figure = 0;
-      for (size_t i = 0; i < kPlainMeans.size(); ++i) {
+      if (sample["tokens"].get(figure) == simdjson::SUCCESS) {
+        shortest = std::min(shortest, figure);
+        longest = std::max(longest, figure);
+      }
+      for (size_t i = 0; i < kPlain; ++i) {
         if (sample[kPlainMeans[i]].get(figure) != simdjson::SUCCESS) continue;
         sums[i] += figure;
         ++counts[i];

@@ -72,7 +72,7 @@ inline void note_taken(const PromptedEngine& engine, Record& record, Json& metri
   metrics["seconds"] = metrics.at("seconds").get<double>() + engine.seconds();
   if (metrics.contains("prefill_tokens_per_second"))
     put_number(metrics, "prefill_tokens_per_second", eval::kUnknown,
-               "the prompts were run once for all methods");
+               "prompts were taken from a pass that all methods share");
 }
 
 // Evaluates the subject. What calls itself full precision needs no reference, unless it turns out
@@ -231,8 +231,15 @@ inline void keep_reference(const CellJob& job,
   PromptKeeper keeper(same, opened.engine(), prompts);
   eval::Subject subject{keeper, nullptr, &reference, opened.tokenizer()};
   eval::evaluate(subject, settings, report);
-  if (!prompts.empty()) prompts.write(cell_detail::prompts_file(job));
   kept.write(job.kept_reference);
+  if (prompts.empty()) return;
+  const std::filesystem::path file = cell_detail::prompts_file(job);
+  try {
+    prompts.write(file);
+  } catch (const Error&) {  // no room: each cell runs its own prompts
+    std::error_code ignored;
+    std::filesystem::remove(file, ignored);
+  }
 }
 
 // Runs the cell and writes its files into job.attempt.

@@ -341,8 +341,8 @@ inline void attention(ThreadPool& pool, const AttentionShape& shape, const float
       // Later blocks read more rows: they go first, so that the threads finish together.
       const int64_t head = task % shape.kv_heads, block = blocks - 1 - task / shape.kv_heads;
       const int64_t i0 = block * per_block, i1 = std::min(i0 + per_block, shape.queries);
-      std::vector<float> buffer(size_t(scratch_size + 2 * state_size));
-      float* const scratch = buffer.data();
+      std::vector<float> buffer(size_t(scratch_size + 2 * state_size + kLine));
+      float* const scratch = next_line(buffer.data());
       const State all = work.state_at(scratch + scratch_size),
                   part = work.state_at(scratch + scratch_size + state_size);
       const int64_t begin = span_of(work.first_key(i0)), last = span_of(shape.first + i1 - 1);
@@ -365,11 +365,12 @@ inline void attention(ThreadPool& pool, const AttentionShape& shape, const float
     return work.state_at(states.data() + (span * shape.kv_heads + head) * state_size);
   };
   pool.for_each(spans, [&](int64_t task) {
-    std::vector<float> scratch(static_cast<size_t>(scratch_size));
+    std::vector<float> buffer(size_t(scratch_size + kLine));
+    float* const scratch = next_line(buffer.data());
     const int64_t span = first_span + task;
     for (int64_t head = 0; head < shape.kv_heads; ++head)
       work.look(head, 0, shape.queries, work.first_tile(0, span * kSpan), (span + 1) * kSpan,
-                scratch.data(), state_of(task, head));
+                scratch, state_of(task, head));
   });
   for (int64_t head = 0; head < shape.kv_heads; ++head) {
     for (int64_t span = 1; span < spans; ++span)

@@ -14,6 +14,7 @@
 
 #include "ptq/core/threads.hpp"
 #include "ptq/engine/cpu/kernels/table.hpp"
+#include "ptq/engine/cpu/simd.hpp"
 #include "ptq/engine/weights/linear.hpp"
 
 namespace ptq::cpu {
@@ -165,9 +166,8 @@ inline void many(const Call& c, int64_t task) {
   thread_local std::vector<float> packed;
   // A panel takes as many numbers, and begins with a line of the caches.
   const int64_t most = panel_size(wide, std::min(kDepth, in));
-  packed.resize(size_t(c.step / wide * most + 16));
-  float* const panels =
-      packed.data() + (64 - reinterpret_cast<uintptr_t>(packed.data()) % 64) % 64 / 4;
+  packed.resize(size_t(c.step / wide * most + kLine));
+  float* const panels = next_line(packed.data());
   for (int64_t c0 = 0; c0 < in; c0 += kDepth) {
     const int64_t depth = std::min(kDepth, in - c0);
     for (int64_t r = begin; r < end; r += wide)

@@ -1,4 +1,5 @@
-// Vectors of float by the compiler's vector extension, and the exponential built on them.
+// Vectors of float by the compiler's vector extension, where they lie, and the exponential built on
+// them.
 #pragma once
 
 #include <cmath>
@@ -25,6 +26,13 @@ inline VecF load(const float* p) {
   return v;
 }
 inline void store(float* p, VecF v) { std::memcpy(p, &v, sizeof v); }
+
+// Numbers of a line of the caches, and the first line at or behind p. Vectors that lie across two
+// lines cost twice.
+inline constexpr int64_t kLine = 16;
+inline float* next_line(float* p) {
+  return p + (64 - reinterpret_cast<uintptr_t>(p) % 64) % 64 / sizeof(float);
+}
 
 // Largest and sum of n numbers, n a multiple of kLanes.
 inline float largest(const float* p, int64_t n) {
