@@ -21,7 +21,7 @@
 
 #include "ptq/core/hash.hpp"
 #include "ptq/encoding/dense.hpp"
-#include "ptq/engine/engine.hpp"
+#include "ptq/engine/engine_in_front.hpp"
 #include "ptq/engine/kept_numbers.hpp"
 
 namespace ptq {
@@ -100,25 +100,19 @@ class UnrotatedKeys : public KvMethod {
 
 // An engine in front of another one that keeps the keys and values of the prompts it is asked for,
 // as long as there is room.
-class PromptKeeper : public Engine {
+class PromptKeeper : public EngineInFront {
  public:
   using Engine::forward;
   // answering: gets every call; real: runs the prompts.
   PromptKeeper(Engine& answering, Engine& real, KeptPrompts& kept)
-      : answering_(answering), real_(real), kept_(kept), dtype_(real.prompt_dtype()) {}
-
-  const ModelConfig& config() const override { return answering_.config(); }
-  std::string device() const override { return answering_.device(); }
-  WeightBytes weight_bytes() const override { return answering_.weight_bytes(); }
-  Blocks& blocks() override { return answering_.blocks(); }
-  std::unique_ptr<Sequence> start(KvMethod* method) override { return answering_.start(method); }
+      : EngineInFront(answering), real_(real), kept_(kept), dtype_(real.prompt_dtype()) {}
 
   void forward(std::span<const Request> requests, Regime regime, Tap* tap) override {
     if (regime == Regime::prefill_exact)
       for (const Request& request : requests)
         if (prompt_detail::is_prompt(request))
           for (const bool pre_rope : {false, true}) keep(request.tokens, pre_rope);
-    answering_.forward(requests, regime, tap);
+    engine_.forward(requests, regime, tap);
   }
 
  private:
@@ -134,29 +128,22 @@ class PromptKeeper : public Engine {
     if (!kept_.keep(name, tap.rows(took.count()))) dtype_.reset();
   }
 
-  Engine& answering_;
   Engine& real_;
   KeptPrompts& kept_;
   std::optional<DType> dtype_;  // nothing: there is no room left, or they cannot be taken
 };
 
 // An engine in front of another one, whose prompts are taken from where they were kept.
-class PromptedEngine : public Engine {
+class PromptedEngine : public EngineInFront {
  public:
   using Engine::forward;
   // kv: the cache of every sequence; its calls under `prefill-exact` find their prompts, those of a
   // full-precision one (nullptr) in any regime.
   PromptedEngine(Engine& engine, const KeptPrompts& kept, KvMethod* kv)
-      : engine_(engine), kept_(kept), kv_(kv) {}
+      : EngineInFront(engine), kept_(kept), kv_(kv) {}
 
   int64_t taken() const { return taken_; }     // prompts
   double seconds() const { return seconds_; }  // that their passes took where they were run
-
-  const ModelConfig& config() const override { return engine_.config(); }
-  std::string device() const override { return engine_.device(); }
-  WeightBytes weight_bytes() const override { return engine_.weight_bytes(); }
-  Blocks& blocks() override { return engine_.blocks(); }
-  std::unique_ptr<Sequence> start(KvMethod* method) override { return engine_.start(method); }
 
   void forward(std::span<const Request> requests, Regime regime, Tap* tap) override {
     if (requests.size() == 1 && !tap && take(requests[0], regime)) return;
@@ -180,7 +167,6 @@ class PromptedEngine : public Engine {
     return true;
   }
 
-  Engine& engine_;
   const KeptPrompts& kept_;
   KvMethod* kv_;
   int64_t taken_ = 0;

@@ -5,13 +5,12 @@
 #include <xxhash.h>
 
 #include <cstdint>
-#include <memory>
 #include <span>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "ptq/engine/engine.hpp"
+#include "ptq/engine/engine_in_front.hpp"
 
 namespace ptq {
 
@@ -41,18 +40,11 @@ class LogitsDigest {
 };
 
 // Another engine, whose logits are added up.
-class DigestedEngine : public Engine {
+class DigestedEngine : public EngineInFront {
  public:
-  using Engine::forward;
-  explicit DigestedEngine(Engine& engine) : engine_(engine) {}
+  using EngineInFront::EngineInFront, Engine::forward;
 
   const LogitsDigest& digest() const { return digest_; }
-
-  const ModelConfig& config() const override { return engine_.config(); }
-  std::string device() const override { return engine_.device(); }
-  WeightBytes weight_bytes() const override { return engine_.weight_bytes(); }
-  Blocks& blocks() override { return engine_.blocks(); }
-  std::unique_ptr<Sequence> start(KvMethod* method) override { return engine_.start(method); }
 
   void forward(std::span<const Request> requests, Regime regime, Tap* tap) override {
     std::vector<Request> digested(requests.begin(), requests.end());
@@ -70,7 +62,6 @@ class DigestedEngine : public Engine {
   }
 
  private:
-  Engine& engine_;
   LogitsDigest digest_;
 };
 
