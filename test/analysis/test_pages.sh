@@ -44,7 +44,7 @@ losses() { # losses FILE SHIFT
 }
 answers() { # answers FOLDER WRONG: the last WRONG of 20 are wrong
   for i in $(seq 1 20); do
-    echo "{\"key\": $i, \"depth\": 0.5, \"correct\": $([ "$i" -le $((20 - $2)) ] && echo true || echo false)}"
+    echo "{\"key\": $i, \"depth\": $([ "$i" -le 10 ] && echo 0.5 || echo 0.1), \"correct\": $([ "$i" -le $((20 - $2)) ] && echo true || echo false)}"
   done >"$1/samples.jsonl"
 }
 cache() { # cache BYTES: 2048 are those of full precision
