@@ -239,7 +239,7 @@ class Runner {
       job.kept_reference = absolute_path(fs::path(reference.file())).string();
       job.kept_limit = uint64_t(plan_.experiment.limits.kept_mib * double(1 << 20));
       // Methods of the other tracks change what the prompts are.
-      if (plan_.experiment.track.empty() || plan_.experiment.track == "C")
+      if (plan_.experiment.track == "C")
         job.prompts_limit = uint64_t(plan_.experiment.limits.prompts_mib * double(1 << 20));
       launch(job, std::move(running));
       reference.state = KeptReference::State::in_work;

@@ -51,7 +51,7 @@ class LevelTable {
   void look_up(const uint8_t* __restrict src, int64_t n, float* __restrict out) const {
     constexpr uint32_t mask = (1u << Bits) - 1;
     const int64_t full = n / kPer;
-    Words shift;
+    Words shift{};
     for (int j = 0; j < kLanes; ++j) shift[j] = uint32_t(Bits * j);
     for (int64_t i = 0; i < full; ++i) {
       uint32_t w;
@@ -79,7 +79,7 @@ class LevelTable {
 #if defined(__GNUC__) && !defined(__clang__) && !defined(__CUDACC__)
     return __builtin_shuffle(low_, high_, codes);
 #else  // no shuffle by a variable
-    Floats x;
+    Floats x{};
     for (int j = 0; j < kLanes; ++j) {
       const int code = codes[j];
       x[j] = code < kLanes ? low_[code] : high_[code - kLanes];
@@ -134,8 +134,11 @@ class CodebookRows {
         pack_row(codes + (b * n + r) * columns_, columns_, format_.bits,
                  codes_.data() + ((rows_ + r) * batch_ + b) * row_bytes_);
     const bool first = levels_.empty();
-    if (first) levels_.assign(levels, levels + (1 << format_.bits));
-    e4m3_ = (first || e4m3_) && is_e4m3(codes, batch_ * n * columns_);
+    if (first) {
+      levels_.assign(levels, levels + (1 << format_.bits));
+      e4m3_ = levels_are_e4m3();
+    }
+    e4m3_ = e4m3_ && std::none_of(codes, codes + batch_ * n * columns_, is_e4m3_nan);
     const auto keep = [&](std::vector<uint16_t>& to, const float* from) {
       switch (format_.scale) {
         case ScaleOf::row:
@@ -255,14 +258,15 @@ class CodebookRows {
       }
     }
   }
-  // Are the levels those of E4M3, and are its codes of NaN not used?
-  bool is_e4m3(const uint8_t* codes, int64_t n) const {
+  static bool is_e4m3_nan(uint8_t code) { return (code & 0x7F) == 0x7F; }
+  // But for those of NaN, which look_up_e4m3() does not know.
+  bool levels_are_e4m3() const {
     if (format_.bits != 8) return false;
     for (int code = 0; code < 256; ++code)
-      if ((code & 0x7F) != 0x7F &&
+      if (!is_e4m3_nan(uint8_t(code)) &&
           float_bits(levels_[size_t(code)]) != float_bits(e4m3_to_float(uint8_t(code))))
         return false;
-    return std::none_of(codes, codes + n, [](uint8_t code) { return (code & 0x7F) == 0x7F; });
+    return true;
   }
 
   const uint8_t* code_row(int64_t row, int64_t matrix) const {

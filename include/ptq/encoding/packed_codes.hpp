@@ -53,11 +53,11 @@ inline Words16 sixteen_codes(const uint8_t* p) {
   constexpr int first = Bits <= 2 ? 16 : 32 / Bits;  // codes that one word of 32 bits holds
   uint64_t w = 0;
   std::memcpy(&w, p, Bits == 3 ? 8 : 2 * Bits);
-  Words16 shift;
+  Words16 shift{};
   for (int j = 0; j < 16; ++j) shift[j] = uint32_t(Bits * (j < first ? j : j - first));
   Words16 words = spread16(uint32_t(w));
   if constexpr (first < 16) {
-    Words16 low;
+    Words16 low{};
     for (int j = 0; j < 16; ++j) low[j] = j < first ? ~uint32_t{0} : 0;
     words = (words & low) | (spread16(uint32_t(w >> (Bits * first))) & ~low);
   }

@@ -1,7 +1,9 @@
 // An engine in front of another one, for whoever changes one of its answers.
 #pragma once
 
+#include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -21,6 +23,10 @@ class EngineInFront : public Engine {
   std::unique_ptr<Sequence> start(KvMethod* method) override { return engine_.start(method); }
   void forward(std::span<const Request> requests, Regime regime, Tap* tap) override {
     engine_.forward(requests, regime, tap);
+  }
+  std::optional<DType> prompt_dtype() const override { return engine_.prompt_dtype(); }
+  void take(Sequence& sequence, int64_t tokens, std::span<const uint16_t> rows) override {
+    engine_.take(sequence, tokens, rows);
   }
 
  protected:

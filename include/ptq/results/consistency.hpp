@@ -223,26 +223,6 @@ class Figures {
   std::string path_;
 };
 
-// Figures of a record that are means of those of its samples.
-struct SampleMean {
-  const char* key;
-  bool by_tokens;  // with the samples' tokens as weights
-};
-inline constexpr std::array<SampleMean, 14> kSampleMeans = {{{"kl_mean", true},
-                                                             {"top1_agreement", true},
-                                                             {"acc", false},
-                                                             {"acc_norm", false},
-                                                             {"acc_bytes", false},
-                                                             {"partial", false},
-                                                             {"partial_reference", false},
-                                                             {"answer_nll", false},
-                                                             {"answer_nll_reference", false},
-                                                             {"margin", false},
-                                                             {"margin_reference", false},
-                                                             {"lead", false},
-                                                             {"lead_reference", false},
-                                                             {"first_token_nll", false}}};
-
 // Sums over the lines of samples.jsonl.
 struct SampleSums {
   int64_t lines = 0, damaged = 0, first_damaged = 0;

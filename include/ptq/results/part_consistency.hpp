@@ -8,7 +8,6 @@
 #include <array>
 #include <cmath>
 #include <cstdint>
-#include <iterator>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -17,19 +16,26 @@
 
 namespace ptq::consistency_detail {
 
-// Figures that are plain means of those of the samples.
-inline constexpr const char* kPlainMeans[] = {"acc",
-                                              "acc_norm",
-                                              "acc_bytes",
-                                              "partial",
-                                              "partial_reference",
-                                              "answer_nll",
-                                              "answer_nll_reference",
-                                              "lead",
-                                              "lead_reference",
-                                              "margin",
-                                              "margin_reference"};
-inline constexpr size_t kPlain = std::size(kPlainMeans);
+// Figures of a record that are means of those of its samples.
+struct SampleMean {
+  const char* key;
+  bool by_tokens;  // with the samples' tokens as weights
+};
+inline constexpr std::array<SampleMean, 14> kSampleMeans = {{{"kl_mean", true},
+                                                             {"top1_agreement", true},
+                                                             {"acc", false},
+                                                             {"acc_norm", false},
+                                                             {"acc_bytes", false},
+                                                             {"partial", false},
+                                                             {"partial_reference", false},
+                                                             {"answer_nll", false},
+                                                             {"answer_nll_reference", false},
+                                                             {"margin", false},
+                                                             {"margin_reference", false},
+                                                             {"lead", false},
+                                                             {"lead_reference", false},
+                                                             {"first_token_nll", false}}};
+
 // Is a figure the mean of those samples that have it? There is no margin where a context holds no
 // other value.
 inline bool may_be_missing(std::string_view key) {
@@ -78,9 +84,11 @@ class Parts {
         equal("lost", double(part.lost));
         equal("gained", double(part.gained));
       }
-      for (size_t i = 0; i < kPlain; ++i)
-        if (part.counts[i] == part.total || (part.counts[i] > 0 && may_be_missing(kPlainMeans[i])))
-          equal(kPlainMeans[i], part.sums[i] / double(part.counts[i]));
+      for (size_t i = 0; i < kSampleMeans.size(); ++i) {
+        const char* key = kSampleMeans[i].key;
+        if (part.counts[i] == part.total || (part.counts[i] > 0 && may_be_missing(key)))
+          equal(key, part.sums[i] / double(part.counts[i]));
+      }
       if (part.shortest <= part.longest) {
         equal("prompt_tokens_min", part.shortest);
         equal("prompt_tokens_max", part.longest);
@@ -94,9 +102,9 @@ class Parts {
     std::string path;
     bool unknown = false;  // samples do not say whether they belong to it
     int64_t total = 0, answers = 0, compared = 0, correct = 0, lost = 0, gained = 0;
-    std::array<double, kPlain> sums{};
-    std::array<int64_t, kPlain> counts{};
-    double shortest = HUGE_VAL, longest = -HUGE_VAL;  // of the prompts, tokens
+    std::array<double, kSampleMeans.size()> sums{};
+    std::array<int64_t, kSampleMeans.size()> counts{};  // of those by tokens: none
+    double shortest = HUGE_VAL, longest = -HUGE_VAL;    // of the prompts, tokens
 
     void add(const simdjson::dom::object& sample) {
       ++total;
@@ -115,8 +123,8 @@ class Parts {
         shortest = std::min(shortest, figure);
         longest = std::max(longest, figure);
       }
-      for (size_t i = 0; i < kPlain; ++i) {
-        if (sample[kPlainMeans[i]].get(figure) != simdjson::SUCCESS) continue;
+      for (size_t i = 0; i < kSampleMeans.size(); ++i) {
+        if (kSampleMeans[i].by_tokens || sample[kSampleMeans[i].key].get(figure)) continue;
         sums[i] += figure;
         ++counts[i];
       }
