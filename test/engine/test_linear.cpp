@@ -182,7 +182,7 @@ TEST_CASE("linear: in bfloat16 every kernel multiplies rounded weights", "[linea
 
 TEST_CASE("linear: products are the same on every instruction set", "[linear]") {
   const auto& list = cpu::runnable_kernels();
-  for (const int64_t in : {9, 75, 576, 1100})
+  for (const int64_t in : {9, 75, 576, 1100, 1120})
     for (const Stored& s : every_form(40, in)) {
       const auto x = numbers(17 * in, 2);
       for (size_t i = 2; i < list.size(); ++i)  // the plain ones may add without fma

@@ -26,30 +26,27 @@ struct StoredPairs : DenseRow<DType::f32> {
 
 template <class Row>
 struct PairRow : Row {
-  static constexpr int kNumbers = 2, kRun = 1, kLine = 2;
+  static constexpr int kNumbers = 2, kRun = 1;
+  PTQ_INLINE void skip(int64_t c) { Row::skip(2 * c); }
+  PTQ_INLINE void ask(int64_t c, int64_t ahead) const { Row::ask(2 * c, ahead); }
   PTQ_INLINE void run(int64_t c, Reg* v) const {
     Reg got[2];
     Row::run(2 * c, got);
     if constexpr (Row::kRun == 1) Row::run(2 * c + 16, got + 1);
     v[0] = to_bf16(got[0], got[1]);
   }
-  PTQ_INLINE void line(int64_t c, Reg* v) const {
-    Reg got[4];
-    Row::line(2 * c, got);
-    v[0] = to_bf16(got[0], got[1]);
-    v[1] = to_bf16(got[2], got[3]);
-  }
-  PTQ_INLINE Reg tail(int64_t c, int64_t columns) const {
-    int64_t at = 2 * c;
+  PTQ_INLINE void tail(int64_t c, int64_t columns, Reg* v) const {
+    const int64_t at = 2 * c, end = 2 * columns;
     Reg got[2] = {zero(), zero()};
-    if (at + 16 <= 2 * columns && Row::kRun == 1) {
+    if constexpr (Row::kRun == 2) {
+      Row::tail(at, end, got);
+    } else if (at + 16 <= end) {
       Row::run(at, got);
-      at += 16;
-      if (at < 2 * columns) got[1] = Row::tail(at, 2 * columns);
+      if (at + 16 < end) Row::tail(at + 16, end, got + 1);
     } else {
-      got[0] = Row::tail(at, 2 * columns);
+      Row::tail(at, end, got);
     }
-    return to_bf16(got[0], got[1]);
+    v[0] = to_bf16(got[0], got[1]);
   }
 };
 

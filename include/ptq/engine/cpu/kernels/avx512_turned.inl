@@ -52,8 +52,8 @@ struct Turned<CodeRow<Bits, kUnits>> : TurnedNumbers<CodeRow<Bits, kUnits>> {
     rows.move(w, r, last);
     for (int64_t g = 0; g < rows.groups; g += 16) {
       const int64_t count = std::min<int64_t>(16, rows.groups - g);
-      turn(g, count, &rows.row[0].scale, scales.data());
-      turn(g, count, &rows.row[0].offset, offsets.data());
+      turn(rows.scales(0), g, count, scales.data());
+      turn(rows.offsets(0), g, count, offsets.data());
     }
   }
   PTQ_INLINE void read(int64_t c0, int64_t c1, float* out, int64_t step, int64_t lane) {
@@ -63,14 +63,10 @@ struct Turned<CodeRow<Bits, kUnits>> : TurnedNumbers<CodeRow<Bits, kUnits>> {
   }
 
  private:
-  // Groups [g, g + count) of one parameter; the pointers to it lie a reader apart.
-  PTQ_INLINE void turn(int64_t g, int64_t count, const float* const* from, float* to) const {
+  // Groups [g, g + count) of one parameter [16, groups].
+  PTQ_INLINE void turn(const float* from, int64_t g, int64_t count, float* to) const {
     Reg v[16];
-    for (int i = 0; i < 16; ++i) {
-      const auto* at = reinterpret_cast<const float* const*>(reinterpret_cast<const char*>(from) +
-                                                             i * sizeof(rows.row[0]));
-      v[i] = load(*at + g, lanes(count));
-    }
+    for (int i = 0; i < 16; ++i) v[i] = load(from + i * rows.groups + g, lanes(count));
     transpose(v);
     for (int64_t k = 0; k < count; ++k) store(to + (g + k) * 16, v[k]);
   }
@@ -81,7 +77,7 @@ struct Turned<CodeRow<Bits, kUnits>> : TurnedNumbers<CodeRow<Bits, kUnits>> {
     Reg v[16];
     PTQ_UNROLL(16)
     for (int i = 0; i < 16; ++i) {
-      const uint8_t* p = rows.row[i].at(c);
+      const uint8_t* p = rows.data[i] + uint64_t(c) / 8 * Bits;
       v[i] = _mm512_castsi512_ps(bytes64<Bits>(p));
     }
     transpose(v);
@@ -108,7 +104,7 @@ PTQ_INLINE void four_dwords(const Rows<Row>& rows, int64_t at, Ints (&v)[4]) {
   PTQ_UNROLL(4)
   for (int j = 0; j < 4; ++j) {
     const auto part = [&](int i) {
-      return _mm_loadu_si128(reinterpret_cast<const __m128i*>(rows.row[i].data + at));
+      return _mm_loadu_si128(reinterpret_cast<const __m128i*>(rows.data[i] + at));
     };
     a[j] = _mm512_castsi128_si512(part(j));
     a[j] = _mm512_inserti32x4(a[j], part(4 + j), 1);
@@ -126,21 +122,20 @@ PTQ_INLINE void four_dwords(const Rows<Row>& rows, int64_t at, Ints (&v)[4]) {
 template <class Row>
 PTQ_INLINE Reg halves(const Rows<Row>& rows, int64_t at) {
   alignas(32) uint16_t h[16];
-  for (int i = 0; i < 16; ++i) std::memcpy(h + i, rows.row[i].data + at, 2);
+  for (int i = 0; i < 16; ++i) std::memcpy(h + i, rows.data[i] + at, 2);
   return _mm512_cvtph_ps(_mm256_load_si256(reinterpret_cast<const __m256i*>(h)));
 }
 template <class Row>
 PTQ_INLINE Ints dwords(const Rows<Row>& rows, int64_t at) {
   alignas(64) uint32_t w[16];
-  for (int i = 0; i < 16; ++i) std::memcpy(w + i, rows.row[i].data + at, 4);
+  for (int i = 0; i < 16; ++i) std::memcpy(w + i, rows.data[i] + at, 4);
   return _mm512_load_si512(w);
 }
 
 template <class Block>
 struct Turned<BlockRow<Block>> {
-  static constexpr bool kBytes = std::is_same_v<Block, Q8_0>,
-                        kFifth = std::is_same_v<Block, Q5_0> || std::is_same_v<Block, Q5_1>,
-                        kMinimum = std::is_same_v<Block, Q4_1> || std::is_same_v<Block, Q5_1>;
+  static constexpr bool kBytes = Block::kBits == 8, kFifth = Block::kBits == 5,
+                        kMinimum = Block::kMinimum;
   static constexpr int64_t kHead = kMinimum ? 4 : 2;  // bytes in front of the fifth bits and codes
   Rows<BlockRow<Block>> rows;
 
@@ -156,8 +151,8 @@ struct Turned<BlockRow<Block>> {
         bytes(at + kHead, l, out, lane);
         bytes(at + kHead + 16, l, out + step, lane);
       } else {
-        l.offset = kMinimum ? halves(rows, at + 2)
-                            : _mm512_mul_ps(l.scale, _mm512_set1_ps(kFifth ? -16.0f : -8.0f));
+        l.offset =
+            kMinimum ? halves(rows, at + 2) : _mm512_mul_ps(l.scale, _mm512_set1_ps(Block::kFirst));
         nibbles(at, l, out, step, lane);
       }
     }

@@ -224,58 +224,69 @@ inline void by_panel(const float* x, int64_t n, int64_t ldx, const float* panel,
 }
 
 // The loops over registers, rows and tokens are unrolled, so that the sums stay in registers.
-#define PTQ_LINE(k) PTQ_UNROLL(4) for (int k = 0; k < Row::kLine; ++k)
 #define PTQ_TOKENS(t) PTQ_UNROLL(4) for (int t = 0; t < T; ++t)
-#define PTQ_ROWS(i) PTQ_UNROLL(4) for (int i = 0; i < R; ++i)
+#define PTQ_ROWS(k) PTQ_UNROLL(4) for (int k = 0; k < R; ++k)
+#define PTQ_RUN(l) PTQ_UNROLL(2) for (int l = 0; l < Row::kRun; ++l)
 
-// Columns [begin, end) of R rows and T tokens x [T, columns]: the 16 sums of row i and token t to
-// sums [T, 16, 16] at [t, i].
+// acc [R, T] += columns c .. of the rows times those of T tokens x, a distance ldx apart.
 template <class Terms, class Row, int R, int T>
-PTQ_INLINE void sixteen_sums(Row* row, int64_t begin, int64_t end, int64_t columns, int64_t unit,
-                             const float* x, float* sums) {
-  constexpr int64_t kLine = 16 * Row::kLine;
-  const int64_t whole = begin + (end - begin) / kLine * kLine;
+PTQ_INLINE void add_run(const Row (&row)[R], int64_t c, const float* x, int64_t ldx,
+                        Reg (&acc)[R][T]) {
+  Reg numbers[T][Row::kRun];
+  PTQ_TOKENS(t) PTQ_RUN(l) {
+    numbers[t][l] = load(x + t * ldx + c + 16 * l);
+    if constexpr (T == 1) PTQ_KEEP(numbers[t][l]);  // one load for all rows
+  }
+  PTQ_ROWS(k) {
+    Reg v[Row::kRun];
+    row[k].run(c, v);
+    PTQ_RUN(l) PTQ_TOKENS(t) acc[k][t] = Terms::add(v[l], numbers[t][l], acc[k][t]);
+  }
+}
+
+// Columns [begin, end) of the R rows from i on and T tokens x [T, columns]: the 16 sums of row
+// i + k and token t to sums [T, 16, 16] at [t, k].
+template <class Terms, class Row, int R, int T>
+PTQ_INLINE void sixteen_sums(Rows<Row>& rows, int64_t i, int64_t begin, int64_t end, const float* x,
+                             float* sums) {
+  constexpr int64_t kRun = 16 * Row::kRun, kLine = 64 / Row::kNumbers;
+  Row row[R];
+  rows.block(i, begin, end, row);
+  const int64_t columns = end - begin, whole = columns / kLine * kLine, ldx = rows.columns,
+                unit = rows.unit, ahead = rows.ahead;
+  x += begin;
   Reg acc[R][T];
-  PTQ_ROWS(i) PTQ_TOKENS(t) acc[i][t] = zero();
-  int64_t c = begin;
-  while (c < whole) {
-    const int64_t u = c / unit, stop = std::min((u + 1) * unit, whole);
-    PTQ_ROWS(i) row[i].enter(u);
-    for (; c < stop; c += kLine) {
-      PTQ_ROWS(i) {
-        Reg v[Row::kLine];
-        row[i].line(c, v);
-        PTQ_LINE(k)
-        PTQ_TOKENS(t)
-        acc[i][t] = Terms::add(v[k], load(x + t * columns + c + 16 * k), acc[i][t]);
-      }
+  PTQ_ROWS(k) PTQ_TOKENS(t) acc[k][t] = zero();
+  int64_t c = 0, u = 0, next = unit - begin % unit;  // where the next unit begins
+  for (; c < whole; next += unit, ++u) {
+    PTQ_ROWS(k) row[k].enter(u);
+    for (const int64_t stop = std::min(next, whole); c < stop; c += kLine) {
+      PTQ_ROWS(k) row[k].ask(c, ahead);
+      PTQ_UNROLL(4)
+      for (int64_t l = 0; l < kLine; l += kRun) add_run<Terms>(row, c + l, x, ldx, acc);
     }
   }
-  if (c < end) {
-    PTQ_ROWS(i) {
-      row[i].enter(c / unit);
-      int64_t at = c;
-      for (; at + 16 <= end; at += 16 * Row::kRun) {
+  if (c < columns) {
+    u = (c + begin % unit) / unit;
+    PTQ_ROWS(k) row[k].enter(u);
+    for (; c + kRun <= columns; c += kRun) add_run<Terms>(row, c, x, ldx, acc);
+    if (c < columns) PTQ_ROWS(k) {
         Reg v[Row::kRun];
-        row[i].run(at, v);
-        for (int k = 0; k < Row::kRun; ++k) PTQ_TOKENS(t)
-        acc[i][t] = Terms::add(v[k], load(x + t * columns + at + 16 * k), acc[i][t]);
-      }
-      if (at < end) {
-        const Reg v = row[i].tail(at, end);
-        PTQ_TOKENS(t) {
+        row[k].tail(c, columns, v);
+        PTQ_RUN(l) PTQ_TOKENS(t) {
+          const int64_t left = std::min<int64_t>(columns - c - 16 * l, 16);
+          if (left <= 0) continue;
           float rest[16] = {};
-          std::memcpy(rest, x + t * columns + at, size_t(end - at) * sizeof(float));
-          acc[i][t] = Terms::add(v, load(rest), acc[i][t]);
+          std::memcpy(rest, x + t * ldx + c + 16 * l, size_t(left) * sizeof(float));
+          acc[k][t] = Terms::add(v[l], load(rest), acc[k][t]);
         }
       }
-    }
   }
-  PTQ_ROWS(i) PTQ_TOKENS(t) store(sums + (16 * t + i) * 16, acc[i][t]);
+  PTQ_ROWS(k) PTQ_TOKENS(t) store(sums + (16 * t + k) * 16, acc[k][t]);
 }
 #undef PTQ_ROWS
 #undef PTQ_TOKENS
-#undef PTQ_LINE
+#undef PTQ_RUN
 
 // y[t * ldy + r - begin] = row r of w, begin <= r < end, times token t of x [n, columns].
 template <class Terms>
@@ -309,8 +320,7 @@ struct Dots {
     for (int64_t c = 0; c < in; c += kDepth) {
       alignas(64) float sums[T * 256];
       for (int64_t i = 0; i < count; i += R)
-        sixteen_sums<Terms, Row, R, T>(rows.row + i, c, std::min(c + kDepth, in), in, rows.unit,
-                                       from, sums + 16 * i);
+        sixteen_sums<Terms, Row, R, T>(rows, i, c, std::min(c + kDepth, in), from, sums + 16 * i);
       for (int64_t t = 0; t < T; ++t) {
         Reg v[16];
         for (int i = 0; i < 16; ++i) v[i] = load(sums + 256 * t + 16 * i);

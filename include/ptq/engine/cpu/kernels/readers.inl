@@ -14,194 +14,216 @@
 // A reader gives the weights as decode() does, to the last bit: the product of a code of at most 8
 // bits and a scale of 11 is exact, so fma rounds once, as a sum does.
 
-// A reader of one row. kNumbers: weights in a lane, whose columns all counts below are of.
-// enter(u): the columns of unit u come, which share parameters; run(c, v): kRun registers from
-// column c on; line(c, v): kLine registers; tail(c): columns c .. columns - 1, less than 16, then
-// anything finite. ahead: bytes in front of their use that line() asks for, as a row is read once,
-// from memory.
+// A reader of one row, or of its columns from some block on. kNumbers: weights in a lane, whose
+// columns all counts below are of. groups_in(n): of parameters in n columns, at most. skip(c): the
+// first c columns are left out. enter(u): the columns of unit u come, which share parameters;
+// run(c, v): kRun registers from column c on, a multiple of what they hold; tail(c, columns, v):
+// columns c .. columns - 1, fewer than that, then anything finite. ask(c, ahead): what lies `ahead`
+// bytes behind the 64 numbers from column c on will be wanted; a row is read once, from memory.
 template <DType kType>
 struct DenseRow {
-  static constexpr int kNumbers = 1, kRun = 1, kLine = 4;
+  static constexpr int kNumbers = 1, kRun = 1;
   static constexpr int64_t kBytes = dtype_bytes(kType);
+  static constexpr int64_t groups_in(int64_t) { return 0; }
   const uint8_t* data;
-  int64_t ahead;
+  PTQ_INLINE void skip(int64_t c) { data += c * kBytes; }
   PTQ_INLINE void enter(int64_t) {}
-  PTQ_INLINE void run(int64_t c, Reg* v) const { v[0] = dense<kType>(data + c * kBytes); }
-  PTQ_INLINE void line(int64_t c, Reg* v) const {
+  PTQ_INLINE void ask(int64_t c, int64_t ahead) const {
     for (int64_t b = 0; b < 64 * kBytes; b += 64) prefetch(data + c * kBytes + b + ahead);
-    for (int k = 0; k < 4; ++k) v[k] = dense<kType>(data + (c + 16 * k) * kBytes);
   }
-  PTQ_INLINE Reg tail(int64_t c, int64_t columns) const {
+  PTQ_INLINE void run(int64_t c, Reg* v) const { v[0] = dense<kType>(data + c * kBytes); }
+  PTQ_INLINE void tail(int64_t c, int64_t columns, Reg* v) const {
     uint8_t bytes[64] = {};
     std::memcpy(bytes, data + c * kBytes, size_t((columns - c) * kBytes));
-    return dense<kType>(bytes);
+    v[0] = dense<kType>(bytes);
   }
 };
 
 // kUnits: groups of 64 columns; 1: groups of any whole number of 64 columns.
 template <int Bits, int kUnits>
 struct CodeRow {
-  static constexpr int kNumbers = 1, kRun = 1, kLine = 4;
+  static constexpr int kNumbers = 1, kRun = kUnits == 2 ? 2 : 1;
+  static constexpr int64_t groups_in(int64_t n) { return n / 64 * kUnits; }
   const uint8_t* data;
-  int64_t ahead;
   const float *scale, *offset;  // of every group
   Levels<Bits> levels;
-  PTQ_INLINE void enter(int64_t u) { levels.set(scale[u], offset[u]); }
+  PTQ_INLINE void skip(int64_t c) { data = at(c); }
+  PTQ_INLINE void enter(int64_t u) {
+    if constexpr (kUnits == 1) levels.set(scale[u], offset[u]);
+  }
   PTQ_INLINE const uint8_t* at(int64_t c) const { return data + uint64_t(c) / 16 * (2 * Bits); }
-  PTQ_INLINE void run(int64_t c, Reg* v) const {
+  PTQ_INLINE void ask(int64_t c, int64_t ahead) const { prefetch(at(c) + ahead); }
+  PTQ_INLINE void run(int64_t c, Reg* v) const { read(c, at(c), v); }
+  PTQ_INLINE void tail(int64_t c, int64_t columns, Reg* v) const {
+    uint8_t bytes[2 * Bits * kRun + 8] = {};
+    std::memcpy(bytes, at(c), size_t(packed_bytes(columns - c, Bits)));
+    read(c, bytes, v);
+  }
+
+ private:
+  PTQ_INLINE void read(int64_t c, const uint8_t* p, Reg* v) const {
     Levels<Bits> own = levels;
     if constexpr (kUnits > 1) {
-      const int64_t u = int64_t(uint64_t(c) / (64 / kUnits));
+      const uint64_t u = uint64_t(c) / (64 / kUnits);
       own.set(scale[u], offset[u]);
     }
-    v[0] = own.at(codes<Bits>(at(c)));
-  }
-  PTQ_INLINE void line(int64_t c, Reg* v) const {
-    prefetch(at(c) + ahead);
-    Levels<Bits> own = levels;
-    for (int k = 0; k < 4; ++k) {
-      if constexpr (kUnits > 1)
-        if (k % (4 / kUnits) == 0) {
-          const int64_t u = int64_t(uint64_t(c) / 64 * kUnits) + k * kUnits / 4;
-          own.set(scale[u], offset[u]);
-        }
-      v[k] = own.at(codes<Bits>(at(c) + k * 2 * Bits));
-    }
-  }
-  PTQ_INLINE Reg tail(int64_t c, int64_t columns) const {
-    uint8_t bytes[24] = {};
-    std::memcpy(bytes, at(c), size_t(packed_bytes(columns - c, Bits)));
-    Levels<Bits> own = levels;
-    if constexpr (kUnits > 1) own.set(scale[c * kUnits / 64], offset[c * kUnits / 64]);
-    return own.at(codes<Bits>(bytes));
+    PTQ_UNROLL(2)
+    for (int k = 0; k < kRun; ++k) v[k] = own.at(codes<Bits>(p + 2 * Bits * k));
   }
 };
 
-// Two float16 as floats.
-PTQ_INLINE void two_f16(const uint8_t* p, float& first, float& second) {
-  int32_t bits;
-  std::memcpy(&bits, p, 4);
-  const __m128 two = _mm_cvtph_ps(_mm_cvtsi32_si128(bits));
-  first = _mm_cvtss_f32(two);
-  second = _mm_cvtss_f32(_mm_movehdup_ps(two));
-}
-// One; the two bytes behind it are read as well.
-PTQ_INLINE float f16(const uint8_t* p) {
-  float first, second;
-  two_f16(p, first, second);
-  return first;
-}
-
-// Blocks of 32 numbers, layouts as in encoding/blocks.hpp.
+// Blocks of 32 numbers, layouts as in encoding/blocks.hpp; a unit is four of them.
 template <class Block>
 struct BlockRow {
-  static constexpr int kNumbers = 1, kRun = 2, kLine = 4;
+  static constexpr int kNumbers = 1, kRun = 2;
+  static constexpr int64_t kBytes = Block::kBytes;
+  static constexpr int64_t groups_in(int64_t) { return 4; }
   const uint8_t* data;
-  int64_t ahead;
-  PTQ_INLINE void enter(int64_t) {}
+  int64_t blocks;         // that may be read
+  float *scale, *offset;  // of those of the unit
+  PTQ_INLINE void skip(int64_t c) { data = at(c); }
+  PTQ_INLINE const uint8_t* at(int64_t c) const { return data + uint64_t(c) / 32 * kBytes; }
+  PTQ_INLINE void ask(int64_t c, int64_t ahead) const {
+    const uint8_t* b = at(c) + ahead;
+    prefetch(b);
+    if constexpr (2 * kBytes > 64) prefetch(b + 64);
+  }
+  // The first 4 bytes of a block begin with one or two float16.
+  PTQ_INLINE void enter(int64_t u) {
+    const int64_t first = 4 * u, last = blocks - 1;
+    const auto head = [&](int64_t b) {
+      int32_t bytes;
+      std::memcpy(&bytes, data + std::min(b, last) * kBytes, 4);
+      return bytes;
+    };
+    const __m256 pairs = _mm256_cvtph_ps(
+        _mm_setr_epi32(head(first), head(first + 1), head(first + 2), head(first + 3)));
+    const __m128 low = _mm256_castps256_ps128(pairs), high = _mm256_extractf128_ps(pairs, 1),
+                 scales = _mm_shuffle_ps(low, high, 0x88);
+    _mm_storeu_ps(scale, scales);
+    if constexpr (Block::kFirst != 0)
+      _mm_storeu_ps(offset, _mm_mul_ps(scales, _mm_set1_ps(Block::kFirst)));
+    else if constexpr (Block::kMinimum)
+      _mm_storeu_ps(offset, _mm_shuffle_ps(low, high, 0xDD));
+    else
+      _mm_storeu_ps(offset, _mm_setzero_ps());
+    asm("" ::: "memory");  // they are spread from memory, not from these registers
+  }
   PTQ_INLINE void run(int64_t c, Reg* v) const {
-    Block::read(data + uint64_t(c) / 32 * Block::kBytes, v);
-  }
-  PTQ_INLINE void line(int64_t c, Reg* v) const {
-    const uint8_t* b = data + uint64_t(c) / 32 * Block::kBytes;
-    prefetch(b + ahead);
-    if constexpr (2 * Block::kBytes > 64) prefetch(b + ahead + 64);
-    Block::read(b, v);
-    Block::read(b + Block::kBytes, v + 2);
-  }
-  PTQ_INLINE Reg tail(int64_t, int64_t) const { return zero(); }  // rows are whole blocks
-};
-struct Q4_0 : blocks_detail::Q4_0 {
-  PTQ_INLINE static void read(const uint8_t* b, Reg* v) {
-    const float d = f16(b);
-    Levels<4> levels;
-    levels.set(d, -8 * d);
+    const uint64_t b = uint64_t(c) / 32 % 4;
+    Levels<Block::kBits> levels;
+    levels.set(scale[b], offset[b]);
     Ints q[2];
-    nibbles(b + 2, q);
+    Block::codes(at(c), q);
     v[0] = levels.at(q[0]);
     v[1] = levels.at(q[1]);
   }
+  PTQ_INLINE void tail(int64_t, int64_t, Reg* v) const {  // rows are whole blocks
+    v[0] = v[1] = zero();
+  }
+};
+// A fifth bit of each number, 4 bytes, in front of the nibbles.
+PTQ_INLINE void nibbles_and_fifth(const uint8_t* fifth, Ints* q) {
+  nibbles(fifth + 4, q);
+  q[0] = with_fifth(q[0], fifth);
+  q[1] = with_fifth(q[1], fifth + 2);
+}
+// kMinimum: code * scale + minimum; otherwise (code + kFirst) * scale.
+struct Q4_0 : blocks_detail::Q4_0 {
+  static constexpr int kBits = 4, kFirst = -8;
+  static constexpr bool kMinimum = false;
+  PTQ_INLINE static void codes(const uint8_t* b, Ints* q) { nibbles(b + 2, q); }
 };
 struct Q4_1 : blocks_detail::Q4_1 {
-  PTQ_INLINE static void read(const uint8_t* b, Reg* v) {
-    float scale, offset;
-    two_f16(b, scale, offset);
-    Levels<4> levels;
-    levels.set(scale, offset);
-    Ints q[2];
-    nibbles(b + 4, q);
-    v[0] = levels.at(q[0]);
-    v[1] = levels.at(q[1]);
-  }
+  static constexpr int kBits = 4, kFirst = 0;
+  static constexpr bool kMinimum = true;
+  PTQ_INLINE static void codes(const uint8_t* b, Ints* q) { nibbles(b + 4, q); }
 };
 struct Q5_0 : blocks_detail::Q5_0 {
-  PTQ_INLINE static void read(const uint8_t* b, Reg* v) {
-    const float d = f16(b);
-    Levels<5> levels;
-    levels.set(d, -16 * d);
-    Ints q[2];
-    nibbles(b + 6, q);
-    v[0] = levels.at(with_fifth(q[0], b + 2));
-    v[1] = levels.at(with_fifth(q[1], b + 4));
-  }
+  static constexpr int kBits = 5, kFirst = -16;
+  static constexpr bool kMinimum = false;
+  PTQ_INLINE static void codes(const uint8_t* b, Ints* q) { nibbles_and_fifth(b + 2, q); }
 };
 struct Q5_1 : blocks_detail::Q5_1 {
-  PTQ_INLINE static void read(const uint8_t* b, Reg* v) {
-    float scale, offset;
-    two_f16(b, scale, offset);
-    Levels<5> levels;
-    levels.set(scale, offset);
-    Ints q[2];
-    nibbles(b + 8, q);
-    v[0] = levels.at(with_fifth(q[0], b + 4));
-    v[1] = levels.at(with_fifth(q[1], b + 6));
-  }
+  static constexpr int kBits = 5, kFirst = 0;
+  static constexpr bool kMinimum = true;
+  PTQ_INLINE static void codes(const uint8_t* b, Ints* q) { nibbles_and_fifth(b + 4, q); }
 };
 struct Q8_0 : blocks_detail::Q8_0 {
-  PTQ_INLINE static void read(const uint8_t* b, Reg* v) {
-    Levels<8> levels;
-    levels.set(f16(b), 0.0f);
-    v[0] = levels.at(signed_bytes(b + 2));
-    v[1] = levels.at(signed_bytes(b + 18));
+  static constexpr int kBits = 8, kFirst = 0;
+  static constexpr bool kMinimum = false;
+  PTQ_INLINE static void codes(const uint8_t* b, Ints* q) {
+    q[0] = signed_bytes(b + 2);
+    q[1] = signed_bytes(b + 18);
   }
 };
 
-// Readers of 16 neighbouring rows.
+// 16 neighbouring rows.
 template <class Row>
 struct Rows {
-  static constexpr bool kCodes = requires(Row r) { r.scale; };
-  Row row[16] = {};
-  int64_t columns, unit, groups = 0;
-  std::vector<float> params;  // [2, 16, groups] scales and offsets of codes
+  static constexpr int64_t kGroups = (Row::groups_in(kDepth * Row::kNumbers) + 15) / 16 * 16;
+  static constexpr bool kCodes = requires(Row row) { row.levels; };
+  const uint8_t* data[16] = {};
+  int64_t columns, unit, group = 0, groups = 0, ahead = 0;
+  std::vector<float> params;  // [2, 16, groups] scales and offsets of codes, and 16 numbers behind
 
   explicit Rows(const WeightRows& w)
       : columns(w.columns() / Row::kNumbers), unit(w.unit() / Row::kNumbers) {
     if constexpr (kCodes) {
       groups = w.affine().groups();
-      params.resize(size_t(32 * groups));
+      group = groups == 1 ? columns : w.affine().group() / Row::kNumbers;
+      params.resize(size_t(32 * groups + 16));
+    } else if constexpr (kGroups > 0) {
+      unit = 128 / Row::kNumbers;
     }
   }
   // Rows r .. r + 15; behind `last` that one is read again. Four rows are read together: what comes
   // next are the four behind them, or, of long rows, more of the same.
   void move(const WeightRows& w, int64_t r, int64_t last) {
     constexpr int64_t kNear = 8192, kFar = 16384;
-    const int64_t four = 4 * (w.row(1) - w.row(0)),
-                  ahead = four > kFar ? kNear : (kNear + four - 1) / four * four;
-    for (int i = 0; i < 16; ++i) {
-      row[i].data = w.row(std::min(r + i, last));
-      row[i].ahead = ahead;
-    }
+    const int64_t four = 4 * (w.row(1) - w.row(0));
+    ahead = four > kFar ? kNear : (kNear + four - 1) / four * four;
+    for (int i = 0; i < 16; ++i) data[i] = w.row(std::min(r + i, last));
     if constexpr (kCodes) {
       const int64_t count = std::min<int64_t>(16, last + 1 - r);
-      float* offsets = params.data() + 16 * groups;
-      w.affine().read_params(r * groups, count * groups, params.data(), offsets);
-      for (int i = 0; i < 16; ++i) {
-        const int64_t at = std::min<int64_t>(i, count - 1) * groups;
-        row[i].scale = params.data() + at;
-        row[i].offset = offsets + at;
+      w.affine().read_params(r * groups, count * groups, scales(0), offsets(0));
+      for (int64_t i = count; i < 16; ++i) {
+        std::copy_n(scales(count - 1), groups, scales(i));
+        std::copy_n(offsets(count - 1), groups, offsets(i));
       }
     }
   }
+  float* scales(int64_t i) { return params.data() + i * groups; }
+  float* offsets(int64_t i) { return params.data() + (16 + i) * groups; }
+
+  // Readers of the rows from i on, for columns [begin, end), counted from `begin` on, which are at
+  // most kDepth and begin with a multiple of 128, of 64 where rows are of codes. Valid until the
+  // next call: their parameters lie fixed distances apart, so that one address leads to all.
+  template <int R>
+  PTQ_INLINE void block(int64_t i, int64_t begin, int64_t end, Row (&row)[R]) {
+    PTQ_UNROLL(16)
+    for (int k = 0; k < R; ++k) {
+      row[k].data = data[i + k];
+      row[k].skip(begin);
+      if constexpr (kGroups > 0) {
+        float *scale = near_ + k * kGroups, *offset = scale + 16 * kGroups;
+        row[k].scale = scale;
+        row[k].offset = offset;
+        if constexpr (kCodes) {
+          const int64_t first = begin / group, count = (end - 1) / group + 1 - first;
+          for (int64_t g = 0; g < count; g += 16) {
+            store(scale + g, load(scales(i + k) + first + g));
+            store(offset + g, load(offsets(i + k) + first + g));
+          }
+        } else {
+          row[k].blocks = (end - begin) * Row::kNumbers / 32;
+        }
+      }
+    }
+  }
+
+ private:
+  alignas(64) float near_[std::max<int64_t>(32 * kGroups, 1)];  // [2, 16, kGroups]
 };
 
 // 16 rows turned around as numbers, 16 columns after the other.
@@ -213,28 +235,32 @@ struct TurnedNumbers {
   void move(const WeightRows& w, int64_t r, int64_t last) { rows.move(w, r, last); }
 
   // Columns [c0, c1): c0 + 16 s + l goes to out + s * step + l * lane, 16 numbers; c0 is a multiple
-  // of 64. What would lie behind c1 is anything.
+  // of 64, and they are at most kDepth. What would lie behind c1 is anything.
   PTQ_INLINE void read(int64_t c0, int64_t c1, float* out, int64_t step, int64_t lane) {
-    for (int64_t c = c0; c < c1;) {
-      const int64_t u = c / rows.unit, stop = std::min((u + 1) * rows.unit, c1);
-      for (Row& row : rows.row) row.enter(u);
-      for (; c < stop; c += 16 * Row::kRun) part(c, out + (c - c0) / 16 * step, step, lane);
-      c = stop;
+    Row row[16];
+    rows.block(0, c0, c1, row);
+    const int64_t count = c1 - c0;
+    int64_t c = 0, stop = rows.unit - c0 % rows.unit;
+    for (int64_t u = 0; c < count; ++u, stop += rows.unit) {
+      for (Row& r : row) r.enter(u);
+      for (const int64_t end = std::min(stop, count); c < end; c += 16 * Row::kRun)
+        part(row, c, count, out + c / 16 * step, step, lane);
     }
   }
 
  private:
-  PTQ_INLINE void part(int64_t c, float* out, int64_t step, int64_t lane) const {
+  PTQ_INLINE static void part(const Row (&row)[16], int64_t c, int64_t columns, float* out,
+                              int64_t step, int64_t lane) {
     Reg v[Row::kRun][16];
     for (int i = 0; i < 16; ++i) {
       Reg got[Row::kRun];
-      if (c + 16 <= rows.columns)
-        rows.row[i].run(c, got);
+      if (c + 16 * Row::kRun <= columns)
+        row[i].run(c, got);
       else
-        got[0] = rows.row[i].tail(c, rows.columns);
+        row[i].tail(c, columns, got);
       for (int k = 0; k < Row::kRun; ++k) v[k][i] = got[k];
     }
-    for (int k = 0; k < Row::kRun; ++k, out += step) {
+    for (int k = 0; k < Row::kRun && c + 16 * k < columns; ++k, out += step) {
       transpose(v[k]);
       for (int64_t l = 0; l < 16; ++l) store(out + l * lane, v[k][l]);
     }
