@@ -77,6 +77,7 @@ template <class Block>
 struct BlockRow {
   static constexpr int kNumbers = 1, kRun = 2;
   static constexpr int64_t kBytes = Block::kBytes;
+  static constexpr bool kOffset = Block::kMinimum || Block::kFirst != 0;
   static constexpr int64_t groups_in(int64_t) { return 4; }
   const uint8_t* data;
   int64_t blocks;         // that may be read
@@ -101,18 +102,17 @@ struct BlockRow {
     const __m128 low = _mm256_castps256_ps128(pairs), high = _mm256_extractf128_ps(pairs, 1),
                  scales = _mm_shuffle_ps(low, high, 0x88);
     _mm_storeu_ps(scale, scales);
-    if constexpr (Block::kFirst != 0)
-      _mm_storeu_ps(offset, _mm_mul_ps(scales, _mm_set1_ps(Block::kFirst)));
-    else if constexpr (Block::kMinimum)
-      _mm_storeu_ps(offset, _mm_shuffle_ps(low, high, 0xDD));
-    else
-      _mm_storeu_ps(offset, _mm_setzero_ps());
-    asm("" ::: "memory");  // they are spread from memory, not from these registers
+    if constexpr (kOffset)
+      _mm_storeu_ps(offset, Block::kMinimum ? _mm_shuffle_ps(low, high, 0xDD)
+                                            : _mm_mul_ps(scales, _mm_set1_ps(Block::kFirst)));
+    // They are spread from memory, not from these registers.
+    asm("" : "+m"(*reinterpret_cast<float(*)[4]>(scale)));
+    asm("" : "+m"(*reinterpret_cast<float(*)[4]>(offset)));
   }
   PTQ_INLINE void run(int64_t c, Reg* v) const {
     const uint64_t b = uint64_t(c) / 32 % 4;
     Levels<Block::kBits> levels;
-    levels.set(scale[b], offset[b]);
+    levels.set(scale[b], kOffset ? offset[b] : 0.0f);
     Ints q[2];
     Block::codes(at(c), q);
     v[0] = levels.at(q[0]);
