@@ -440,27 +440,34 @@ TEST_CASE("cuda engine: a model whose layers differ gives the CPU's logits and p
   Cuda<float> cuda(folder.path, cuda::Device<float>(0));
   CpuTransformer cpu(folder.path, cpu::Device(1));
   const auto text = ids(13, m.vocab);
-  const auto trace_of = [&](Engine& engine) {
+  const auto trace_of = [&](Engine& engine, Regime regime) {
     Trace trace(anatomy_of(engine.config()));
     const auto sequence = engine.start(nullptr);
     engine.forward(
-        *sequence, text, Regime::streaming, 0, [](int64_t, int64_t, const float*) {}, &trace);
-    CHECK(sequence->bytes().total() == 13 * kv_bytes_per_token_fp16(engine.config()));
+        *sequence, text, regime, 0, [](int64_t, int64_t, const float*) {}, &trace);
+    if (regime == Regime::streaming)
+      CHECK(sequence->bytes().total() == 13 * kv_bytes_per_token_fp16(engine.config()));
     return trace;
   };
-  const Trace there = trace_of(cuda), here = trace_of(cpu);
-  const auto points = compare_traces(
-      there, [&](const std::string& name, int64_t, int64_t) -> std::optional<std::vector<float>> {
-        for (const Trace::Entry& e : here.entries())
-          if (e.name == name) return e.values;
-        return {};
-      });
-  // Without norms of heads a layer has 8 points of attention, 5 of the MLP, and what leaves it.
-  CHECK(points.size() == size_t(4 * 8 + 4 * 5 + 6 + 3));
-  for (const PointDifference& p : points) {
-    INFO(p.name);
-    CHECK(p.relative <= 1e-4);
-  }
+  const auto compare = [&](Regime regime, double bound) {
+    const Trace there = trace_of(cuda, regime), here = trace_of(cpu, regime);
+    const auto points = compare_traces(
+        there, [&](const std::string& name, int64_t, int64_t) -> std::optional<std::vector<float>> {
+          for (const Trace::Entry& e : here.entries())
+            if (e.name == name) return e.values;
+          return {};
+        });
+    // Without norms of heads a layer has 8 points of attention, 5 of the MLP, and what leaves it.
+    CHECK(points.size() == size_t(4 * 8 + 4 * 5 + 6 + 3));
+    for (const PointDifference& p : points) {
+      INFO(p.name);
+      CHECK(p.relative <= bound);
+    }
+  };
+  compare(Regime::independent, 1e-5);
+  // Rows of the cache are float16: one whose last bit of float32 differs may be rounded the other
+  // way, and is then a place of float16 off, 2^-11 to 2^-10 of itself.
+  compare(Regime::streaming, 0x1p-11);
 }
 
 TEST_CASE("cuda engine: rounded inputs, moved scales and every encoding of weights", "[cuda]") {
