@@ -4,6 +4,7 @@
 // while before they sleep.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
@@ -22,7 +23,8 @@ class ThreadPool {
     const int cores = int(std::thread::hardware_concurrency());
     if (threads <= 0) threads = cores;
     looks_ = threads <= cores ? kLooks : 0;  // with more, another one may need the core
-    for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { work(); });
+    shares_ = std::vector<Share>(size_t(std::max(threads, 1)));
+    for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { work(size_t(i)); });
   }
   ~ThreadPool() {
     {
@@ -38,9 +40,10 @@ class ThreadPool {
 
   int size() const { return int(workers_.size()) + 1; }
 
-  // Calls fn(i) for i in 0 .. count-1, each once, in any order; returns when all are done. Indices
-  // are handed out one by one, so that uneven tasks balance. Not reentrant. The first exception is
-  // rethrown. A task's result must not depend on the thread that runs it.
+  // Calls fn(i) for i in 0 .. count-1, each once, in any order; returns when all are done. Every
+  // thread goes through a share of neighbouring indices, one by one, and then helps the others with
+  // theirs, so that uneven tasks balance. Not reentrant. The first exception is rethrown. A task's
+  // result must not depend on the thread that runs it.
   void for_each(int64_t count, const std::function<void(int64_t)>& fn) {
     if (count <= 1 || workers_.empty()) {
       for (int64_t i = 0; i < count; ++i) fn(i);
@@ -49,14 +52,17 @@ class ThreadPool {
     {
       std::lock_guard lock(mutex_);
       fn_ = &fn;
-      count_ = count;
-      next_.store(0, std::memory_order_relaxed);
+      const int64_t shares = size();
+      for (int64_t k = 0; k < shares; ++k) {
+        shares_[size_t(k)].next.store(count * k / shares, std::memory_order_relaxed);
+        shares_[size_t(k)].end = count * (k + 1) / shares;
+      }
       open_ = true;
       error_ = nullptr;
       epoch_.fetch_add(1, std::memory_order_release);
     }
     wake_.notify_all();
-    drain();
+    drain(0);
     // A thread that still sleeps is not waited for: it will find the call closed.
     std::unique_lock lock(mutex_);
     open_ = false;
@@ -81,18 +87,27 @@ class ThreadPool {
 #endif
     }
   }
-  void drain() {
-    for (int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count_;) {
-      try {
-        (*fn_)(i);
-      } catch (...) {
-        std::lock_guard lock(mutex_);
-        if (!error_) error_ = std::current_exception();
-        next_.store(count_, std::memory_order_relaxed);
+  // Indices [next, end) of a thread that nobody has begun.
+  struct alignas(64) Share {
+    std::atomic<int64_t> next{0};
+    int64_t end = 0;
+  };
+
+  void drain(size_t own) {
+    for (size_t k = 0; k < shares_.size(); ++k) {
+      Share& share = shares_[(own + k) % shares_.size()];
+      for (int64_t i; (i = share.next.fetch_add(1, std::memory_order_relaxed)) < share.end;) {
+        try {
+          (*fn_)(i);
+        } catch (...) {
+          std::lock_guard lock(mutex_);
+          if (!error_) error_ = std::current_exception();
+          for (Share& s : shares_) s.next.store(s.end, std::memory_order_relaxed);
+        }
       }
     }
   }
-  void work() {
+  void work(size_t own) {
     uint64_t seen = 0;
     while (true) {
       const auto next = [&] { return epoch_.load(std::memory_order_acquire) != seen; };
@@ -105,7 +120,7 @@ class ThreadPool {
         if (!open_) continue;
         inside_.fetch_add(1, std::memory_order_relaxed);
       }
-      drain();
+      drain(own);
       std::lock_guard lock(mutex_);
       if (inside_.fetch_sub(1, std::memory_order_release) == 1) done_.notify_one();
     }
@@ -115,8 +130,7 @@ class ThreadPool {
   std::mutex mutex_;
   std::condition_variable wake_, done_;
   const std::function<void(int64_t)>* fn_ = nullptr;
-  std::atomic<int64_t> next_{0};
-  int64_t count_ = 0;
+  std::vector<Share> shares_;       // of every thread, the calling one's first
   bool open_ = false;               // may threads still join the call?
   std::atomic<int> inside_{0};      // threads that have joined and not left it
   std::atomic<uint64_t> epoch_{0};  // counts calls

@@ -35,6 +35,9 @@ inline constexpr int64_t kMany = 8;
 // Multiplications below which one thread does it: waking the others would cost more.
 inline constexpr int64_t kSmall = 200'000;
 
+// Rows that few() takes together.
+inline constexpr int64_t kUnit = 16;
+
 // One product. bf16: the weights as they are multiplied, and y, are rounded to bfloat16.
 // pairs: x and those weights are pairs of bfloat16 (see PairKernels).
 struct Call {
@@ -48,9 +51,10 @@ struct Call {
   bool bf16;
   bool pairs = false;
   WeightRows rows = {};  // of w as the kernels read them; of Form::other, decoded() makes them
-  int64_t step = 0;      // of a task: how many rows of w
+  // Are rows, and y, in the order of the file, which has another one? in_own_order() ends that.
+  const StoredRows* as_in_file = nullptr;
 
-  int64_t tasks() const { return (out() + step - 1) / step; }
+  int64_t units() const { return (out() + kUnit - 1) / kUnit; }
 
   int64_t in() const { return pairs ? w.in() / 2 : w.in(); }
   int64_t out() const { return w.out(); }
@@ -72,13 +76,20 @@ inline const std::vector<int32_t>& order_of_columns(const LinearWeight& w) {
   return w.packed() ? w.order() : w.packed_file()->order;
 }
 
+// Its rows in the file, where the weight is nothing else.
+inline const StoredRows* rows_of_file(const LinearWeight& w) {
+  const bool changed =
+      affine_rows(w) || w.dense_rows() || w.encoded() || w.scaled() || w.packed_file();
+  return changed ? nullptr : &w.file();
+}
+
 // The rows as a kernel can read them; Form::other where the weight has to be decoded. Columns of
 // affine rows are in their own order.
 inline WeightRows stored_rows(const LinearWeight& w) {
   if (const AffineRows* affine = affine_rows(w)) return WeightRows(*affine);
   if (const DenseRows* dense = w.dense_rows()) return WeightRows(*dense);
-  if (w.encoded() || w.scaled() || w.packed_file()) return {};
-  return WeightRows(w.file());
+  if (const StoredRows* file = rows_of_file(w)) return WeightRows(*file);
+  return {};
 }
 
 // Rows [begin, end) of W as float32 in a buffer of the thread or in the file; columns as in
@@ -116,17 +127,9 @@ inline void finish(const Call& c, int64_t begin, int64_t end) {
   }
 }
 
-// Few tokens. Rows of a task: as many tasks for every thread, and some 256 KiB of neighbouring rows
-// in each, which the processor's prefetching follows.
-inline int64_t rows_of_task(const Call& c) {
-  const int64_t each = c.threads * (256 << 10),
-                tasks = c.threads * std::max<int64_t>(1, int64_t(c.w.bytes()) / each);
-  return std::max<int64_t>(8, ((c.out() + tasks - 1) / tasks + 7) / 8 * 8);
-}
-
-inline void few(const Call& c, int64_t task) {
+// Few tokens: rows [r0, r1) of one product.
+inline void rows(const Call& c, int64_t r0, int64_t r1) {
   const auto dots = c.pairs ? c.kernels.pairs->dots : c.kernels.dots;
-  const int64_t r0 = task * c.step, r1 = std::min(r0 + c.step, c.out());
   if (c.rows.form() != Form::other) {
     dots(c.rows, r0, r1, c.x, c.n, c.y + r0, c.out());
   } else {
@@ -136,7 +139,53 @@ inline void few(const Call& c, int64_t task) {
       dots(decoded(c, r, end), 0, end - r, c.x, c.n, c.y + r, c.out());
     }
   }
-  finish(c, r0, r1);
+  if (!c.as_in_file) finish(c, r0, r1);
+}
+
+// Rows are read as they lie, as memory is read fastest: what is to become of their products.
+inline void in_own_order(Call c, float* y) {
+  for (int64_t i = 0; i < c.n; ++i)
+    for (int64_t r = 0; r < c.out(); ++r)
+      y[i * c.out() + r] = c.y[i * c.out() + c.as_in_file->place(r)];
+  c.y = y;
+  finish(c, 0, c.out());
+}
+
+// Where the tasks of a thread's share of `units` end, which take `bytes`. Each takes half of what
+// is left, so that threads begin with long stretches of memory and end together.
+inline std::vector<int64_t> tasks_of_share(int64_t units, int64_t bytes) {
+  constexpr int64_t kLeast = 8 << 10, kMost = 512 << 10;  // bytes of a task
+  const int64_t each = std::max<int64_t>(1, bytes / units),
+                least = std::max<int64_t>(1, kLeast / each), most = std::max(least, kMost / each);
+  std::vector<int64_t> ends;
+  for (int64_t at = 0; at < units; ends.push_back(at))
+    at = std::min(units, at + std::clamp((units - at + 1) / 2, least, most));
+  return ends;
+}
+
+// The rows of all products, one behind the other, a share for each thread. for_each(count, fn):
+// ThreadPool::for_each() or a loop.
+template <class ForEach>
+inline void few(const ForEach& for_each, int64_t shares, std::span<const Call> calls) {
+  int64_t units = 0, bytes = 0;
+  for (const Call& c : calls) {
+    units += c.units();
+    bytes += int64_t(c.w.bytes());
+  }
+  const std::vector<int64_t> ends =
+      tasks_of_share((units + shares - 1) / shares, (bytes + shares - 1) / shares);
+  const int64_t parts = int64_t(ends.size());
+  for_each(shares * parts, [&](int64_t task) {
+    const int64_t share = task / parts, part = task % parts, first = units * share / shares,
+                  stop = units * (share + 1) / shares;
+    int64_t begin = std::min(stop, first + (part > 0 ? ends[size_t(part - 1)] : 0)),
+            end = std::min(stop, first + ends[size_t(part)]);  // from the first unit of c on
+    for (const Call& c : calls) {
+      if (begin < std::min(end, c.units())) rows(c, kUnit * begin, std::min(kUnit * end, c.out()));
+      begin = std::max<int64_t>(0, begin - c.units());
+      end -= c.units();
+    }
+  });
 }
 
 // Panels of a task, 1 .. 4: the tasks of all threads shall end together, and a task reads x once
@@ -152,33 +201,50 @@ inline int64_t panels_of_task(const Call& c) {
   return best;
 }
 
-// The product by panels. Depth is cut, so that the panels of a task stay in the second-level cache.
-inline void many(const Call& c, int64_t task) {
+// Many tokens: a task of one product. Depth is cut, so that the panels of a task stay in the
+// second-level cache.
+inline void panels(const Call& c, int64_t step, int64_t task) {
   constexpr int64_t kTokens = 8;
   const Kernels& k = c.kernels;
   const auto panel = c.pairs ? k.pairs->panel : k.panel;
   const auto by_panel = c.pairs ? k.pairs->by_panel : k.by_panel;
   const int64_t wide = k.panel_rows, in = c.in(), out = c.out();
-  const int64_t begin = task * c.step, end = std::min(begin + c.step, out);
+  const int64_t begin = task * step, end = std::min(begin + step, out);
   const bool other = c.rows.form() == Form::other;
   const WeightRows w = other ? decoded(c, begin, end) : c.rows;
   const int64_t first = other ? begin : 0;  // row of W that is row 0 of w
   thread_local std::vector<float> packed;
   // A panel takes as many numbers, and begins with a line of the caches.
   const int64_t most = panel_size(wide, std::min(kDepth, in));
-  packed.resize(size_t(c.step / wide * most + kLine));
-  float* const panels = next_line(packed.data());
+  packed.resize(size_t(step / wide * most + kLine));
+  float* const all = next_line(packed.data());
   for (int64_t c0 = 0; c0 < in; c0 += kDepth) {
     const int64_t depth = std::min(kDepth, in - c0);
     for (int64_t r = begin; r < end; r += wide)
-      panel(w, r - first, end - first, c0, depth, panels + (r - begin) / wide * most);
+      panel(w, r - first, end - first, c0, depth, all + (r - begin) / wide * most);
     for (int64_t i = 0; i < c.n; i += kTokens)
       for (int64_t r = begin; r < end; r += wide)
-        by_panel(c.x + i * in + c0, std::min(kTokens, c.n - i), in,
-                 panels + (r - begin) / wide * most, depth, std::min(wide, end - r),
-                 c.y + i * out + r, out, c0 > 0);
+        by_panel(c.x + i * in + c0, std::min(kTokens, c.n - i), in, all + (r - begin) / wide * most,
+                 depth, std::min(wide, end - r), c.y + i * out + r, out, c0 > 0);
   }
   finish(c, begin, end);
+}
+
+// The tasks of all products, beside each other.
+template <class ForEach>
+inline void many(const ForEach& for_each, std::span<const Call> calls) {
+  std::vector<int64_t> steps, counts;  // of each: rows of a task, and tasks
+  int64_t tasks = 0;
+  for (const Call& c : calls) {
+    steps.push_back(c.kernels.panel_rows * panels_of_task(c));
+    counts.push_back((c.out() + steps.back() - 1) / steps.back());
+    tasks += counts.back();
+  }
+  for_each(tasks, [&](int64_t task) {
+    size_t i = 0;
+    for (; task >= counts[i]; ++i) task -= counts[i];
+    panels(calls[i], steps[i], task);
+  });
 }
 
 }  // namespace linear_detail
@@ -190,8 +256,8 @@ inline void linears(ThreadPool& pool, const Kernels& kernels, std::span<const Pr
   const bool by_panels = n >= kMany && kernels.panel;
   std::vector<Call> calls;
   std::vector<float> pairs;
-  std::vector<std::vector<float>> ordered(products.size());
-  int64_t work = 0, tasks = 0;
+  std::vector<std::vector<float>> ordered(products.size()), unordered(products.size());
+  int64_t work = 0;
   for (const Product& p : products) work += n * p.w->in() * p.w->out();
   const auto for_each = [&](int64_t count, const auto& fn) {
     if (work >= kSmall) return pool.for_each(count, fn);
@@ -223,16 +289,21 @@ inline void linears(ThreadPool& pool, const Kernels& kernels, std::span<const Pr
     }
     if (turned || c.pairs) c.x = own.data();
     if (c.rounds_weights() && c.rows.form() != Form::bf16) c.rows = {};
-    c.step = by_panels ? kernels.panel_rows * panels_of_task(c) : rows_of_task(c);
-    tasks += c.tasks();
+    const StoredRows* file = rows_of_file(*p.w);
+    if (!by_panels && c.rows.form() != Form::other && file && file->paired > 0) {
+      StoredRows as_they_lie = *file;
+      as_they_lie.paired = 0;
+      c.rows = WeightRows(as_they_lie);
+      c.as_in_file = file;
+      unordered[calls.size()].resize(size_t(n * c.out()));
+      c.y = unordered[calls.size()].data();
+    }
     calls.push_back(c);
   }
-  for_each(tasks, [&](int64_t task) {
-    for (const Call& c : calls) {
-      if (task < c.tasks()) return by_panels ? many(c, task) : few(c, task);
-      task -= c.tasks();
-    }
-  });
+  if (by_panels) return many(for_each, calls);
+  few(for_each, pool.size(), calls);
+  for (size_t i = 0; i < calls.size(); ++i)
+    if (calls[i].as_in_file) in_own_order(calls[i], products[i].y);
 }
 
 // y [n, out] = x [n, in] W^T + b; bias may be nullptr.

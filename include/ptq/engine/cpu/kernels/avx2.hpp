@@ -12,6 +12,7 @@
 
 #include "ptq/engine/cpu/kernels/int8.hpp"
 #include "ptq/engine/cpu/kernels/weight_rows.hpp"
+#include "ptq/engine/cpu/simd.hpp"
 
 #define PTQ_TARGET __attribute__((target("avx2,fma,f16c")))
 #define PTQ_INLINE PTQ_TARGET __attribute__((always_inline)) inline

@@ -13,6 +13,7 @@
 
 #include "ptq/engine/cpu/kernels/int8.hpp"
 #include "ptq/engine/cpu/kernels/weight_rows.hpp"
+#include "ptq/engine/cpu/simd.hpp"
 
 #define PTQ_TARGET                                                          \
   __attribute__((                                                           \

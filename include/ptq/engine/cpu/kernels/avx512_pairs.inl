@@ -28,7 +28,7 @@ template <class Row>
 struct PairRow : Row {
   static constexpr int kNumbers = 2, kRun = 1;
   PTQ_INLINE void skip(int64_t c) { Row::skip(2 * c); }
-  PTQ_INLINE void ask(int64_t c, int64_t ahead) const { Row::ask(2 * c, ahead); }
+  PTQ_INLINE void ask(int64_t c) const { Row::ask(2 * c); }
   PTQ_INLINE void run(int64_t c, Reg* v) const {
     Reg got[2];
     Row::run(2 * c, got);

@@ -49,7 +49,7 @@ struct Turned<CodeRow<Bits, kUnits>> : TurnedNumbers<CodeRow<Bits, kUnits>> {
   explicit Turned(const WeightRows& w)
       : Base(w), scales(size_t(16 * rows.groups)), offsets(scales.size()) {}
   PTQ_TARGET void move(const WeightRows& w, int64_t r, int64_t last) {
-    rows.move(w, r, last);
+    rows.move(w, {r}, last);
     for (int64_t g = 0; g < rows.groups; g += 16) {
       const int64_t count = std::min<int64_t>(16, rows.groups - g);
       turn(rows.scales(0), g, count, scales.data());
@@ -140,7 +140,7 @@ struct Turned<BlockRow<Block>> {
   Rows<BlockRow<Block>> rows;
 
   explicit Turned(const WeightRows& w) : rows(w) {}
-  void move(const WeightRows& w, int64_t r, int64_t last) { rows.move(w, r, last); }
+  void move(const WeightRows& w, int64_t r, int64_t last) { rows.move(w, {r}, last); }
   PTQ_INLINE void read(int64_t c0, int64_t c1, float* out, int64_t step, int64_t lane) {
     for (int64_t c = c0; c < c1; c += 32, out += 2 * step) {
       const int64_t at = c / 32 * Block::kBytes;

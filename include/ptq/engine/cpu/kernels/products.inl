@@ -235,7 +235,7 @@ PTQ_INLINE void add_run(const Row (&row)[R], int64_t c, const float* x, int64_t 
   Reg numbers[T][Row::kRun];
   PTQ_TOKENS(t) PTQ_RUN(l) {
     numbers[t][l] = load(x + t * ldx + c + 16 * l);
-    if constexpr (T == 1) PTQ_KEEP(numbers[t][l]);  // one load for all rows
+    if constexpr (T == 1 && R > 1) PTQ_KEEP(numbers[t][l]);  // one load for all rows
   }
   PTQ_ROWS(k) {
     Reg v[Row::kRun];
@@ -244,16 +244,16 @@ PTQ_INLINE void add_run(const Row (&row)[R], int64_t c, const float* x, int64_t 
   }
 }
 
-// Columns [begin, end) of the R rows from i on and T tokens x [T, columns]: the 16 sums of row
-// i + k and token t to sums [T, 16, 16] at [t, k].
+// Columns [begin, end) of R rows, i, i + apart, ..., and T tokens x [T, columns]: the 16 sums of
+// row i and token t to sums [T, 16, 16] at [t, i].
 template <class Terms, class Row, int R, int T>
-PTQ_INLINE void sixteen_sums(Rows<Row>& rows, int64_t i, int64_t begin, int64_t end, const float* x,
-                             float* sums) {
+PTQ_INLINE void sixteen_sums(Rows<Row>& rows, int64_t i, int64_t apart, int64_t begin, int64_t end,
+                             const float* x, float* sums) {
   constexpr int64_t kRun = 16 * Row::kRun, kLine = 64 / Row::kNumbers;
   Row row[R];
-  rows.block(i, begin, end, row);
+  rows.block(i, apart, begin, end, row);
   const int64_t columns = end - begin, whole = columns / kLine * kLine, ldx = rows.columns,
-                unit = rows.unit, ahead = rows.ahead;
+                unit = rows.unit;
   x += begin;
   Reg acc[R][T];
   PTQ_ROWS(k) PTQ_TOKENS(t) acc[k][t] = zero();
@@ -261,7 +261,7 @@ PTQ_INLINE void sixteen_sums(Rows<Row>& rows, int64_t i, int64_t begin, int64_t 
   for (; c < whole; next += unit, ++u) {
     PTQ_ROWS(k) row[k].enter(u);
     for (const int64_t stop = std::min(next, whole); c < stop; c += kLine) {
-      PTQ_ROWS(k) row[k].ask(c, ahead);
+      PTQ_ROWS(k) row[k].ask(c);
       PTQ_UNROLL(4)
       for (int64_t l = 0; l < kLine; l += kRun) add_run<Terms>(row, c + l, x, ldx, acc);
     }
@@ -282,13 +282,15 @@ PTQ_INLINE void sixteen_sums(Rows<Row>& rows, int64_t i, int64_t begin, int64_t 
         }
       }
   }
-  PTQ_ROWS(k) PTQ_TOKENS(t) store(sums + (16 * t + k) * 16, acc[k][t]);
+  PTQ_ROWS(k) PTQ_TOKENS(t) store(sums + (16 * t + i + k * apart) * 16, acc[k][t]);
 }
 #undef PTQ_ROWS
 #undef PTQ_TOKENS
 #undef PTQ_RUN
 
-// y[t * ldy + r - begin] = row r of w, begin <= r < end, times token t of x [n, columns].
+// y[t * ldy + r - begin] = row r of w, begin <= r < end, times token t of x [n, columns]. Memory is
+// read from kTogether places on, each row from its beginning to its end: rows next to each other
+// would be one stream that goes back and forth, which the processor does not follow.
 template <class Terms>
 struct Dots {
   const WeightRows& w;
@@ -300,36 +302,51 @@ struct Dots {
 
   template <class Row>
   PTQ_TARGET void run() const {
+    constexpr int kStreams = Row::kTogether, kEach = 16 / kStreams;  // rows of each
+    const int64_t stream = (end - begin + 15) / 16 * kEach,
+                  blocks = (w.columns() / Row::kNumbers + kDepth - 1) / kDepth;
     Rows<Row> rows(w);
-    for (int64_t r = begin; r < end; r += 16) {
-      rows.move(w, r, end - 1);
-      float* to = y + (r - begin);
+    thread_local std::vector<float> room;
+    room.resize(size_t(blocks * std::min<int64_t>(n, 4) * 256) + kLine);
+    float* const sums = next_line(room.data());
+    int64_t first[kStreams];
+    for (int64_t r = begin; r < begin + stream; r += kEach) {
+      for (int s = 0; s < kStreams; ++s) first[s] = r + s * stream;
+      rows.move(w, first, end - 1);
       int64_t t = 0;
-      for (; t + 4 <= n; t += 4) tokens<4>(rows, r, x + t * rows.columns, to + t * ldy);
-      for (; t + 2 <= n; t += 2) tokens<2>(rows, r, x + t * rows.columns, to + t * ldy);
-      for (; t < n; ++t) tokens<1>(rows, r, x + t * rows.columns, to + t * ldy);
+      for (; t + 4 <= n; t += 4) tokens<4>(rows, t, sums, first);
+      for (; t + 2 <= n; t += 2) tokens<2>(rows, t, sums, first);
+      for (; t < n; ++t) tokens<1>(rows, t, sums, first);
     }
   }
 
  private:
-  // T tokens and the 16 rows from r on.
+  // T tokens from t0 on and 16 rows, those from `first` on. sums [blocks, T, 16, 16].
   template <int T, class Row>
-  PTQ_TARGET void tokens(Rows<Row>& rows, int64_t r, const float* from, float* to) const {
-    constexpr int R = kMostSums / T < 4 ? kMostSums / T : 4;  // rows at once
-    const int64_t count = std::min<int64_t>(16, end - r), in = rows.columns;
-    for (int64_t c = 0; c < in; c += kDepth) {
-      alignas(64) float sums[T * 256];
-      for (int64_t i = 0; i < count; i += R)
-        sixteen_sums<Terms, Row, R, T>(rows, i, c, std::min(c + kDepth, in), from, sums + 16 * i);
-      for (int64_t t = 0; t < T; ++t) {
+  PTQ_TARGET void tokens(Rows<Row>& rows, int64_t t0, float* sums, const int64_t* first) const {
+    constexpr int kStreams = Row::kTogether, kEach = 16 / kStreams,
+                  R = std::min(kMostSums / T, kStreams);
+    const int64_t in = rows.columns;
+    for (int64_t i = 0; i < kEach; ++i)
+      for (int64_t s = 0; s < kStreams; s += R)
+        for (int64_t c = 0; c < in; c += kDepth)
+          sixteen_sums<Terms, Row, R, T>(rows, i + s * kEach, kEach, c, std::min(c + kDepth, in),
+                                         x + t0 * in, sums + c / kDepth * (256 * T));
+    for (int64_t t = 0; t < T; ++t, sums += 256) {
+      Reg all = zero();
+      for (int64_t c = 0; c < in; c += kDepth) {
         Reg v[16];
-        for (int i = 0; i < 16; ++i) v[i] = load(sums + 256 * t + 16 * i);
+        for (int i = 0; i < 16; ++i) v[i] = load(sums + c / kDepth * (256 * T) + 16 * i);
         transpose(v);
         for (int i = 1; i < 16 && i < in - c; ++i) v[0] = add(v[0], v[i]);
-        const Lanes some = lanes(count);
-        float* at = to + t * ldy;
-        store(at, c > 0 ? add(load(at, some), v[0]) : v[0], some);
+        all = c > 0 ? add(all, v[0]) : v[0];
       }
+      alignas(64) float products[16];
+      store(products, all);
+      float* const to = y + (t0 + t) * ldy - begin;
+      for (int s = 0; s < kStreams; ++s)
+        for (int64_t i = 0; i < std::min<int64_t>(kEach, end - first[s]); ++i)
+          to[first[s] + i] = products[s * kEach + i];
     }
   }
 };

@@ -18,18 +18,19 @@
 // columns all counts below are of. groups_in(n): of parameters in n columns, at most. skip(c): the
 // first c columns are left out. enter(u): the columns of unit u come, which share parameters;
 // run(c, v): kRun registers from column c on, a multiple of what they hold; tail(c, columns, v):
-// columns c .. columns - 1, fewer than that, then anything finite. ask(c, ahead): what lies `ahead`
-// bytes behind the 64 numbers from column c on will be wanted; a row is read once, from memory.
+// columns c .. columns - 1, fewer than that, then anything finite. kTogether: rows that the
+// products read in turn, which lie apart in memory. ask(c): the 64 numbers from column c on are
+// read; what lies kAhead bytes behind them will be wanted.
 template <DType kType>
 struct DenseRow {
-  static constexpr int kNumbers = 1, kRun = 1;
+  static constexpr int kNumbers = 1, kRun = 1, kTogether = 1, kAhead = 8192;
   static constexpr int64_t kBytes = dtype_bytes(kType);
   static constexpr int64_t groups_in(int64_t) { return 0; }
   const uint8_t* data;
   PTQ_INLINE void skip(int64_t c) { data += c * kBytes; }
   PTQ_INLINE void enter(int64_t) {}
-  PTQ_INLINE void ask(int64_t c, int64_t ahead) const {
-    for (int64_t b = 0; b < 64 * kBytes; b += 64) prefetch(data + c * kBytes + b + ahead);
+  PTQ_INLINE void ask(int64_t c) const {
+    for (int64_t b = 0; b < 64 * kBytes; b += 64) prefetch(data + c * kBytes + b + kAhead);
   }
   PTQ_INLINE void run(int64_t c, Reg* v) const { v[0] = dense<kType>(data + c * kBytes); }
   PTQ_INLINE void tail(int64_t c, int64_t columns, Reg* v) const {
@@ -42,7 +43,7 @@ struct DenseRow {
 // kUnits: groups of 64 columns; 1: groups of any whole number of 64 columns.
 template <int Bits, int kUnits>
 struct CodeRow {
-  static constexpr int kNumbers = 1, kRun = kUnits == 2 ? 2 : 1;
+  static constexpr int kNumbers = 1, kRun = kUnits == 2 ? 2 : 1, kTogether = 4, kAhead = 2048;
   static constexpr int64_t groups_in(int64_t n) { return n / 64 * kUnits; }
   const uint8_t* data;
   const float *scale, *offset;  // of every group
@@ -52,7 +53,7 @@ struct CodeRow {
     if constexpr (kUnits == 1) levels.set(scale[u], offset[u]);
   }
   PTQ_INLINE const uint8_t* at(int64_t c) const { return data + uint64_t(c) / 16 * (2 * Bits); }
-  PTQ_INLINE void ask(int64_t c, int64_t ahead) const { prefetch(at(c) + ahead); }
+  PTQ_INLINE void ask(int64_t c) const { prefetch(at(c) + kAhead); }
   PTQ_INLINE void run(int64_t c, Reg* v) const { read(c, at(c), v); }
   PTQ_INLINE void tail(int64_t c, int64_t columns, Reg* v) const {
     uint8_t bytes[2 * Bits * kRun + 8] = {};
@@ -72,49 +73,32 @@ struct CodeRow {
   }
 };
 
-// Blocks of 32 numbers, layouts as in encoding/blocks.hpp; a unit is four of them.
+// Blocks of 32 numbers, layouts as in encoding/blocks.hpp.
 template <class Block>
 struct BlockRow {
-  static constexpr int kNumbers = 1, kRun = 2;
-  static constexpr int64_t kBytes = Block::kBytes;
-  static constexpr bool kOffset = Block::kMinimum || Block::kFirst != 0;
-  static constexpr int64_t groups_in(int64_t) { return 4; }
+  static constexpr int kNumbers = 1, kRun = 2, kTogether = 4, kAhead = 2048;
+  static constexpr int64_t groups_in(int64_t) { return 0; }
   const uint8_t* data;
-  int64_t blocks;         // that may be read
-  float *scale, *offset;  // of those of the unit
   PTQ_INLINE void skip(int64_t c) { data = at(c); }
-  PTQ_INLINE const uint8_t* at(int64_t c) const { return data + uint64_t(c) / 32 * kBytes; }
-  PTQ_INLINE void ask(int64_t c, int64_t ahead) const {
-    const uint8_t* b = at(c) + ahead;
+  PTQ_INLINE void enter(int64_t) {}
+  PTQ_INLINE const uint8_t* at(int64_t c) const { return data + uint64_t(c) / 32 * Block::kBytes; }
+  PTQ_INLINE void ask(int64_t c) const {
+    const uint8_t* b = at(c) + kAhead;
     prefetch(b);
-    if constexpr (2 * kBytes > 64) prefetch(b + 64);
+    if constexpr (2 * Block::kBytes > 64) prefetch(b + 64);
   }
   // The first 4 bytes of a block begin with one or two float16.
-  PTQ_INLINE void enter(int64_t u) {
-    const int64_t first = 4 * u, last = blocks - 1;
-    const auto head = [&](int64_t b) {
-      int32_t bytes;
-      std::memcpy(&bytes, data + std::min(b, last) * kBytes, 4);
-      return bytes;
-    };
-    const __m256 pairs = _mm256_cvtph_ps(
-        _mm_setr_epi32(head(first), head(first + 1), head(first + 2), head(first + 3)));
-    const __m128 low = _mm256_castps256_ps128(pairs), high = _mm256_extractf128_ps(pairs, 1),
-                 scales = _mm_shuffle_ps(low, high, 0x88);
-    _mm_storeu_ps(scale, scales);
-    if constexpr (kOffset)
-      _mm_storeu_ps(offset, Block::kMinimum ? _mm_shuffle_ps(low, high, 0xDD)
-                                            : _mm_mul_ps(scales, _mm_set1_ps(Block::kFirst)));
-    // They are spread from memory, not from these registers.
-    asm("" : "+m"(*reinterpret_cast<float(*)[4]>(scale)));
-    asm("" : "+m"(*reinterpret_cast<float(*)[4]>(offset)));
-  }
   PTQ_INLINE void run(int64_t c, Reg* v) const {
-    const uint64_t b = uint64_t(c) / 32 % 4;
+    const uint8_t* b = at(c);
+    int32_t bytes;
+    std::memcpy(&bytes, b, 4);
+    const __m128 two = _mm_cvtph_ps(_mm_cvtsi32_si128(bytes));
+    const float scale = _mm_cvtss_f32(two);
     Levels<Block::kBits> levels;
-    levels.set(scale[b], kOffset ? offset[b] : 0.0f);
+    levels.set(scale,
+               Block::kMinimum ? _mm_cvtss_f32(_mm_movehdup_ps(two)) : Block::kFirst * scale);
     Ints q[2];
-    Block::codes(at(c), q);
+    Block::codes(b, q);
     v[0] = levels.at(q[0]);
     v[1] = levels.at(q[1]);
   }
@@ -164,7 +148,7 @@ struct Rows {
   static constexpr int64_t kGroups = (Row::groups_in(kDepth * Row::kNumbers) + 15) / 16 * 16;
   static constexpr bool kCodes = requires(Row row) { row.levels; };
   const uint8_t* data[16] = {};
-  int64_t columns, unit, group = 0, groups = 0, ahead = 0;
+  int64_t columns, unit, group = 0, groups = 0;
   std::vector<float> params;  // [2, 16, groups] scales and offsets of codes, and 16 numbers behind
 
   explicit Rows(const WeightRows& w)
@@ -173,50 +157,44 @@ struct Rows {
       groups = w.affine().groups();
       group = groups == 1 ? columns : w.affine().group() / Row::kNumbers;
       params.resize(size_t(32 * groups + 16));
-    } else if constexpr (kGroups > 0) {
-      unit = 128 / Row::kNumbers;
     }
   }
-  // Rows r .. r + 15; behind `last` that one is read again. Four rows are read together: what comes
-  // next are the four behind them, or, of long rows, more of the same.
-  void move(const WeightRows& w, int64_t r, int64_t last) {
-    constexpr int64_t kNear = 8192, kFar = 16384;
-    const int64_t four = 4 * (w.row(1) - w.row(0));
-    ahead = four > kFar ? kNear : (kNear + four - 1) / four * four;
-    for (int i = 0; i < 16; ++i) data[i] = w.row(std::min(r + i, last));
-    if constexpr (kCodes) {
-      const int64_t count = std::min<int64_t>(16, last + 1 - r);
-      w.affine().read_params(r * groups, count * groups, scales(0), offsets(0));
-      for (int64_t i = count; i < 16; ++i) {
-        std::copy_n(scales(count - 1), groups, scales(i));
-        std::copy_n(offsets(count - 1), groups, offsets(i));
+  // 16 / S rows from each of the S rows `first` on; behind `last` that one again.
+  template <int S>
+  void move(const WeightRows& w, const int64_t (&first)[S], int64_t last) {
+    for (int64_t i = 0; i < 16; i += 16 / S) {
+      const int64_t r = std::min(first[i * S / 16], last),
+                    count = std::min<int64_t>(16 / S, last + 1 - r);
+      for (int64_t k = 0; k < 16 / S; ++k) data[i + k] = w.row(std::min(r + k, last));
+      if constexpr (kCodes) {
+        w.affine().read_params(r * groups, count * groups, scales(i), offsets(i));
+        for (int64_t k = count; k < 16 / S; ++k) {
+          std::copy_n(scales(i + count - 1), groups, scales(i + k));
+          std::copy_n(offsets(i + count - 1), groups, offsets(i + k));
+        }
       }
     }
   }
   float* scales(int64_t i) { return params.data() + i * groups; }
   float* offsets(int64_t i) { return params.data() + (16 + i) * groups; }
 
-  // Readers of the rows from i on, for columns [begin, end), counted from `begin` on, which are at
-  // most kDepth and begin with a multiple of 128, of 64 where rows are of codes. Valid until the
-  // next call: their parameters lie fixed distances apart, so that one address leads to all.
+  // Readers of R rows from i on, `apart` rows apart, for columns [begin, end), counted from `begin`
+  // on, which are at most kDepth and begin with a multiple of 64. Valid until the next call: their
+  // parameters lie fixed distances apart, so that one address leads to all.
   template <int R>
-  PTQ_INLINE void block(int64_t i, int64_t begin, int64_t end, Row (&row)[R]) {
+  PTQ_INLINE void block(int64_t i, int64_t apart, int64_t begin, int64_t end, Row (&row)[R]) {
     PTQ_UNROLL(16)
     for (int k = 0; k < R; ++k) {
-      row[k].data = data[i + k];
+      row[k].data = data[i + k * apart];
       row[k].skip(begin);
       if constexpr (kGroups > 0) {
         float *scale = near_ + k * kGroups, *offset = scale + 16 * kGroups;
         row[k].scale = scale;
         row[k].offset = offset;
-        if constexpr (kCodes) {
-          const int64_t first = begin / group, count = (end - 1) / group + 1 - first;
-          for (int64_t g = 0; g < count; g += 16) {
-            store(scale + g, load(scales(i + k) + first + g));
-            store(offset + g, load(offsets(i + k) + first + g));
-          }
-        } else {
-          row[k].blocks = (end - begin) * Row::kNumbers / 32;
+        const int64_t first = begin / group, count = (end - 1) / group + 1 - first;
+        for (int64_t g = 0; g < count; g += 16) {
+          store(scale + g, load(scales(i + k * apart) + first + g));
+          store(offset + g, load(offsets(i + k * apart) + first + g));
         }
       }
     }
@@ -232,13 +210,13 @@ struct TurnedNumbers {
   Rows<Row> rows;
 
   explicit TurnedNumbers(const WeightRows& w) : rows(w) {}
-  void move(const WeightRows& w, int64_t r, int64_t last) { rows.move(w, r, last); }
+  void move(const WeightRows& w, int64_t r, int64_t last) { rows.move(w, {r}, last); }
 
   // Columns [c0, c1): c0 + 16 s + l goes to out + s * step + l * lane, 16 numbers; c0 is a multiple
   // of 64, and they are at most kDepth. What would lie behind c1 is anything.
   PTQ_INLINE void read(int64_t c0, int64_t c1, float* out, int64_t step, int64_t lane) {
     Row row[16];
-    rows.block(0, c0, c1, row);
+    rows.block(0, 1, c0, c1, row);
     const int64_t count = c1 - c0;
     int64_t c = 0, stop = rows.unit - c0 % rows.unit;
     for (int64_t u = 0; c < count; ++u, stop += rows.unit) {
