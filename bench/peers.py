@@ -167,9 +167,16 @@ def main():
                                                           options.threads)
                     note(who, perplexity, seconds)
 
+        if options.json:  # after each round: what a run that is stopped has measured stays
+            table = [{"what": what, "who": who, "values": values}
+                     for (who, what), values in rates.items()]
+            text = json.dumps({**facts, "peers": builds, "threads": options.threads,
+                               "limits": limits, "measured": table, "perplexities": found},
+                              indent=1)
+            pathlib.Path(options.json).write_text(text + "\n")
+
     for what, values in limits.items():
         print(f"{what:<50} {statistics.median(values):10.1f}")
-    table = []
     for what in [f"prefill {n}" for n in tokens] + ["decode", perplexity]:
         lines = [(who, values) for (who, w), values in rates.items() if w == what]
         if not lines:
@@ -184,12 +191,6 @@ def main():
             beside = f"{ratio:5.2f} x as fast as the fastest peer" if who.startswith("ptq ") else ""
             number = f"  PPL {found[who]:.4f}" if what == perplexity else ""
             print(f"  {who:<40} {median:9.1f}  ±{50 * spread:.0f} %  {beside}{number}")
-            table.append({"what": what, "who": who, "values": values})
-    if options.json:
-        text = json.dumps({**facts, "peers": builds, "threads": options.threads, "limits": limits,
-                           "measured": table, "perplexities": found},
-                          indent=1)
-        pathlib.Path(options.json).write_text(text + "\n")
 
 
 if __name__ == "__main__":

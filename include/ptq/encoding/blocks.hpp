@@ -282,15 +282,25 @@ struct StoredRows {
     if (paired == 0) return decode_run(begin, end - begin, out);
     for (int64_t r = begin; r < end; ++r, out += columns) decode_run(place(r), 1, out);
   }
-  // As which row of the file a row lies there, and where that is.
+  // Where a row lies.
+  const uint8_t* row(int64_t r) const { return data + place(r) * row_bytes(); }
+  // One number for each of `rows` rows as they lie, to the rows' own order.
+  void in_own_order(const float* __restrict as_they_lie, int64_t rows,
+                    float* __restrict out) const {
+    const int64_t half = paired / 2;
+    for (int64_t r = 0; r < rows; r += paired)
+      for (int64_t i = 0; i < half; ++i) {
+        out[r + i] = as_they_lie[r + 2 * i];
+        out[r + half + i] = as_they_lie[r + 2 * i + 1];
+      }
+  }
+
+ private:
   int64_t place(int64_t row) const {
     if (paired == 0) return row;
     const int64_t half = paired / 2, i = row % paired;
     return row - i + 2 * (i % half) + i / half;
   }
-  const uint8_t* row(int64_t r) const { return data + place(r) * row_bytes(); }
-
- private:
   void decode_run(int64_t first, int64_t rows, float* out) const {
     const uint8_t* from = data + first * row_bytes();
     if (blocks)

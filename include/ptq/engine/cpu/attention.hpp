@@ -275,7 +275,7 @@ class Attention {
       std::fill(p, p + kTile, 0.0f);
       return;
     }
-    const float shrink = exp_nonpositive(state.m[r] - top);
+    const float shrink = top == state.m[r] ? 1.0f : exp_nonpositive(state.m[r] - top);
     for (int64_t j = 0; j < kTile; ++j) p[j] = exp_nonpositive(p[j] - top);
     state.l[r] = state.l[r] * shrink + total(p, kTile);
     state.m[r] = top;

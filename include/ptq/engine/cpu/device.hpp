@@ -66,7 +66,20 @@ inline void round_activations(const Activation& how, const float* x, int64_t n, 
 class Device {
  public:
   using Scalar = float;
-  using Array = std::vector<float>;
+  // n numbers, which whoever wants them writes first: zeroing the activations of a pass takes as
+  // long as a norm.
+  class Array {
+   public:
+    Array() = default;
+    explicit Array(int64_t n) : data_(std::make_unique_for_overwrite<float[]>(size_t(n))), n_(n) {}
+    float* data() const { return data_.get(); }
+    float* begin() const { return data_.get(); }
+    float* end() const { return data_.get() + n_; }
+
+   private:
+    std::unique_ptr<float[]> data_;
+    int64_t n_ = 0;
+  };
   using Vector = std::vector<float>;
   using Table = const TensorInfo*;
   using Linear = LinearWeight;
@@ -93,7 +106,7 @@ class Device {
 
   // ---- storage ----
 
-  Array array(int64_t n) const { return Array(size_t(n)); }
+  Array array(int64_t n) const { return Array(n); }
   Table table(const TensorInfo& tensor) const { return &tensor; }
   Linear weight(LinearWeight w) const { return w; }
   Vector vector(const TensorInfo& tensor) const {

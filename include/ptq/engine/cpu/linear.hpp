@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -51,8 +52,9 @@ struct Call {
   bool bf16;
   bool pairs = false;
   WeightRows rows = {};  // of w as the kernels read them; of Form::other, decoded() makes them
-  // Are rows, and y, in the order of the file, which has another one? in_own_order() ends that.
-  const StoredRows* as_in_file = nullptr;
+  // Rows of a file that keeps them in another order are read as they lie, as memory is read
+  // fastest; y has that order, too, until all are done.
+  const StoredRows* as_they_lie = nullptr;
 
   int64_t units() const { return (out() + kUnit - 1) / kUnit; }
 
@@ -116,9 +118,9 @@ inline void in_order(const float* x, const std::vector<int32_t>& order, float* o
   for (size_t j = 0; j < order.size(); ++j) out[j] = x[order[j]];
 }
 
-// Bias and rounding of columns [begin, end) of y.
-inline void finish(const Call& c, int64_t begin, int64_t end) {
-  for (int64_t i = 0; i < c.n; ++i) {
+// Bias and rounding of columns [begin, end) of y, of the tokens [first, stop).
+inline void finish(const Call& c, int64_t first, int64_t stop, int64_t begin, int64_t end) {
+  for (int64_t i = first; i < stop; ++i) {
     float* row = c.y + i * c.out();
     if (c.bias)
       for (int64_t r = begin; r < end; ++r) row[r] += c.bias[r];
@@ -139,16 +141,7 @@ inline void rows(const Call& c, int64_t r0, int64_t r1) {
       dots(decoded(c, r, end), 0, end - r, c.x, c.n, c.y + r, c.out());
     }
   }
-  if (!c.as_in_file) finish(c, r0, r1);
-}
-
-// Rows are read as they lie, as memory is read fastest: what is to become of their products.
-inline void in_own_order(Call c, float* y) {
-  for (int64_t i = 0; i < c.n; ++i)
-    for (int64_t r = 0; r < c.out(); ++r)
-      y[i * c.out() + r] = c.y[i * c.out() + c.as_in_file->place(r)];
-  c.y = y;
-  finish(c, 0, c.out());
+  if (!c.as_they_lie) finish(c, 0, c.n, r0, r1);
 }
 
 // Where the tasks of a thread's share of `units` end, which take `bytes`. Each takes half of what
@@ -222,12 +215,14 @@ inline void panels(const Call& c, int64_t step, int64_t task) {
     const int64_t depth = std::min(kDepth, in - c0);
     for (int64_t r = begin; r < end; r += wide)
       panel(w, r - first, end - first, c0, depth, all + (r - begin) / wide * most);
-    for (int64_t i = 0; i < c.n; i += kTokens)
+    for (int64_t i = 0; i < c.n; i += kTokens) {
+      const int64_t tokens = std::min(kTokens, c.n - i);
       for (int64_t r = begin; r < end; r += wide)
-        by_panel(c.x + i * in + c0, std::min(kTokens, c.n - i), in, all + (r - begin) / wide * most,
-                 depth, std::min(wide, end - r), c.y + i * out + r, out, c0 > 0);
+        by_panel(c.x + i * in + c0, tokens, in, all + (r - begin) / wide * most, depth,
+                 std::min(wide, end - r), c.y + i * out + r, out, c0 > 0);
+      if (c0 + depth == in) finish(c, i, i + tokens, begin, end);  // while they are in the cache
+    }
   }
-  finish(c, begin, end);
 }
 
 // The tasks of all products, beside each other.
@@ -255,8 +250,9 @@ inline void linears(ThreadPool& pool, const Kernels& kernels, std::span<const Pr
   using namespace linear_detail;
   const bool by_panels = n >= kMany && kernels.panel;
   std::vector<Call> calls;
-  std::vector<float> pairs;
-  std::vector<std::vector<float>> ordered(products.size()), unordered(products.size());
+  // Inputs as pairs or in other orders, and products in others.
+  std::unique_ptr<float[]> pairs;
+  std::vector<std::unique_ptr<float[]>> ordered(products.size()), unordered(products.size());
   int64_t work = 0;
   for (const Product& p : products) work += n * p.w->in() * p.w->out();
   const auto for_each = [&](int64_t count, const auto& fn) {
@@ -269,9 +265,9 @@ inline void linears(ThreadPool& pool, const Kernels& kernels, std::span<const Pr
     c.pairs = c.fits_pairs();
     c.rows = stored_rows(*p.w);
     const bool turned = c.rows.form() == Form::codes && !order_of_columns(*p.w).empty();
-    std::vector<float>& own = turned ? ordered[calls.size()] : pairs;
-    if ((turned || c.pairs) && own.empty()) {
-      own.resize(size_t(n * c.in()));
+    std::unique_ptr<float[]>& own = turned ? ordered[calls.size()] : pairs;
+    if ((turned || c.pairs) && !own) {
+      own = std::make_unique_for_overwrite<float[]>(size_t(n * c.in()));
       for_each(n, [&](int64_t i) {
         const float* from = x + i * in;
         thread_local std::vector<float> row;
@@ -280,30 +276,36 @@ inline void linears(ThreadPool& pool, const Kernels& kernels, std::span<const Pr
           in_order(from, order_of_columns(*p.w), row.data());
           from = row.data();
         }
-        float* to = own.data() + i * c.in();
+        float* to = own.get() + i * c.in();
         if (c.pairs)
           kernels.pairs->pack(from, in, to);
         else
           std::copy_n(from, in, to);
       });
     }
-    if (turned || c.pairs) c.x = own.data();
+    if (turned || c.pairs) c.x = own.get();
     if (c.rounds_weights() && c.rows.form() != Form::bf16) c.rows = {};
     const StoredRows* file = rows_of_file(*p.w);
     if (!by_panels && c.rows.form() != Form::other && file && file->paired > 0) {
-      StoredRows as_they_lie = *file;
-      as_they_lie.paired = 0;
-      c.rows = WeightRows(as_they_lie);
-      c.as_in_file = file;
-      unordered[calls.size()].resize(size_t(n * c.out()));
-      c.y = unordered[calls.size()].data();
+      StoredRows rows = *file;
+      rows.paired = 0;
+      c.rows = WeightRows(rows);
+      c.as_they_lie = file;
+      unordered[calls.size()] = std::make_unique_for_overwrite<float[]>(size_t(n * c.out()));
+      c.y = unordered[calls.size()].get();
     }
     calls.push_back(c);
   }
   if (by_panels) return many(for_each, calls);
   few(for_each, pool.size(), calls);
-  for (size_t i = 0; i < calls.size(); ++i)
-    if (calls[i].as_in_file) in_own_order(calls[i], products[i].y);
+  for (size_t k = 0; k < calls.size(); ++k) {
+    Call c = calls[k];
+    if (!c.as_they_lie) continue;
+    for (int64_t i = 0; i < n; ++i)
+      c.as_they_lie->in_own_order(c.y + i * c.out(), c.out(), products[k].y + i * c.out());
+    c.y = products[k].y;
+    finish(c, 0, n, 0, c.out());
+  }
 }
 
 // y [n, out] = x [n, in] W^T + b; bias may be nullptr.

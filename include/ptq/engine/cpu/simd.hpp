@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+#include <utility>
 
 namespace ptq::cpu {
 
@@ -34,6 +35,22 @@ inline float* next_line(float* p) {
   return p + (64 - reinterpret_cast<uintptr_t>(p) % 64) % 64 / sizeof(float);
 }
 
+// One number of all lanes: the halves of v are joined, then the halves of that, in registers.
+template <class V, class Join, size_t... I>
+inline float fold(V v, const Join& join, std::index_sequence<I...>) {
+  constexpr size_t kHalf = sizeof...(I);
+  if constexpr (kHalf == 1)
+    return join(v[0], v[1]);
+  else
+    return fold(
+        join(__builtin_shufflevector(v, v, I...), __builtin_shufflevector(v, v, (I + kHalf)...)),
+        join, std::make_index_sequence<kHalf / 2>{});
+}
+template <class Join>
+inline float fold(VecF v, const Join& join) {
+  return fold(v, join, std::make_index_sequence<kLanes / 2>{});
+}
+
 // Largest and sum of n numbers, n a multiple of kLanes.
 inline float largest(const float* p, int64_t n) {
   VecF top = load(p);
@@ -41,20 +58,12 @@ inline float largest(const float* p, int64_t n) {
     const VecF x = load(p + i);
     top = x > top ? x : top;
   }
-  float lanes[kLanes];
-  store(lanes, top);
-  for (int w = kLanes / 2; w > 0; w /= 2)
-    for (int v = 0; v < w; ++v) lanes[v] = lanes[v + w] > lanes[v] ? lanes[v + w] : lanes[v];
-  return lanes[0];
+  return fold(top, [](auto low, auto high) { return high > low ? high : low; });
 }
 inline float total(const float* p, int64_t n) {
   VecF sum = load(p);
   for (int64_t i = kLanes; i < n; i += kLanes) sum += load(p + i);
-  float lanes[kLanes];
-  store(lanes, sum);
-  for (int w = kLanes / 2; w > 0; w /= 2)
-    for (int v = 0; v < w; ++v) lanes[v] += lanes[v + w];
-  return lanes[0];
+  return fold(sum, [](auto low, auto high) { return low + high; });
 }
 
 // Dot product of n numbers.

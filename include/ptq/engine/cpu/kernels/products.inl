@@ -169,8 +169,8 @@ PTQ_TARGET inline void panel_block(const float* x, int64_t ldx, const float* pan
                                    int64_t count, float* y, int64_t ldy, bool add_to) {
   constexpr int V = kPanel / 16;
   alignas(64) float total[R * kPanel];
-  const int64_t lane = panel_lane(kPanel, depth);
-  for (int64_t l = 0; l < std::min<int64_t>(16, depth); ++l, panel += lane) {
+  const int64_t lane = panel_lane(kPanel, depth), sums = std::min<int64_t>(16, depth);
+  for (int64_t l = 0; l < sums; ++l, panel += lane) {
     Reg acc[R][V];
     PTQ_UNROLL(8)
     for (int r = 0; r < R; ++r) {
@@ -193,15 +193,22 @@ PTQ_TARGET inline void panel_block(const float* x, int64_t ldx, const float* pan
         for (int v = 0; v < V; ++v) acc[r][v] = Terms::add(a, row[v], acc[r][v]);
       }
     }
+    const bool last = l + 1 == sums && count == kPanel;
     PTQ_UNROLL(8)
     for (int r = 0; r < R; ++r) {
       PTQ_UNROLL(4)
       for (int v = 0; v < V; ++v) {
-        float* to = total + r * kPanel + 16 * v;
-        store(to, l == 0 ? acc[r][v] : add(load(to), acc[r][v]));
+        float* of = total + r * kPanel + 16 * v;
+        const Reg sum = l == 0 ? acc[r][v] : add(load(of), acc[r][v]);
+        float* to = y + r * ldy + 16 * v;
+        if (last)
+          store(to, add_to ? add(load(to), sum) : sum);
+        else
+          store(of, sum);
       }
     }
   }
+  if (count == kPanel) return;
   for (int r = 0; r < R; ++r, y += ldy) {
     const float* from = total + r * kPanel;
     if (add_to)
