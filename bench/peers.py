@@ -138,7 +138,12 @@ def main():
     def note(who, what, value):
         rates.setdefault((who, what), []).append(value)
 
-    for model in {m for _, m in options.ptq} | set(options.gguf):
+    models = {m for _, m in options.ptq} | set(options.gguf)
+    programs = {p for _, p in options.peer} | {options.bench}
+    for path in sorted(models | programs | ({options.text} if options.text else set())):
+        if not pathlib.Path(path).exists():
+            parser.error(f"there is no `{path}`")
+    for model in models:
         read_afresh(model)
     for _ in range(options.rounds):
         for mode, model in options.ptq:

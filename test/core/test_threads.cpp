@@ -1,4 +1,4 @@
-// The pool: every index once, whoever is slow; errors come back; results do not depend on threads.
+// The pool: every index once, whoever is slow, and errors come back.
 #include <atomic>
 #include <catch2/catch.hpp>
 #include <chrono>
