@@ -5,8 +5,6 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <type_traits>
-#include <utility>
 
 namespace ptq::cpu {
 
@@ -36,19 +34,13 @@ inline float* next_line(float* p) {
 }
 
 // One number of all lanes: the halves of v are joined, then the halves of that, in registers.
-template <class V, class Join, size_t... I>
-inline float fold(V v, const Join& join, std::index_sequence<I...>) {
-  constexpr size_t kHalf = sizeof...(I);
-  if constexpr (kHalf == 1)
-    return join(v[0], v[1]);
-  else
-    return fold(
-        join(__builtin_shufflevector(v, v, I...), __builtin_shufflevector(v, v, (I + kHalf)...)),
-        join, std::make_index_sequence<kHalf / 2>{});
-}
 template <class Join>
 inline float fold(VecF v, const Join& join) {
-  return fold(v, join, std::make_index_sequence<kLanes / 2>{});
+  static constexpr int32_t kLane[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  VecI lane;
+  std::memcpy(&lane, kLane, sizeof lane);
+  for (int half = kLanes / 2; half > 0; half /= 2) v = join(v, __builtin_shuffle(v, lane ^ half));
+  return v[0];
 }
 
 // Largest and sum of n numbers, n a multiple of kLanes.
