@@ -163,7 +163,7 @@ struct Found {
   fs::path folder;  // of the record
 };
 
-using Key = std::tuple<std::string, std::string, std::string>;
+using CellKey = std::tuple<std::string, std::string, std::string>;
 
 std::string conflict_of(const Wanted& wanted, const Wanted::Method& method,
                         const Wanted::Evaluation& evaluation, const Record& record) {
@@ -191,7 +191,7 @@ std::string conflict_of(const Wanted& wanted, const Wanted::Method& method,
   return difference(evaluation.given, record.evaluation.settings, "setting");
 }
 
-using Records = std::map<Key, std::vector<Found>>;
+using Records = std::map<CellKey, std::vector<Found>>;
 
 std::string names_of(const Record& record) {
   return record.model.name + " " + record.method.label + " " + record.evaluation.name;
@@ -276,12 +276,12 @@ std::vector<CellCheck> check_cells(const fs::path& results, const std::string& e
     for (const auto& [key, records] : own) labels.insert(std::get<1>(key));
     for (const std::string& label : labels) wanted.methods.push_back({label, {}});
   }
-  std::set<Key> asked;
+  std::set<CellKey> asked;
   for (const std::string& model : wanted.models) {
     for (const Wanted::Method& method : wanted.methods) {
       for (const Wanted::Evaluation& evaluation : wanted.evaluations) {
         CellCheck check{State::ok, model, method.label, evaluation.name, {}};
-        const Key key = {model, method.label, evaluation.name};
+        const CellKey key = {model, method.label, evaluation.name};
         asked.insert(key);
         if (const auto at = own.find(key); at != own.end()) {
           check_found(wanted, method, evaluation, at->second, check);

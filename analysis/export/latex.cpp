@@ -52,7 +52,7 @@ std::string model_cells(const Standings& standings, const std::string& method) {
          (c && c->n > 0 ? with_small_interval(change_text(*c, Language::en)) : "--");
 }
 
-std::string bytes_cell(const Decision& decision, const std::string& method) {
+std::string bytes_in_tex(const Decision& decision, const std::string& method) {
   for (const Standings& standings : decision.models) {
     const Standing* s = standings.of(method);
     if (s && s->bytes) return number_text(*s->bytes, standings.bytes);
@@ -99,7 +99,7 @@ std::string table_of(const Decision& decision) {
            " & change";
   out += " \\\\\n\\midrule\n";
   for (const std::string& method : decision.methods) {
-    out += escaped(method) + " & " + bytes_cell(decision, method);
+    out += escaped(method) + " & " + bytes_in_tex(decision, method);
     for (const Standings& standings : decision.models) out += model_cells(standings, method);
     out += " \\\\\n";
   }

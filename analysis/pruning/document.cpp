@@ -11,7 +11,7 @@ namespace {
 
 using python::fixed, python::ljust, python::rjust;
 
-struct Words {
+struct DocumentWords {
   const char *analysis, *total, *valid, *invalid, *invalid_title, *pruning_method, *reason, *no_ppl,
       *no_acc, *no_gradient, *success, *section1, *section2, *section3, *section4, *section5,
       *section6, *method, *mean, *std, *min, *max, *count, *best_method, *group_by, *best, *average,
@@ -20,7 +20,7 @@ struct Words {
       *valid_count, *overall, *model_word, *saved;
 };
 
-constexpr Words kChinese = {"模型分析",
+constexpr DocumentWords kChinese = {"模型分析",
                             "总实验数",
                             "有效结果",
                             "无效实验",
@@ -68,7 +68,7 @@ constexpr Words kChinese = {"模型分析",
                             "总体最佳",
                             "模型",
                             "已保存跨模型对比到"};
-constexpr Words kEnglish = {"model analysis",
+constexpr DocumentWords kEnglish = {"model analysis",
                             "Experiments",
                             "valid",
                             "invalid",
@@ -181,7 +181,7 @@ std::vector<Correlation> gradient_correlations(const PruningModel& model) {
 
 class StudyDocument {
  public:
-  explicit StudyDocument(const Words& words) : w_(words) {}
+  explicit StudyDocument(const DocumentWords& words) : w_(words) {}
 
   std::string render(const std::vector<PruningModel>& models) {
     for (const PruningModel& model : models) add_model(model);
@@ -404,7 +404,7 @@ class StudyDocument {
     line(std::string("✓ ") + w_.saved + ": results/cross_model_comparison.json");
   }
 
-  const Words& w_;
+  const DocumentWords& w_;
   std::string out_;
 };
 

@@ -19,7 +19,7 @@ struct Texts {
       *fields_title, *field, *passkey_title, *depth, *total, *all_methods, *generation_title,
       *sample, *environment, *item, *version;
 };
-constexpr Texts kChinese = {"排名",
+constexpr Texts kChineseTexts = {"排名",
                             "方法",
                             "Avg Accuracy ↑",
                             "PPL 退化",
@@ -38,7 +38,7 @@ constexpr Texts kChinese = {"排名",
                             "环境信息",
                             "项目",
                             "版本"};
-constexpr Texts kEnglish = {"Rank",
+constexpr Texts kEnglishTexts = {"Rank",
                             "Method",
                             "Avg Accuracy ↑",
                             "PPL loss",
@@ -428,7 +428,7 @@ class Compat {
 
 std::string compat_leaderboard(const Layout& layout, const std::vector<Run>& runs,
                                Language language) {
-  return Compat(layout, runs, language == Language::zh ? kChinese : kEnglish).render();
+  return Compat(layout, runs, language == Language::zh ? kChineseTexts : kEnglishTexts).render();
 }
 
 }  // namespace ptq::report

@@ -44,7 +44,7 @@ usage: ptq-host check FILE.so [options]
 exit codes: 0 when nothing is FAIL, CRASH or TIMEOUT, else 3
 )";
 
-struct Arguments {
+struct CheckArguments {
   std::string file;
   std::optional<std::regex> only;
   bool help = false, list = false, json = false, in_process = false;
@@ -53,8 +53,8 @@ struct Arguments {
   double fuzz_seconds = 0;
 };
 
-Arguments parse(const std::vector<std::string>& args) {
-  Arguments arguments;
+CheckArguments parse(const std::vector<std::string>& args) {
+  CheckArguments arguments;
   for (size_t i = 0; i < args.size(); ++i) {
     const std::string& word = args[i];
     const auto value = [&]() -> const std::string& {
@@ -179,7 +179,7 @@ void print_line(const Line& line) {
 }
 
 std::vector<Line> run_all(const std::vector<Test>& tests, const Subject& subject,
-                          const Arguments& arguments) {
+                          const CheckArguments& arguments) {
   std::vector<Line> lines;
   std::set<std::string> failed;  // and those that needed one of these
   for (const Test& test : tests) {
@@ -204,7 +204,7 @@ std::vector<Line> run_all(const std::vector<Test>& tests, const Subject& subject
 
 // The sequence of one seed after the other until the time is over or one goes wrong, of which
 // `subject` then has the seed.
-Line run_fuzz(const std::vector<Test>& tests, Subject& subject, const Arguments& arguments) {
+Line run_fuzz(const std::vector<Test>& tests, Subject& subject, const CheckArguments& arguments) {
   Line line{*std::find_if(tests.begin(), tests.end(),
                           [](const Test& test) { return std::string(test.name) == kFuzzTest; }),
             {}};
@@ -250,7 +250,7 @@ namespace ptq {
 // Returns 0 when nothing is FAIL, CRASH or TIMEOUT, else 3.
 int check_command(const std::vector<std::string>& args) {
   using namespace check;
-  const Arguments arguments = parse(args);
+  const CheckArguments arguments = parse(args);
   const std::vector<Test> tests = all_tests();
   if (arguments.help) return std::fputs(kHelp, stdout), 0;
   if (arguments.list) return print_list(tests), 0;

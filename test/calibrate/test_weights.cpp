@@ -19,11 +19,11 @@ namespace {
 
 using Numbers = std::vector<float>;
 
-struct Folder {
+struct ModelFolder {
   std::string path;
-  explicit Folder(const RandomModel& m, const std::string& name)
+  explicit ModelFolder(const RandomModel& m, const std::string& name)
       : path(write_random_model(m, name)) {}
-  ~Folder() { std::filesystem::remove_all(path); }
+  ~ModelFolder() { std::filesystem::remove_all(path); }
 };
 
 std::vector<std::vector<int32_t>> sequences(int64_t vocab) {
@@ -119,7 +119,7 @@ const std::string kBlock1 = "model.layers.1.";
 }  // namespace
 
 TEST_CASE("weights: a method is given the inputs of the full-precision model") {
-  const Folder folder({}, "weights-full");
+  const ModelFolder folder({}, "weights-full");
   auto engine = make_cpu_engine(folder.path, 2);
   const auto all = sequences(engine->config().vocab_size);
   const auto plain = make_cpu_engine(folder.path, 1);
@@ -154,7 +154,7 @@ TEST_CASE("weights: a method is given the inputs of the full-precision model") {
 }
 
 TEST_CASE("weights: inputs come through the encoded blocks, or the encoded linears") {
-  const Folder folder({}, "weights-order");
+  const ModelFolder folder({}, "weights-order");
   const auto all = sequences(96);
   for (const InputOrder order : {InputOrder::blocks, InputOrder::groups}) {
     auto engine = make_cpu_engine(folder.path, 2);
@@ -177,7 +177,7 @@ TEST_CASE("weights: inputs come through the encoded blocks, or the encoded linea
 }
 
 TEST_CASE("weights: the error of the inputs is what the full-precision model's are more") {
-  const Folder folder({}, "weights-cross");
+  const ModelFolder folder({}, "weights-cross");
   auto engine = make_cpu_engine(folder.path, 2);
   const auto all = sequences(96);
   Watching method;
@@ -205,7 +205,7 @@ TEST_CASE("weights: scales move without changing what the model computes") {
   single.kv_heads = single.heads;
   for (const auto& [m, sites] : {std::pair{grouped, std::vector<int>{1, 3, 4, 1, 3, 4}},
                                  {single, std::vector<int>{1, 2, 3, 4, 1, 2, 3, 4}}}) {
-    const Folder folder(m, "weights-scale");
+    const ModelFolder folder(m, "weights-scale");
     auto engine = make_cpu_engine(folder.path, 2);
     const auto all = sequences(m.vocab);
     const Numbers before = logits_of(*engine, all[0]);
@@ -230,7 +230,7 @@ TEST_CASE("weights: a factor that cannot be divided by is refused") {
     void encode(const LinearView&, RowSink&) override {}
     void scale(const Site&, std::span<float> factor) override { factor[3] = bad; }
   };
-  const Folder folder({}, "weights-bad");
+  const ModelFolder folder({}, "weights-bad");
   const auto all = sequences(96);
   for (const float bad : {0.0f, -1.0f, INFINITY, NAN}) {
     auto engine = make_cpu_engine(folder.path, 1);
@@ -250,7 +250,7 @@ TEST_CASE("weights: what a layer's output loses is measured on its inputs") {
       out.dense(DType::bf16, 1, l.rows, l.columns, half.data());
     }
   };
-  const Folder folder({}, "weights-errors");
+  const ModelFolder folder({}, "weights-errors");
   auto engine = make_cpu_engine(folder.path, 1);
   Half method;
   const auto all = sequences(96);
@@ -268,7 +268,7 @@ TEST_CASE("weights: inputs are rounded as a layer's activations say") {
       return l.layer == 1 && l.kind == "down_proj" ? how : Activation{};
     }
   };
-  const Folder folder({}, "weights-activations");
+  const ModelFolder folder({}, "weights-activations");
   const auto all = sequences(96);
   const auto plain = make_cpu_engine(folder.path, 1);
   Trace trace(anatomy_of(plain->config()));

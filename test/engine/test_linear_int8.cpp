@@ -55,7 +55,7 @@ std::vector<float> formula(const AffineRows& w, const std::vector<float>& x, int
   return y;
 }
 
-double largest_difference(const std::vector<float>& a, const std::vector<float>& b) {
+double largest_relative(const std::vector<float>& a, const std::vector<float>& b) {
   double worst = a.size() == b.size() ? 0 : std::numeric_limits<double>::infinity();
   for (size_t i = 0; i < std::min(a.size(), b.size()); ++i) {
     const double d = std::abs(double(a[i]) - double(b[i])) / std::max(1.0, std::abs(double(b[i])));
@@ -75,7 +75,7 @@ TEST_CASE("int8: every kernel gives the formula, and all the same bits", "[linea
             const auto want = formula(w, x, n, scale, bias.data());
             const auto plain = product(cpu::kernels_named("plain"), w, x, n, scale, bias.data());
             INFO("in " << in << ", out " << out << ", n " << n << ", static " << bool(scale));
-            REQUIRE(!(largest_difference(plain, want) >
+            REQUIRE(!(largest_relative(plain, want) >
                       1e-6));  // a sum and a bias may round once, or twice
             for (const cpu::Kernels& k : cpu::runnable_kernels()) {
               INFO(k.name);

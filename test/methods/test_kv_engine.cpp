@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "ptq/engine/cpu/transformer.hpp"
+#include "test/support/difference.hpp"
 #include "test/support/plugin_method.hpp"
 #include "test/support/random_model.hpp"
 
@@ -45,14 +46,6 @@ std::vector<float> run(Engine& engine, KvMethod* kv, const std::vector<int32_t>&
   return run(engine, *s, ids, regime, cut);
 }
 
-double largest_difference(const std::vector<float>& a, const std::vector<float>& b) {
-  double worst = 0;
-  for (size_t i = 0; i < a.size(); ++i) {
-    const double d = std::abs(double(a[i]) - double(b[i]));
-    if (!(d <= worst)) worst = d;  // a NaN becomes the result
-  }
-  return worst;
-}
 double mean_difference(const std::vector<float>& a, const std::vector<float>& b) {
   double sum = 0;
   for (size_t i = 0; i < a.size(); ++i) sum += std::abs(double(a[i]) - double(b[i]));
@@ -173,7 +166,7 @@ TEST_CASE("kv methods: a window longer than the text is full precision") {
     INFO(p.method);
     Method m(p.method, p.options, engine.config());
     if (p.method == "kivi_study")  // token by token: sums in another order
-      CHECK(largest_difference(run(engine, m.kv, ids, Regime::streaming), full) < 2e-2);
+      CHECK(difference(run(engine, m.kv, ids, Regime::streaming), full) < 2e-2);
     else
       CHECK(run(engine, m.kv, ids, Regime::streaming) == full);
   }
@@ -181,9 +174,9 @@ TEST_CASE("kv methods: a window longer than the text is full precision") {
   engine.set_test_hooks({false, DType::f32});
   const auto exact = run(engine, nullptr, ids, Regime::streaming);
   Method pre("forge", {{"window", 128}}, engine.config());
-  CHECK(largest_difference(run(engine, pre.kv, ids, Regime::streaming), exact) < 1e-5);
+  CHECK(difference(run(engine, pre.kv, ids, Regime::streaming), exact) < 1e-5);
   Method wide("streaming_llm", {{"recent_size", 128}}, engine.config());
-  CHECK(largest_difference(run(engine, wide.kv, ids, Regime::streaming), exact) < 1e-4);
+  CHECK(difference(run(engine, wide.kv, ids, Regime::streaming), exact) < 1e-4);
 }
 
 namespace {
@@ -211,8 +204,8 @@ TEST_CASE("kv methods: a Hadamard rotation alone changes nothing but rounding") 
   plain.rotate = false;
   const auto a = run(engine, &rotated, ids, Regime::streaming),
              b = run(engine, &plain, ids, Regime::streaming);
-  CHECK(largest_difference(a, b) > 0);
-  CHECK(largest_difference(a, b) < 2e-2);  // as float16 against float32, see test_engine.cpp
+  CHECK(difference(a, b) > 0);
+  CHECK(difference(a, b) < 2e-2);  // as float16 against float32, see test_engine.cpp
   CHECK(mean_difference(rotated.last, plain.last) > 0.1);
 }
 
@@ -257,7 +250,7 @@ TEST_CASE("kv methods: StreamingLLM sees its sinks and its window, and nothing e
   const size_t vocab = size_t(c.vocab_size);
   // The first 20 + 1 tokens see everything.
   for (size_t i = 0; i < 21 * vocab; ++i) REQUIRE(std::abs(whole[i] - full[i]) < 2e-2f);
-  CHECK(largest_difference(whole, full) > 0.1);
+  CHECK(difference(whole, full) > 0.1);
   // 4 + 16 rows are left, and count as bytes.
   const CacheBytes bytes = s->bytes();
   const uint64_t row = uint64_t(2 * 2 * c.num_hidden_layers * c.num_key_value_heads * c.head_dim);

@@ -22,12 +22,12 @@ namespace {
 
 namespace fs = std::filesystem;
 
-struct Folder {
+struct PrunedFolder {
   fs::path path;
-  explicit Folder(const std::string& name)
+  explicit PrunedFolder(const std::string& name)
       : path(fs::temp_directory_path() /
              ("ptq-test-pruned-" + name + "-" + std::to_string(::getpid()))) {}
-  ~Folder() {
+  ~PrunedFolder() {
     std::error_code ignored;
     fs::remove_all(path, ignored);
   }
@@ -104,13 +104,6 @@ std::vector<float> logits_of(Engine& engine, const std::vector<int32_t>& ids, Re
   return all;
 }
 
-double largest_difference(const std::vector<float>& a, const std::vector<float>& b) {
-  REQUIRE(a.size() == b.size());
-  double most = 0;
-  for (size_t i = 0; i < a.size(); ++i) most = std::max(most, std::fabs(double(a[i] - b[i])));
-  return most;
-}
-
 }  // namespace
 
 TEST_CASE("pruning: logits, bytes and parameters of a pruned model are those of the plan",
@@ -122,7 +115,7 @@ TEST_CASE("pruning: logits, bytes and parameters of a pruned model are those of 
                                                 {"MistralForCausalLM", "mistral"},
                                                 {"Phi3ForCausalLM", "phi3"}}));
   INFO(type);
-  const Folder pruned(type), masked(type + "-masked");
+  const PrunedFolder pruned(type), masked(type + "-masked");
   const fs::path model = write_random_model(model_of(class_name, type), "prune-" + type);
   const ModelConfig config = load_config(model);
   const Plan plan = some_plan(anatomy_of(config));
@@ -137,7 +130,7 @@ TEST_CASE("pruning: logits, bytes and parameters of a pruned model are those of 
     // What is left is summed in another order. Rows of the cache are 16-bit numbers: where one lies
     // between two of them, the last bit may turn it into the other.
     const double bound = regime == Regime::independent ? 1e-5 : 5e-4;
-    CHECK(largest_difference(logits_of(*small, ids, regime, &bytes),
+    CHECK(difference(logits_of(*small, ids, regime, &bytes),
                              logits_of(*whole, ids, regime)) < bound);
     if (regime == Regime::streaming) {
       int64_t heads = 0;
@@ -166,7 +159,7 @@ TEST_CASE("pruning: logits, bytes and parameters of a pruned model are those of 
 }
 
 TEST_CASE("pruning: a plan that keeps everything writes the same bytes", "[prune]") {
-  const Folder out("whole");
+  const PrunedFolder out("whole");
   const fs::path model = write_random_model(model_of("Qwen2ForCausalLM", "qwen2"), "prune-whole");
   const ModelConfig config = load_config(model);
   write_pruned(model, config, keep_all(anatomy_of(config)), out.path);
@@ -176,7 +169,7 @@ TEST_CASE("pruning: a plan that keeps everything writes the same bytes", "[prune
 }
 
 TEST_CASE("pruning: a pruned model is pruned again", "[prune]") {
-  const Folder once("once"), twice("twice");
+  const PrunedFolder once("once"), twice("twice");
   const fs::path model = write_random_model(model_of("LlamaForCausalLM", "llama"), "prune-again");
   const ModelConfig config = load_config(model);
   write_pruned(model, config, some_plan(anatomy_of(config)), once.path);
@@ -193,7 +186,7 @@ TEST_CASE("pruning: a pruned model is pruned again", "[prune]") {
 }
 
 TEST_CASE("pruning: losses without a layer or block are those of the pruned models", "[prune]") {
-  const Folder out("removed");
+  const PrunedFolder out("removed");
   const fs::path model = write_random_model(model_of("Qwen2ForCausalLM", "qwen2"), "prune-loss");
   const ModelConfig config = load_config(model);
   const std::vector<int32_t> ids = some_ids(23, config.vocab_size);
@@ -218,7 +211,7 @@ TEST_CASE("pruning: losses without a layer or block are those of the pruned mode
 }
 
 TEST_CASE("pruning: gradients of a pruned model are those of the masked one", "[prune]") {
-  const Folder pruned("gradients"), masked("gradients-masked");
+  const PrunedFolder pruned("gradients"), masked("gradients-masked");
   const fs::path model = write_random_model(model_of("Qwen3ForCausalLM", "qwen3"), "prune-grad");
   const ModelConfig config = load_config(model);
   const Anatomy anatomy = anatomy_of(config);
@@ -245,7 +238,7 @@ TEST_CASE("pruning: gradients of a pruned model are those of the masked one", "[
                 .epsilon(1e-4)
                 .margin(1e-6));
   const std::string norm = "model.layers.3.input_layernorm.weight";
-  CHECK(largest_difference(small.tensors[norm], whole.tensors[norm]) < 1e-5);
+  CHECK(difference(small.tensors[norm], whole.tensors[norm]) < 1e-5);
   CHECK(small.tensors.count("model.layers.4.input_layernorm.weight") == 0);
 }
 

@@ -269,7 +269,7 @@ class Device {
         float* __restrict low = head;
         float* __restrict high = head + half;
         for (int64_t d = 0; d < half; ++d) {  // products and sum are separate in the reference
-          rotate_pair(low[d], high[d], c[d], s[d], [](float v) { return round_bf16(v); });
+          rotate_pair(low[d], high[d], c[d], s[d], RoundBf16{});
           low[d] = round_bf16(low[d]);
           high[d] = round_bf16(high[d]);
         }

@@ -20,7 +20,10 @@
 
 namespace ptq::cpu {
 
-inline float round_bf16(float x) { return bf16_to_float(float_to_bf16(x)); }
+PTQ_HD inline float round_bf16(float x) { return bf16_to_float(float_to_bf16(x)); }
+struct RoundBf16 {
+  PTQ_HD float operator()(float x) const { return round_bf16(x); }
+};
 
 // y [n, out] = x [n, in] W^T + b of some x.
 struct Product {
