@@ -130,8 +130,8 @@ TEST_CASE("pruning: logits, bytes and parameters of a pruned model are those of 
     // What is left is summed in another order. Rows of the cache are 16-bit numbers: where one lies
     // between two of them, the last bit may turn it into the other.
     const double bound = regime == Regime::independent ? 1e-5 : 5e-4;
-    CHECK(difference(logits_of(*small, ids, regime, &bytes),
-                             logits_of(*whole, ids, regime)) < bound);
+    CHECK(difference(logits_of(*small, ids, regime, &bytes), logits_of(*whole, ids, regime)) <
+          bound);
     if (regime == Regime::streaming) {
       int64_t heads = 0;
       for (const KeptLayer& layer : plan) heads += int64_t(layer.heads.size());
