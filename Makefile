@@ -129,7 +129,7 @@ kernels: need-deps ## Registers, stack and spills of the CUDA kernels; fails whe
 format: ## Rewrite our C and C++ files with clang-format
 	@$(SOURCES) | xargs -r -d '\n' clang-format -i
 
-# Its own list of commands: that of build/ has a folder's files as one.
+# Its own list of commands: that of build/ has a program's files as one.
 tidy: need-deps ## Run clang-tidy over our C++ files
 	@if command -v clang-tidy >/dev/null; then \
 	  cmake --preset release -B build/tidy -DPTQ_UNITY=OFF >/dev/null && \

@@ -139,8 +139,9 @@ class Layers {
     AffineRows rows({8, Grid::sym_narrow, 1, 0}, kIn);
     rows.append(w.data(), kOut);
     std::vector<float> y(size_t(kTokens * kOut));
+    const cpu::Int8Product product{&rows, nullptr, y.data()};
     const Timing t = measure([&] {
-      cpu::linear_int8(pool_, kernels_, rows, nullptr, x_.data(), kTokens, {}, y.data());
+      cpu::linears_int8(pool_, kernels_, std::span(&product, 1), x_.data(), kTokens, {}, false);
     });
     row("W8A8, integers", t, single, limits_.int8_ops, "of the rate of 8-bit dots");
   }

@@ -156,8 +156,10 @@ int main(int argc, char** argv) {
       "device", po::value(&s.device)->default_value("cpu"), "cpu, cuda, cuda:N or auto")(
       "compute", po::value(&s.compute)->default_value("fp32"), "fp32 or bf16")(
       "plugins", po::value(&s.speed.plugins)->default_value("build/plugins"),
-      "folder with kivi.so and rtn.so")("threads", po::value(&s.threads)->default_value(0),
-                                        "0 = all cores")(
+      "folder with kivi.so and rtn.so")(
+      "weights", po::value(&s.speed.weights),
+      "method of that folder, without calibration, that stores the weights first")(
+      "threads", po::value(&s.threads)->default_value(0), "0 = all cores")(
       "context", po::value(&s.speed.context)->default_value(2048), "tokens of a pass")(
       "long-context", po::value(&s.long_context)->default_value(-1),
       "tokens of the long cache; 0 = leave out, -1 = 32768 on a GPU")(
@@ -189,6 +191,8 @@ int main(int argc, char** argv) {
       return bench::run_kernels(s);
     }
     if (s.speed.context < 128) throw usage_error("--context is below 128");
+    if (s.linear && !s.speed.weights.empty())
+      throw usage_error("--linear has weights of its own", "--weights " + s.speed.weights);
     return bench::run(s);
   } catch (const po::error& e) {
     std::fprintf(stderr, "error: %s\n", e.what());

@@ -9,9 +9,10 @@ Each round runs every program once: a prefill of every --tokens with the last to
 64 decoded tokens, behind 64 with ptq-bench and behind none with llama-bench. --text: also the
 perplexity of four windows of 2048 tokens, from the start of the process to the number, with the
 ptq-host and llama-perplexity that lie beside the two benchmarks. --ptq MODE=MODEL: MODE fp32 or
-bf16, MODEL a GGUF file or a Hugging Face folder; --gguf: what the peers run. Medians of the rounds,
-the spread beside them, and the ratio of each of our lines to the fastest peer. Standard library
-only.
+bf16, or with weights as a method stores them METHOD@fp32 or METHOD@bf16, which has no perplexity
+here; MODEL a GGUF file or a Hugging Face folder. --gguf: what the peers run, or NAME=FILE what one
+of them does. Medians of the rounds, the spread beside them, and the ratio of each of our lines to
+the fastest peer. Standard library only.
 """
 import argparse
 import json
@@ -31,6 +32,12 @@ def named(text):
     return name, value
 
 
+def for_peer(text):
+    """(name of a peer or "" for all, file)"""
+    name, _, file = ("", "", text) if pathlib.Path(text).exists() else text.rpartition("=")
+    return name, file
+
+
 def read_afresh(model):
     """The kernel may keep a file that was written in small pages and one that was read in large
     ones, which decoding sees: read from the disk, they are the same for all."""
@@ -43,12 +50,21 @@ def read_afresh(model):
                 pass
 
 
+def compute_of(mode):
+    """(method that stores the weights or "", compute) of METHOD@COMPUTE or COMPUTE."""
+    method, _, compute = mode.rpartition("@")
+    return method, compute
+
+
 def ours(program, mode, model, tokens, threads):
     """{what: tokens per second}, and the limits of the machine that the same run measured."""
     with tempfile.TemporaryDirectory() as folder:
         file = pathlib.Path(folder, "lines.json")
-        subprocess.run([program, "--model", model, "--compute", mode, "--threads", str(threads),
-                        "--context", str(tokens), "--brief", "--json", str(file)],
+        method, compute = compute_of(mode)
+        plugins = pathlib.Path(program).resolve().parents[1] / "plugins"
+        subprocess.run([program, "--model", model, "--compute", compute, "--threads", str(threads),
+                        "--context", str(tokens), "--brief", "--json", str(file)] +
+                       (["--plugins", plugins, "--weights", method] if method else []),
                        check=True, stdout=subprocess.DEVNULL)
         sheet = json.loads(file.read_text())
     lines = {line["what"]: line for line in sheet["lines"]}
@@ -123,7 +139,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--peer", type=named, action="append", default=[], required=True)
     parser.add_argument("--ptq", type=named, action="append", default=[], required=True)
-    parser.add_argument("--gguf", action="append", default=[], required=True)
+    parser.add_argument("--gguf", type=for_peer, action="append", default=[], required=True)
     parser.add_argument("--bench", default="build/bin/ptq-bench")
     parser.add_argument("--tokens", default="512,2048")
     parser.add_argument("--rounds", type=int, default=5)
@@ -138,11 +154,13 @@ def main():
     def note(who, what, value):
         rates.setdefault((who, what), []).append(value)
 
-    models = {m for _, m in options.ptq} | set(options.gguf)
+    models = {m for _, m in options.ptq} | {file for _, file in options.gguf}
     programs = {p for _, p in options.peer} | {options.bench}
     for path in sorted(models | programs | ({options.text} if options.text else set())):
         if not pathlib.Path(path).exists():
             parser.error(f"there is no `{path}`")
+    for name in {name for name, _ in options.gguf} - {""} - {name for name, _ in options.peer}:
+        parser.error(f"--gguf {name}=...: no --peer has this name")
     for model in models:
         read_afresh(model)
     for _ in range(options.rounds):
@@ -157,12 +175,12 @@ def main():
                 facts = {k: sheet.get(k) for k in ("machine", "instructions", "device")}
                 for k, v in seen.items():
                     limits.setdefault(k, []).append(v)
-            if options.text:
+            if options.text and "@" not in mode:  # a method is measured beside full precision
                 seconds, found[who] = our_perplexity(options.bench, mode, model, options.text,
                                                      options.threads)
                 note(who, perplexity, seconds)
         for name, program in options.peer:
-            for model in options.gguf:
+            for model in [file for only, file in options.gguf if only in ("", name)]:
                 who = f"{name}, {pathlib.Path(model).name}"
                 measured, builds[name] = peer(program, model, tokens, options.threads)
                 for what, value in measured.items():
@@ -199,4 +217,8 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except subprocess.CalledProcessError as error:
+        raise SystemExit(f"peers.py: this ended with {error.returncode}: "
+                         f"{' '.join(map(str, error.cmd))}\n{error.stdout or ''}") from None

@@ -47,6 +47,7 @@ class Speed {
         plugins_(PluginSet::scan({s.plugins})) {}
 
   void run() {
+    if (!s_.weights.empty()) store_weights();
     if (s_.long_only) {
       long_context();
       return;
@@ -70,7 +71,7 @@ class Speed {
     if (!s_.gradients_of.empty())  // a real model on the CPU
       measure_methods(sheet_, engine_, s_.plugins, s_.context, plain);
     if (s_.long_context > 0) long_context();
-    packed_weights(dense);
+    if (s_.weights.empty()) packed_weights(dense);
   }
 
  private:
@@ -92,6 +93,15 @@ class Speed {
       return nullptr;
     }
     return plugins_.create(*info, validate_options(info->options, options, "ptq-bench"), 0);
+  }
+  void store_weights() {
+    const MethodInfo* info = plugins_.find(s_.weights);
+    if (!info || !info->can_weights())
+      throw usage_error("no plugin has a method of this name that stores weights",
+                        "--weights " + s_.weights, "looked for it in " + s_.plugins);
+    const auto m = plugins_.create(*info, validate_options(info->options, {}, "ptq-bench"), 0);
+    calibrate::encode_weights(engine_, *m->weights());
+    sheet_.fact("weights", s_.weights);
   }
   template <class Fn>
   void with_kivi(int bits, const Fn& fn) {

@@ -13,6 +13,7 @@ struct Limits;
 
 struct SpeedSettings {
   std::string plugins;       // folder with kivi.so and rtn.so
+  std::string weights;       // a method of that folder that stores the weights; empty: as they are
   int64_t context = 2048;    // tokens of a pass
   int64_t long_context = 0;  // tokens before the decoded ones of the long measurement; 0 = none
   bool brief = false;        // nothing but prefill and decode with a full-precision cache

@@ -120,6 +120,9 @@ class LlmInt8 : public W8a8 {
   void choose(const Call& call, const ptq_linear& linear, ptq_activation& how) const {
     W8a8::choose(call, linear, how);
     how.outlier_threshold = linear.layer < 0 ? 0.0f : float(threshold_);
+    // A static scale is of the inputs that are rounded. Of those below the threshold only the bound
+    // is known.
+    how.scale = std::min(how.scale, how.outlier_threshold / 127);
   }
 
  private:

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "ptq/engine/cpu/linear_int8.hpp"
@@ -25,10 +26,11 @@ AffineRows weights(int64_t out, int64_t in, Grid grid, bool extreme) {
 
 std::vector<float> product(const cpu::Kernels& k, const AffineRows& w, const std::vector<float>& x,
                            int64_t n, std::optional<float> scale, const float* bias = nullptr,
-                           int threads = 2) {
+                           int threads = 2, bool bf16 = false) {
   ThreadPool pool(threads);
   std::vector<float> y(size_t(n * w.rows()));
-  cpu::linear_int8(pool, k, w, bias, x.data(), n, scale, y.data());
+  const cpu::Int8Product one{&w, bias, y.data()};
+  cpu::linears_int8(pool, k, std::span(&one, 1), x.data(), n, scale, bf16);
   return y;
 }
 
@@ -83,6 +85,27 @@ TEST_CASE("int8: every kernel gives the formula, and all the same bits", "[linea
             }
           }
         }
+}
+
+TEST_CASE("int8: several products of one input are those of each alone, rounded where asked",
+          "[linear]") {
+  const int64_t in = 100, n = 11;
+  const AffineRows wide = weights(97, in, Grid::sym_narrow, false),
+                   narrow = weights(33, in, Grid::sym_full, false);
+  const auto x = numbers(n * in, 6), bias = numbers(97, 7);
+  ThreadPool pool(2);
+  for (const cpu::Kernels& k : cpu::runnable_kernels()) {
+    INFO(k.name);
+    std::vector<float> a(size_t(n * 97)), b(size_t(n * 33)), c(a.size());
+    const cpu::Int8Product all[] = {
+        {&wide, bias.data(), a.data()}, {&narrow, nullptr, b.data()}, {&wide, nullptr, c.data()}};
+    cpu::linears_int8(pool, k, all, x.data(), n, {}, false);
+    CHECK(a == product(k, wide, x, n, {}, bias.data()));
+    CHECK(b == product(k, narrow, x, n, {}));
+    CHECK(c == product(k, wide, x, n, {}));
+    for (float& v : a) v = cpu::round_bf16(v);
+    CHECK(a == product(k, wide, x, n, {}, bias.data(), 1, true));
+  }
 }
 
 TEST_CASE("int8: the largest sums of the longest rows stay exact", "[linear]") {

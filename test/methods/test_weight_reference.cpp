@@ -143,6 +143,23 @@ TEST_CASE("weight methods: without what they learn from they say so") {
   }
 }
 
+// Inputs that enter exactly must not widen the steps of the others.
+TEST_CASE("weight methods: a static scale is that of the inputs that are rounded") {
+  const std::vector<float> w = {0.5f, -1, 0.25f, 2};
+  const auto scale = [&](const char* name, nlohmann::ordered_json options, float largest) {
+    const SampleInputs inputs({1, -largest, 0.5f, 1}, 2);
+    options["static"] = true;
+    const WeightInstance method(name, options);
+    return method.weights
+        ->activation({0, "model.layers.0.mlp.up_proj", "up_proj", w.data(), 2, 2, &inputs.view})
+        .scale;
+  };
+  CHECK(scale("w8a8", {}, 20) == Approx(20.0 / 127));
+  CHECK(scale("llm_int8", {}, 20) == Approx(6.0 / 127));
+  CHECK(scale("llm_int8", {{"threshold", 1.5}}, 20) == Approx(1.5 / 127));
+  CHECK(scale("llm_int8", {}, 5) == Approx(5.0 / 127));
+}
+
 TEST_CASE("weight methods: degenerate matrices decode to finite numbers near the originals") {
   for (const char* name : {"rtn", "gptq", "awq", "imatrix_mse", "hqq", "nf4", "mxfp4", "nvfp4",
                            "fp8_w8a8", "w8a8", "smoothquant", "llm_int8"}) {

@@ -173,8 +173,8 @@ TEST_CASE("random weights: a model from config.json alone") {
   CHECK_THROWS_AS(load_tokenizer(folder, false), Error);
 
   // Anything that looks like weights, or like a download that did not end, is not taken for this.
-  for (const char* name :
-       {"model.safetensors", "pytorch_model.bin", "model.safetensors.index.json", "x.incomplete"}) {
+  for (const char* name : {"model.safetensors", "pytorch_model.bin", "model.safetensors.index.json",
+                           "x.incomplete", "tokenizer.json", "tokenizer_config.json"}) {
     std::ofstream(folder / name) << "x";
     CHECK_FALSE(random_weights_seed(folder, false, 4));
     CHECK(random_weights_seed(folder, true, 4) == 4);

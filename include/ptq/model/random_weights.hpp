@@ -166,14 +166,15 @@ class RandomWeights {
   std::map<std::string, Tensor> tensors_;
 };
 
-// Does the folder have a config.json and nothing that could be weights or what is left of a
-// download of them? Such a folder stands for a model with random weights.
+// Does the folder have a config.json and nothing that could be weights, or what is left of a
+// download of a model? Such a folder stands for a model with random weights.
 inline bool only_configuration(const std::filesystem::path& folder) {
   std::error_code ignored;
   if (!std::filesystem::is_regular_file(folder / "config.json", ignored)) return false;
   for (const auto& entry : std::filesystem::directory_iterator(folder, ignored)) {
     const std::string name = entry.path().filename().string();
-    for (const char* part : {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".incomplete"}) {
+    for (const char* part :
+         {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".incomplete", "tokenizer"}) {
       if (name.find(part) != std::string::npos) return false;
     }
   }

@@ -310,7 +310,7 @@ class WeightFiles {
     }
     throw environment_error("the model folder has no weights", folder_.string(),
                             "expected: model.safetensors, or model.safetensors.index.json with "
-                            "the files it names");
+                            "the files it names; model.random = true runs the shape alone");
   }
 
   std::string first_names() const {

@@ -199,32 +199,37 @@ class Device {
 
   // y [n, out] = x [n, in] W^T + b; bias may be nullptr. x enters as the layer's activations say.
   void linear(const LinearWeight& w, const float* bias, const float* x, int64_t n, float* y) {
-    const Activation& how = w.activation();
-    if (how.kind == ActivationKind::full)
-      return cpu::linear(*pool_, *kernels_, w, bias, x, n, y, bf16_);
-    if (is_int8(how) && how.outlier_threshold == 0 && w.packed() && w.order().empty() &&
-        multiplies_integers(*w.packed())) {
-      const bool fixed = how.kind == ActivationKind::int8_static;
-      linear_int8(*pool_, *kernels_, *w.packed(), bias, x, n,
-                  fixed ? std::optional(how.scale) : std::nullopt, y);
-      return round(y, n * w.out());
-    }
-    rounded_.resize(size_t(n * w.in()));
-    rows(n, w.in(), [&](int64_t i) {
-      round_activations(how, x + i * w.in(), w.in(), rounded_.data() + i * w.in());
-    });
-    cpu::linear(*pool_, *kernels_, w, bias, rounded_.data(), n, y, bf16_);
+    const Product product{&w, bias, y};
+    linears(std::span(&product, 1), x, n);
   }
 
-  // Several linears of one x at once; those whose input is rounded, each for itself.
+  // Several linears of one x: at once where x enters all of them alike.
   using Product = cpu::Product;
   void linears(std::span<const Product> products, const float* x, int64_t n) {
-    const auto plain = [](const Product& p) {
-      return p.w->activation().kind == ActivationKind::full;
+    const Activation& how = products[0].w->activation();
+    const bool integers = by_integers(products[0]);
+    const auto alike = [&](const Product& p) {
+      return p.w->activation() == how && by_integers(p) == integers;
     };
-    if (std::all_of(products.begin(), products.end(), plain))
-      return cpu::linears(*pool_, *kernels_, products, x, n, bf16_);
-    for (const Product& p : products) linear(*p.w, p.bias, x, n, p.y);
+    if (products.size() > 1 && !std::all_of(products.begin(), products.end(), alike)) {
+      for (const Product& p : products) linears(std::span(&p, 1), x, n);
+      return;
+    }
+    if (integers) {
+      std::vector<Int8Product> all;
+      for (const Product& p : products) all.push_back({p.w->packed(), p.bias, p.y});
+      const bool fixed = how.kind == ActivationKind::int8_static;
+      return linears_int8(*pool_, *kernels_, all, x, n,
+                          fixed ? std::optional(how.scale) : std::nullopt, bf16_);
+    }
+    if (how.kind != ActivationKind::full) {
+      const int64_t in = products[0].w->in();
+      rounded_.resize(size_t(n * in));
+      rows(n, in,
+           [&](int64_t i) { round_activations(how, x + i * in, in, rounded_.data() + i * in); });
+      x = rounded_.data();
+    }
+    cpu::linears(*pool_, *kernels_, products, x, n, bf16_);
   }
 
   // x [rows, width] = the rows of the embedding that the ids name.
@@ -327,6 +332,12 @@ class Device {
   }
 
  private:
+  // Are the weights and inputs of a product multiplied as integers?
+  static bool by_integers(const Product& p) {
+    const Activation& how = p.w->activation();
+    return is_int8(how) && how.outlier_threshold == 0 && p.w->packed() && p.w->order().empty() &&
+           multiplies_integers(*p.w->packed());
+  }
   // Per column of x [n, width]: sum of squares, sum of magnitudes, largest magnitude.
   void column_sums(const float* x, int64_t n, int64_t width) {
     squares_.assign(size_t(width), 0);

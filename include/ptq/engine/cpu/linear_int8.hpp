@@ -7,7 +7,9 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -16,27 +18,45 @@
 #include "ptq/encoding/affine.hpp"
 #include "ptq/engine/cpu/kernels/int8.hpp"
 #include "ptq/engine/cpu/kernels/table.hpp"
+#include "ptq/engine/cpu/linear.hpp"
 
 namespace ptq::cpu {
 
 // Tokens x [n, in] as q [n, stride] with x ~ scale[t] q: q = clamp(rne(x / scale), -127, 127).
 struct Int8Tokens {
-  int64_t stride;             // in, rounded up to kInt8Step; zeros behind in
-  std::vector<int8_t> q;      // [n, stride]
-  std::vector<float> scale;   // [n]; NaN or infinite where x is somewhere
-  std::vector<int32_t> sums;  // [n] of q
+  int64_t stride;               // in, rounded up to kInt8Step; zeros behind in
+  std::unique_ptr<int8_t[]> q;  // [n, stride]
+  std::vector<float> scale;     // [n]; NaN or infinite where x is somewhere
+  std::vector<int32_t> sums;    // [n] of q
 };
+
+// q [n] of finite x and its sum, in two loops that a compiler makes vectors of.
+inline int32_t int8_codes(const float* __restrict x, int64_t n, float scale, int8_t* __restrict q) {
+  constexpr float kToInteger = 12582912.0f;  // what is added to it is rounded to an integer
+  thread_local std::vector<float> room;
+  room.resize(size_t(n));
+  float* __restrict codes = room.data();
+  for (int64_t c = 0; c < n; ++c) codes[c] = std::min(std::max(x[c] / scale, -127.0f), 127.0f);
+  int32_t sum = 0;
+  for (int64_t c = 0; c < n; ++c) {
+    const int32_t code = int32_t((codes[c] + kToInteger) - kToInteger);
+    q[c] = int8_t(code);
+    sum += code;
+  }
+  return sum;
+}
 
 // Without a scale every token has its own, max|x| / 127 and at least 1e-5 / 127.
 inline Int8Tokens quantize_tokens(ThreadPool& pool, const float* x, int64_t n, int64_t in,
                                   std::optional<float> scale) {
   constexpr int64_t kTokens = 16;  // of a task
   const int64_t stride = (in + kInt8Step - 1) / kInt8Step * kInt8Step;
-  Int8Tokens tokens{stride, std::vector<int8_t>(size_t(n * stride)),
+  Int8Tokens tokens{stride, std::make_unique_for_overwrite<int8_t[]>(size_t(n * stride)),
                     std::vector<float>(static_cast<size_t>(n)),
                     std::vector<int32_t>(static_cast<size_t>(n))};
   const auto quantize = [&](int64_t t) {
     const float* from = x + t * in;
+    int8_t* to = tokens.q.get() + t * stride;
     int32_t top = 0;  // of the magnitudes' bit patterns, among which NaN and infinity are largest
     for (int64_t c = 0; c < in; ++c) {
       int32_t bits;
@@ -44,20 +64,12 @@ inline Int8Tokens quantize_tokens(ThreadPool& pool, const float* x, int64_t n, i
       top = std::max(top, bits & 0x7FFFFFFF);
     }
     const float largest = bits_float(uint32_t(top));
-    const float s = !std::isfinite(largest) ? largest
-                    : scale                 ? *scale
-                                            : std::max(largest, 1e-5f) / 127.0f;
+    const bool finite = std::isfinite(largest);
+    const float s = !finite ? largest : scale ? *scale : std::max(largest, 1e-5f) / 127.0f;
     tokens.scale[size_t(t)] = s;
-    if (!std::isfinite(largest)) return;  // zeros times that: the outputs are NaN
-    int8_t* to = tokens.q.data() + t * stride;
-    int32_t sum = 0;
-    for (int64_t c = 0; c < in; ++c) {
-      const float q = std::rint(from[c] / s);
-      const int32_t whole = int32_t(q < -127 ? -127.0f : q > 127 ? 127.0f : q);
-      to[c] = int8_t(whole);
-      sum += whole;
-    }
-    tokens.sums[size_t(t)] = sum;
+    std::fill(to + (finite ? in : 0), to + stride, int8_t(0));
+    if (!finite) return;  // zeros times that: the outputs are NaN
+    tokens.sums[size_t(t)] = int8_codes(from, in, s, to);
   };
   pool.for_each((n + kTokens - 1) / kTokens, [&](int64_t task) {
     for (int64_t t = task * kTokens; t < std::min((task + 1) * kTokens, n); ++t) quantize(t);
@@ -73,34 +85,54 @@ inline bool multiplies_integers(const AffineRows& w) {
          w.columns() <= INT32_MAX / (255 * 127);
 }
 
-// y [n, out] = s_x[t] s_w[o] sum(q_x q_w) + bias of x [n, in], whose scale is the given one or each
-// token's own; bias [out] may be nullptr. w: 8 bits, grid sym_narrow or sym_full, one scale per
-// row. Errors: multiplies_integers() says no.
-inline void linear_int8(ThreadPool& pool, const Kernels& kernels, const AffineRows& w,
-                        const float* bias, const float* x, int64_t n, std::optional<float> scale,
-                        float* y) {
-  const int64_t in = w.columns(), out = w.rows();
-  if (!multiplies_integers(w))
-    throw usage_error(
-        "integer products want weights of 8 bits on a symmetric grid, a scale per row",
-        "bits = " + std::to_string(w.format().bits) + ", group_size = " +
-            std::to_string(w.format().group_size) + ", columns = " + std::to_string(in),
-        "bits 8, group_size 0, grid sym_narrow or sym_full, at most 66311 columns");
+// y [n, out] = s_x[t] s_w[o] sum(q_x q_w) + bias of some x.
+struct Int8Product {
+  const AffineRows* w;  // 8 bits, grid sym_narrow or sym_full, one scale per row
+  const float* bias;    // [out] or nullptr
+  float* y;
+};
+
+// Several products of x [n, in], which becomes integers once; its scale is the given one or each
+// token's own. bf16: y is rounded to bfloat16. Errors: multiplies_integers() says no.
+inline void linears_int8(ThreadPool& pool, const Kernels& kernels,
+                         std::span<const Int8Product> products, const float* x, int64_t n,
+                         std::optional<float> scale, bool bf16) {
+  const int64_t in = products[0].w->columns();
+  std::vector<int64_t> first = {0};  // task of each product, and how many there are
+  for (const Int8Product& p : products) {
+    if (!multiplies_integers(*p.w))
+      throw usage_error(
+          "integer products want weights of 8 bits on a symmetric grid, a scale per row",
+          "bits = " + std::to_string(p.w->format().bits) + ", group_size = " +
+              std::to_string(p.w->format().group_size) + ", columns = " + std::to_string(in),
+          "bits 8, group_size 0, grid sym_narrow or sym_full, at most 66311 columns");
+    first.push_back(first.back() + (p.w->rows() + kInt8Rows - 1) / kInt8Rows);
+  }
   const Int8Tokens tokens = quantize_tokens(pool, x, n, in, scale);
-  pool.for_each((out + kInt8Rows - 1) / kInt8Rows, [&](int64_t task) {
-    const int64_t begin = task * kInt8Rows, count = std::min(kInt8Rows, out - begin);
+  pool.for_each(first.back(), [&](int64_t task) {
+    const size_t of =
+        size_t(std::upper_bound(first.begin(), first.end(), task) - first.begin()) - 1;
+    const Int8Product& p = products[of];
+    const int64_t out = p.w->rows(), begin = (task - first[of]) * kInt8Rows,
+                  count = std::min(kInt8Rows, out - begin);
     thread_local std::vector<int32_t> sums;
     sums.resize(size_t(n * kInt8Rows));
-    kernels.int8(w.row_codes(begin), in, count, tokens.q.data(), n, tokens.stride, sums.data());
-    float scales[kInt8Rows], offsets[kInt8Rows];
-    w.read_params(begin, count, scales, offsets);
-    for (int64_t t = 0; t < n; ++t)
-      for (int64_t r = 0; r < count; ++r) {
-        // The stored code is q + 128.
-        const int32_t sum = sums[size_t(t * kInt8Rows + r)] - 128 * tokens.sums[size_t(t)];
-        const float value = float(sum) * (tokens.scale[size_t(t)] * scales[r]);
-        y[t * out + begin + r] = bias ? value + bias[begin + r] : value;
-      }
+    kernels.int8(p.w->row_codes(begin), in, count, tokens.q.get(), n, tokens.stride, sums.data());
+    float scales[kInt8Rows] = {}, bias[kInt8Rows] = {}, row[kInt8Rows];
+    p.w->read_params(begin, count, scales, row);
+    if (p.bias) std::copy_n(p.bias + begin, count, bias);
+    for (int64_t t = 0; t < n; ++t) {  // of rows from `count` on sums are of any size, and unused
+      const int32_t* sum = sums.data() + t * kInt8Rows;
+      const uint32_t shift = 128 * uint32_t(tokens.sums[size_t(t)]);  // the stored code is q + 128
+      const float s = tokens.scale[size_t(t)];
+      for (int64_t r = 0; r < kInt8Rows; ++r)
+        row[r] = float(int32_t(uint32_t(sum[r]) - shift)) * (s * scales[r]);
+      if (p.bias)
+        for (int64_t r = 0; r < kInt8Rows; ++r) row[r] += bias[r];
+      if (bf16)
+        for (int64_t r = 0; r < kInt8Rows; ++r) row[r] = round_bf16(row[r]);
+      std::copy_n(row, count, p.y + t * out + begin);
+    }
   });
 }
 

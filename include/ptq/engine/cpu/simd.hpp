@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 namespace ptq::cpu {
 
@@ -36,11 +37,19 @@ inline float* next_line(float* p) {
 // One number of all lanes: the halves of v are joined, then the halves of that, in registers.
 template <class Join>
 inline float fold(VecF v, const Join& join) {
+#ifdef __clang__  // has no shuffle by a variable, and finds the registers itself
+  float lanes[kLanes];
+  store(lanes, v);
+  for (int half = kLanes / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) lanes[i] = join(lanes[i], lanes[i + half]);
+  return lanes[0];
+#else
   static constexpr int32_t kLane[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
   VecI lane;
   std::memcpy(&lane, kLane, sizeof lane);
   for (int half = kLanes / 2; half > 0; half /= 2) v = join(v, __builtin_shuffle(v, lane ^ half));
   return v[0];
+#endif
 }
 
 // Largest and sum of n numbers, n a multiple of kLanes.

@@ -188,7 +188,8 @@ PTQ_INLINE void transpose(Reg (&v)[16]) {
 
 #include "ptq/engine/cpu/kernels/readers.inl"
 
-inline constexpr int64_t kPanel = 16;  // rows of w in a panel
+inline constexpr int64_t kPanel = 16;   // rows of w in a panel
+inline constexpr int kPanelTokens = 6;  // in its product: the sums of one lane
 // Registers of b beside each other, at most, the rows of x that go with so many, and sums of dot
 // products.
 inline constexpr int kMostRegs = 1, kMostSums = 4;

@@ -169,6 +169,8 @@ PTQ_INLINE void transpose(Reg (&v)[16]) {
 #include "ptq/engine/cpu/kernels/avx512_turned.inl"
 
 inline constexpr int64_t kPanel = kInt8Rows;  // rows of w in a panel
+// Tokens beside each other in its product: their sums of one lane, and of all lanes before it.
+inline constexpr int kPanelTokens = 4;
 // Registers of b beside each other, at most, the rows of x that go with so many, and sums of dot
 // products.
 inline constexpr int kMostRegs = 4, kMostSums = 16;

@@ -5,7 +5,7 @@
 //                           store(p, v, lanes)
 //   PTQ_KEEP                a register that must not be loaded again
 //   Numbers                 add(a, b, sum) = fma(a, b, sum)
-//   kPanel, kMostRegs, kMostRows   sizes that suit the number of registers
+//   kPanel, kPanelTokens, kMostRegs, kMostRows   sizes that suit the number of registers
 //
 // `Terms` is what a lane holds and how two of them are multiplied and added: Numbers, or Pairs of
 // bfloat16, which an instruction set may have; then all counts of columns, and depths, are counts
@@ -168,8 +168,13 @@ template <class Terms, int R>
 PTQ_TARGET inline void panel_block(const float* x, int64_t ldx, const float* panel, int64_t depth,
                                    int64_t count, float* y, int64_t ldy, bool add_to) {
   constexpr int V = kPanel / 16;
-  alignas(64) float total[R * kPanel];
   const int64_t lane = panel_lane(kPanel, depth), sums = std::min<int64_t>(16, depth);
+  Reg total[R][V];
+  PTQ_UNROLL(8)
+  for (int r = 0; r < R; ++r) {
+    PTQ_UNROLL(4)
+    for (int v = 0; v < V; ++v) total[r][v] = zero();
+  }
   for (int64_t l = 0; l < sums; ++l, panel += lane) {
     Reg acc[R][V];
     PTQ_UNROLL(8)
@@ -193,24 +198,25 @@ PTQ_TARGET inline void panel_block(const float* x, int64_t ldx, const float* pan
         for (int v = 0; v < V; ++v) acc[r][v] = Terms::add(a, row[v], acc[r][v]);
       }
     }
-    const bool last = l + 1 == sums && count == kPanel;
     PTQ_UNROLL(8)
     for (int r = 0; r < R; ++r) {
       PTQ_UNROLL(4)
-      for (int v = 0; v < V; ++v) {
-        float* of = total + r * kPanel + 16 * v;
-        const Reg sum = l == 0 ? acc[r][v] : add(load(of), acc[r][v]);
-        float* to = y + r * ldy + 16 * v;
-        if (last)
-          store(to, add_to ? add(load(to), sum) : sum);
-        else
-          store(of, sum);
-      }
+      for (int v = 0; v < V; ++v) total[r][v] = l == 0 ? acc[r][v] : add(total[r][v], acc[r][v]);
     }
   }
-  if (count == kPanel) return;
+  PTQ_UNROLL(8)
   for (int r = 0; r < R; ++r, y += ldy) {
-    const float* from = total + r * kPanel;
+    if (count == kPanel) {
+      PTQ_UNROLL(4)
+      for (int v = 0; v < V; ++v) {
+        float* to = y + 16 * v;
+        store(to, add_to ? add(load(to), total[r][v]) : total[r][v]);
+      }
+      continue;
+    }
+    float from[kPanel];
+    PTQ_UNROLL(4)
+    for (int v = 0; v < V; ++v) store(from + 16 * v, total[r][v]);
     if (add_to)
       for (int64_t i = 0; i < count; ++i) y[i] += from[i];
     else
@@ -220,10 +226,10 @@ PTQ_TARGET inline void panel_block(const float* x, int64_t ldx, const float* pan
 template <class Terms>
 inline void by_panel(const float* x, int64_t n, int64_t ldx, const float* panel, int64_t depth,
                      int64_t count, float* y, int64_t ldy, bool add_to) {
-  constexpr int kMost = kMostRows<kPanel / 16>;
   int64_t t = 0;
-  for (; t + kMost <= n; t += kMost)
-    panel_block<Terms, kMost>(x + t * ldx, ldx, panel, depth, count, y + t * ldy, ldy, add_to);
+  for (; t + kPanelTokens <= n; t += kPanelTokens)
+    panel_block<Terms, kPanelTokens>(x + t * ldx, ldx, panel, depth, count, y + t * ldy, ldy,
+                                     add_to);
   for (; t + 2 <= n; t += 2)
     panel_block<Terms, 2>(x + t * ldx, ldx, panel, depth, count, y + t * ldy, ldy, add_to);
   for (; t < n; ++t)
