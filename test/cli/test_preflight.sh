@@ -81,7 +81,6 @@ experiment fp16 kivi >"$work/m.toml"
 refused "$work/m.toml" "residual_length = 33 is not a multiple of group_size = 32" \
   --set methods.kivi.options.residual_length=33
 mkdir "$work/m80"
-cp "$model/tokenizer.json" "$work/m80"
 sed 's/"head_dim": *[0-9]*,//; s/{/{"head_dim": 80,/' "$model/config.json" >"$work/m80/config.json"
 refused "$work/m.toml" "head_dim must be a power of two" \
   --set "models=[\"$model\",\"$work/m80\"]" --set methods.kivi.options.rotate=true
