@@ -15,6 +15,7 @@
 
 #include "ptq/core/error.hpp"
 #include "ptq/core/threads.hpp"
+#include "ptq/encoding/activation.hpp"
 #include "ptq/encoding/affine.hpp"
 #include "ptq/engine/cpu/kernels/int8.hpp"
 #include "ptq/engine/cpu/kernels/table.hpp"
@@ -30,16 +31,15 @@ struct Int8Tokens {
   std::vector<int32_t> sums;    // [n] of q
 };
 
-// q [n] of finite x and its sum, in two loops that a compiler makes vectors of.
+// int8_code() of finite x [n], and their sum; in two loops, of which a compiler makes vectors.
 inline int32_t int8_codes(const float* __restrict x, int64_t n, float scale, int8_t* __restrict q) {
-  constexpr float kToInteger = 12582912.0f;  // what is added to it is rounded to an integer
   thread_local std::vector<float> room;
   room.resize(size_t(n));
   float* __restrict codes = room.data();
-  for (int64_t c = 0; c < n; ++c) codes[c] = std::min(std::max(x[c] / scale, -127.0f), 127.0f);
+  for (int64_t c = 0; c < n; ++c) codes[c] = int8_code(x[c], scale);
   int32_t sum = 0;
   for (int64_t c = 0; c < n; ++c) {
-    const int32_t code = int32_t((codes[c] + kToInteger) - kToInteger);
+    const int32_t code = int32_t(codes[c]);
     q[c] = int8_t(code);
     sum += code;
   }
@@ -65,7 +65,9 @@ inline Int8Tokens quantize_tokens(ThreadPool& pool, const float* x, int64_t n, i
     }
     const float largest = bits_float(uint32_t(top));
     const bool finite = std::isfinite(largest);
-    const float s = !finite ? largest : scale ? *scale : std::max(largest, 1e-5f) / 127.0f;
+    const float s = !finite ? largest
+                    : scale ? *scale
+                            : activation_step(ActivationKind::int8_token, largest);
     tokens.scale[size_t(t)] = s;
     std::fill(to + (finite ? in : 0), to + stride, int8_t(0));
     if (!finite) return;  // zeros times that: the outputs are NaN
@@ -98,7 +100,10 @@ inline void linears_int8(ThreadPool& pool, const Kernels& kernels,
                          std::span<const Int8Product> products, const float* x, int64_t n,
                          std::optional<float> scale, bool bf16) {
   const int64_t in = products[0].w->columns();
-  std::vector<int64_t> first = {0};  // task of each product, and how many there are
+  const auto tasks_of = [](const Int8Product& p) {
+    return (p.w->rows() + kInt8Rows - 1) / kInt8Rows;
+  };
+  int64_t tasks = 0;
   for (const Int8Product& p : products) {
     if (!multiplies_integers(*p.w))
       throw usage_error(
@@ -106,14 +111,14 @@ inline void linears_int8(ThreadPool& pool, const Kernels& kernels,
           "bits = " + std::to_string(p.w->format().bits) + ", group_size = " +
               std::to_string(p.w->format().group_size) + ", columns = " + std::to_string(in),
           "bits 8, group_size 0, grid sym_narrow or sym_full, at most 66311 columns");
-    first.push_back(first.back() + (p.w->rows() + kInt8Rows - 1) / kInt8Rows);
+    tasks += tasks_of(p);
   }
   const Int8Tokens tokens = quantize_tokens(pool, x, n, in, scale);
-  pool.for_each(first.back(), [&](int64_t task) {
-    const size_t of =
-        size_t(std::upper_bound(first.begin(), first.end(), task) - first.begin()) - 1;
+  pool.for_each(tasks, [&](int64_t task) {
+    size_t of = 0;
+    for (; task >= tasks_of(products[of]); ++of) task -= tasks_of(products[of]);
     const Int8Product& p = products[of];
-    const int64_t out = p.w->rows(), begin = (task - first[of]) * kInt8Rows,
+    const int64_t out = p.w->rows(), begin = task * kInt8Rows,
                   count = std::min(kInt8Rows, out - begin);
     thread_local std::vector<int32_t> sums;
     sums.resize(size_t(n * kInt8Rows));
