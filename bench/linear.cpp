@@ -102,7 +102,8 @@ class Layers {
         decode(s, half, true);
         pairs(s, single);
       }
-    integers(w, single);
+    integers("W8A8, integers", {8, Grid::sym_narrow, 1, 0}, w, single);
+    integers("W4A8, integers, groups of 128", {4, Grid::asym_gptq, 1, 128}, w, single);
   }
 
  private:
@@ -135,15 +136,16 @@ class Layers {
     });
     row(s.what + ", compute bf16", t, single, limits_.bf16_flops, "of the rate of bfloat16 dots");
   }
-  void integers(const std::vector<float>& w, double single) {
-    AffineRows rows({8, Grid::sym_narrow, 1, 0}, kIn);
+  void integers(const std::string& what, const AffineFormat& format, const std::vector<float>& w,
+                double single) {
+    AffineRows rows(format, kIn);
     rows.append(w.data(), kOut);
     std::vector<float> y(size_t(kTokens * kOut));
     const cpu::Int8Product product{&rows, nullptr, y.data()};
     const Timing t = measure([&] {
       cpu::linears_int8(pool_, kernels_, std::span(&product, 1), x_.data(), kTokens, {}, false);
     });
-    row("W8A8, integers", t, single, limits_.int8_ops, "of the rate of 8-bit dots");
+    row(what, t, single, limits_.int8_ops, "of the rate of 8-bit dots");
   }
   // limit: operations per second; 0: none was measured.
   double row(const std::string& what, const Timing& t, std::optional<double> single, double limit,

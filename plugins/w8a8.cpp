@@ -1,4 +1,5 @@
-// Eight bits for weights and for what enters the layers: W8A8 as it is, SmoothQuant, LLM.int8.
+// Eight bits for what enters the layers, and eight or four for weights: W8A8 and W4A8 as they are,
+// SmoothQuant, LLM.int8.
 //
 //   w8a8         weights s = max|w| / 127 of a row, inputs s = max|x| / 127 of a token; products of
 //                integers
@@ -6,6 +7,9 @@
 //                s_j = max|x_j|^alpha / max|w_j|^(1-alpha), from both norms into q, k, v and gate,
 //                up (arXiv 2211.10438; mit-han-lab/smoothquant, smooth.py). Channels that are never
 //                used keep s = 1, where the original divides by 1e-5.
+//   w4a8         the same inputs, weights of 4 bits rounded to nearest in groups; sums of a group
+//   are
+//                integers where groups are 32, 64 or a multiple of 128
 //   llm_int8     as w8a8, but inputs of at least `threshold` enter exactly (arXiv 2208.07339). The
 //                original takes whole columns of a batch out; here each token has its own, so that
 //                results do not depend on what is computed together.
@@ -24,13 +28,10 @@ using ptq::plugin::Matrix;
 using ptq::plugin::Options;
 using ptq::plugin::tensor;
 
-class W8a8 {
+// What they have in common: int8 inputs.
+class Int8Inputs {
  public:
-  static constexpr About about = {"w8a8", "1.0.0", "weights and activations: int8, as they are",
-                                  ""};
-
-  explicit W8a8(Options& o) {
-    o.flag("per_tensor", per_tensor_, "one scale for a whole matrix instead of one per row");
+  explicit Int8Inputs(Options& o) {
     o.flag("static", static_, "one scale for the inputs of a layer, from calibration");
   }
 
@@ -45,6 +46,19 @@ class W8a8 {
     const float* x = ptq::plugin::numbers(inputs.largest, "max |x|");
     const float largest = *std::max_element(x, x + inputs.largest->shape[0]);
     how.scale = std::max(largest, 1e-5f) / 127;
+  }
+
+ private:
+  bool static_ = false;
+};
+
+class W8a8 : public Int8Inputs {
+ public:
+  static constexpr About about = {"w8a8", "1.0.0", "weights and activations: int8, as they are",
+                                  ""};
+
+  explicit W8a8(Options& o) : Int8Inputs(o) {
+    o.flag("per_tensor", per_tensor_, "one scale for a whole matrix instead of one per row");
   }
 
   void encode(const Call& call, const ptq_linear& linear, ptq_encoding* out) {
@@ -63,8 +77,8 @@ class W8a8 {
     answer.give(call, nullptr, out);
   }
 
- protected:
-  bool per_tensor_ = false, static_ = false;
+ private:
+  bool per_tensor_ = false;
 };
 
 class SmoothQuant : public W8a8 {
@@ -107,6 +121,23 @@ class SmoothQuant : public W8a8 {
   bool quantize_ = true;
 };
 
+class W4a8 : public Int8Inputs {
+ public:
+  static constexpr About about = {"w4a8", "1.0.0",
+                                  "weights: 4 bits, round to nearest; activations: int8", ""};
+
+  explicit W4a8(Options& o) : Int8Inputs(o) {
+    o.integer("group_size", group_size_, "weights along `in` that share a scale; 0 = a whole row")
+        .between(0, 65536);
+  }
+  void encode(const Call& call, const ptq_linear& linear, ptq_encoding* out) const {
+    if (linear.layer >= 0) call.affine(*linear.weight, 4, PTQ_GRID_ASYM_GPTQ, 1, group_size_, out);
+  }
+
+ private:
+  int64_t group_size_ = 128;
+};
+
 class LlmInt8 : public W8a8 {
  public:
   static constexpr About about = {"llm_int8", "1.0.0",
@@ -131,4 +162,4 @@ class LlmInt8 : public W8a8 {
 
 }  // namespace
 
-PTQ_PLUGIN("w8a8", "Apache-2.0", W8a8, SmoothQuant, LlmInt8)
+PTQ_PLUGIN("w8a8", "Apache-2.0", W8a8, W4a8, SmoothQuant, LlmInt8)

@@ -434,9 +434,11 @@ typedef struct ptq_activation {
 #define PTQ_ACTIVATION_FP8_TOKEN 3   /* E4M3, s = max|x| / 448 of the token */
 #define PTQ_ACTIVATION_FP8_STATIC 4
 
-/* "ptq.activations/1", growing, since 1.2. int8 activations meet int8 weights (affine, 8 bits,
-   symmetric, a scale per row) in integer products; with every other weight encoding, and for fp8,
-   the rounded numbers are multiplied in full precision. */
+/* "ptq.activations/1", growing, since 1.2. On the CPU int8 activations without a threshold
+   meet affine weights (axis 1, no order of columns) in integer products: of 8 bits, SYM_NARROW or
+   SYM_FULL, a scale per row; or of 4 or 8 bits with groups of 32, 64 or a multiple of 128 columns,
+   or one per row, where columns are a multiple of 32. With every other weight encoding, for fp8 and
+   on a GPU the rounded numbers are multiplied in full precision. */
 #define PTQ_ACTIVATIONS_1 "ptq.activations/1"
 typedef struct ptq_activations {
   uint32_t struct_size, reserved;

@@ -17,7 +17,7 @@ digest() {  # KERNELS THREADS METHOD...
 }
 
 seen=""
-for method in fp16 q4_0 kivi rtn w8a8; do
+for method in fp16 q4_0 kivi rtn w8a8 w4a8; do
   first=$(digest "" 1 --method $method)
   for threads in 2 3 64; do
     other=$(digest "" $threads --method $method)

@@ -1,10 +1,12 @@
-// Integer products (W8A8): sums are exact, so that every kernel gives the same numbers.
+// Integer products (W8A8, W4A8): sums are exact, so that every kernel gives the same numbers, but
+// for the float32 sums of groups.
 #include <algorithm>
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <limits>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "ptq/engine/cpu/linear_int8.hpp"
@@ -134,11 +136,128 @@ TEST_CASE("int8: zeros, numbers that are not finite, and formats that do not fit
       for (size_t i = 0; i < 3; ++i) CHECK(y[i] == 0);
       for (size_t i = 3; i < 9; ++i) CHECK(std::isnan(y[i]));  // only of the tokens that are broken
     }
-  AffineRows groups({8, Grid::sym_narrow, 1, 32}, 70), four({4, Grid::sym_narrow, 1, 0}, 70),
-      zeros({8, Grid::asym_gptq, 1, 0}, 70);
-  for (AffineRows* rows : {&groups, &four, &zeros}) {
-    rows->append(x.data(), 1);
-    CHECK_THROWS_AS(product(cpu::chosen_kernels(), *rows, std::vector<float>(70), 1, {}), Error);
+  // No whole units of columns; three bits; groups of 48, 96 and 192 and along the other axis.
+  std::vector<AffineRows> refused;
+  refused.emplace_back(AffineFormat{8, Grid::sym_narrow, 1, 32}, 70);
+  refused.emplace_back(AffineFormat{4, Grid::sym_narrow, 1, 0}, 70);
+  refused.emplace_back(AffineFormat{8, Grid::asym_gptq, 1, 0}, 70);
+  refused.emplace_back(AffineFormat{3, Grid::sym_narrow, 1, 32}, 384);
+  for (const int64_t group : {48, 96, 192})
+    refused.emplace_back(AffineFormat{4, Grid::sym_narrow, 1, group}, 384);
+  refused.emplace_back(AffineFormat{4, Grid::sym_narrow, 0, 32}, 384);
+  for (AffineRows& rows : refused) {
+    const std::vector<float> zeros(size_t(32 * rows.columns()));
+    rows.append(zeros.data(), 32);
+    CHECK_THROWS_AS(product(cpu::chosen_kernels(), rows, zeros, 1, {}), Error);
+  }
+}
+
+// Sums of the numbers themselves in 64 bits, and of their magnitudes.
+struct Sums {
+  std::vector<double> y, size;
+};
+Sums sums_of_numbers(const AffineRows& w, const std::vector<float>& x, int64_t n,
+                     std::optional<float> scale, const float* bias) {
+  const int64_t in = w.columns(), out = w.rows();
+  std::vector<float> numbers(size_t(in * out));
+  w.decode(0, out, numbers.data(), in);
+  Sums sums;
+  for (int64_t t = 0; t < n; ++t) {
+    float top = 0;
+    for (int64_t c = 0; c < in; ++c) top = std::max(top, std::abs(x[size_t(t * in + c)]));
+    const float s = scale ? *scale : std::max(top, 1e-5f) / 127.0f;
+    for (int64_t r = 0; r < out; ++r) {
+      double sum = bias[r], size = std::abs(bias[r]);
+      for (int64_t c = 0; c < in; ++c) {
+        const double q = std::clamp(std::nearbyint(x[size_t(t * in + c)] / s), -127.0f, 127.0f);
+        const double product = q * double(s) * double(numbers[size_t(r * in + c)]);
+        sum += product;
+        size += std::abs(product);
+      }
+      sums.y.push_back(sum);
+      sums.size.push_back(size);
+    }
+  }
+  return sums;
+}
+
+AffineRows grouped_weights(int bits, Grid grid, int64_t group, int64_t out, int64_t in) {
+  AffineRows w({bits, grid, 1, group}, in);
+  auto values = numbers(out * in, 5);
+  // Groups differ in size, so that no one's scale passes for another's.
+  for (size_t i = 0; i < values.size(); ++i) values[i] *= float(1 + i / 32 % 7);
+  w.append(values.data(), out);
+  return w;
+}
+
+TEST_CASE("int8: groups give the sums of the numbers, whatever the tokens, rows and threads",
+          "[linear]") {
+  struct Shape {
+    int64_t group, in, out;
+  };
+  for (const Shape s :
+       {Shape{32, 32, 1}, Shape{32, 576, 101}, Shape{64, 320, 50}, Shape{128, 576, 101},
+        Shape{256, 1184, 3}, Shape{0, 96, 2}, Shape{0, 160, 17}})
+    for (const int bits : {4, 8})
+      for (const Grid grid : {Grid::sym_narrow, Grid::sym_full, Grid::sym_gptq, Grid::asym_gptq,
+                              Grid::asym_awq, Grid::min}) {
+        const int64_t n = 11;
+        const AffineRows w = grouped_weights(bits, grid, s.group, s.out, s.in);
+        const auto x = numbers(n * s.in, 6), bias = numbers(s.out, 7);
+        for (const std::optional<float> scale : {std::optional<float>(), {0.005f}}) {
+          const Sums want = sums_of_numbers(w, x, n, scale, bias.data());
+          std::vector<float> fused;  // of AVX2, whose bits are those of AVX-512
+          for (const cpu::Kernels& k : cpu::runnable_kernels()) {
+            INFO("group " << s.group << ", in " << s.in << ", bits " << bits << ", grid "
+                          << int(grid) << ", static " << bool(scale) << ", " << k.name);
+            const auto all = product(k, w, x, n, scale, bias.data());
+            double worst = 0;
+            for (size_t i = 0; i < all.size(); ++i)
+              worst = std::max(worst, std::abs(all[i] - want.y[i]) / want.size[i]);
+            CHECK(worst < 1e-6);
+            for (const int64_t tokens : {1, 2, 4, 5, 8}) {
+              const auto some = product(k, w, x, tokens, scale, bias.data(), 3);
+              CHECK(std::equal(some.begin(), some.end(), all.begin()));
+            }
+            if (k.name == std::string("plain")) continue;
+            if (fused.empty()) fused = all;
+            CHECK(all == fused);
+          }
+        }
+      }
+}
+
+TEST_CASE("int8: groups beside each other and beside rows, rounded, and broken tokens",
+          "[linear]") {
+  const int64_t in = 192, n = 9;
+  const AffineRows four = grouped_weights(4, Grid::asym_gptq, 64, 97, in),
+                   eight = grouped_weights(8, Grid::min, 32, 33, in),
+                   rows = weights(50, in, Grid::sym_narrow, false);
+  auto x = numbers(n * in, 6);
+  const auto bias = numbers(97, 7);
+  ThreadPool pool(2);
+  for (const cpu::Kernels& k : cpu::runnable_kernels()) {
+    INFO(k.name);
+    std::vector<float> a(size_t(n * 97)), b(size_t(n * 33)), c(size_t(n * 50));
+    const cpu::Int8Product all[] = {
+        {&four, bias.data(), a.data()}, {&rows, nullptr, c.data()}, {&eight, nullptr, b.data()}};
+    cpu::linears_int8(pool, k, all, x.data(), n, {}, true);
+    CHECK(a == product(k, four, x, n, {}, bias.data(), 1, true));
+    CHECK(b == product(k, eight, x, n, {}, nullptr, 1, true));
+    CHECK(c == product(k, rows, x, n, {}, nullptr, 1, true));
+    auto rounded = product(k, four, x, n, {}, bias.data());
+    for (float& v : rounded) v = cpu::round_bf16(v);
+    CHECK(a == rounded);
+
+    for (const int64_t tokens : {int64_t{3}, n}) {
+      const auto clean = product(k, four, x, tokens, {});
+      auto broken = x;
+      broken[size_t(in + 7)] = std::numeric_limits<float>::infinity();
+      broken[size_t(2 * in - 1)] = std::numeric_limits<float>::quiet_NaN();
+      const auto y = product(k, four, broken, tokens, {});
+      for (size_t i = 0; i < y.size(); ++i)
+        CHECK((i / 97 == 1 ? std::isnan(y[i]) : y[i] == clean[i]));
+    }
   }
 }
 

@@ -162,7 +162,7 @@ TEST_CASE("weight methods: a static scale is that of the inputs that are rounded
 
 TEST_CASE("weight methods: degenerate matrices decode to finite numbers near the originals") {
   for (const char* name : {"rtn", "gptq", "awq", "imatrix_mse", "hqq", "nf4", "mxfp4", "nvfp4",
-                           "fp8_w8a8", "w8a8", "smoothquant", "llm_int8"}) {
+                           "fp8_w8a8", "w8a8", "w4a8", "smoothquant", "llm_int8"}) {
     Case c = cases().front();
     // By definition: AWQ's grid has no number near a group far from zero; HQQ takes steps of at
     // least 5e-5; GPTQ sets columns that no input uses to zero.

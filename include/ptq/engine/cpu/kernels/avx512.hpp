@@ -1,5 +1,5 @@
-// Kernels for AVX-512 (F, BW, DQ, VL, VBMI): dot products with stored rows, and the matrix product
-// of many tokens.
+// Kernels for AVX-512 (F, BW, DQ, VL, VBMI, VNNI): dot products with stored rows, the matrix
+// product of many tokens, and products of integers.
 #pragma once
 
 #ifdef __x86_64__
@@ -192,86 +192,8 @@ struct Pairs {
 #include "ptq/engine/cpu/kernels/products.inl"
 // Readers for the products:
 #include "ptq/engine/cpu/kernels/avx512_pairs.inl"
-
-// ---- integers ----------------------------------------------------------------------------------
-
-// y[t * ldy + r] of one row of codes: 64 products at a time.
-PTQ_TARGET inline void int8_row(const uint8_t* codes, int64_t columns, const int8_t* x, int64_t n,
-                                int64_t stride, int32_t* y, int64_t ldy) {
-  const int64_t whole = columns / 64 * 64;
-  const __mmask64 rest = (uint64_t{1} << (columns - whole)) - 1;
-  for (int64_t t = 0; t < n; ++t, x += stride) {
-    Ints acc[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
-    for (int64_t c = 0; c < whole; c += 64)
-      acc[c / 64 % 2] = _mm512_dpbusd_epi32(acc[c / 64 % 2], _mm512_loadu_si512(codes + c),
-                                            _mm512_loadu_si512(x + c));
-    acc[0] = _mm512_dpbusd_epi32(acc[0], _mm512_maskz_loadu_epi8(rest, codes + whole),
-                                 _mm512_maskz_loadu_epi8(rest, x + whole));
-    y[t * ldy] = _mm512_reduce_add_epi32(_mm512_add_epi32(acc[0], acc[1]));
-  }
-}
-
-// Rows of codes to a panel [stride / 4, kPanel, 4], zeros behind `columns` and behind `count` rows.
-PTQ_TARGET inline void int8_panel(const uint8_t* codes, int64_t columns, int64_t count,
-                                  int64_t stride, uint8_t* out) {
-  for (int64_t part = 0; part < kPanel; part += 16)
-    for (int64_t c = 0; c < stride; c += 64) {
-      const int64_t left = std::min<int64_t>(64, columns - c);
-      const __mmask64 mask = left == 64 ? ~uint64_t{0} : (uint64_t{1} << left) - 1;
-      Reg v[16];
-      for (int i = 0; i < 16; ++i)
-        v[i] = part + i < count ? _mm512_castsi512_ps(_mm512_maskz_loadu_epi8(
-                                      mask, codes + (part + i) * columns + c))
-                                : zero();
-      transpose(v);
-      for (int k = 0; k < 16; ++k) _mm512_storeu_ps(out + ((c / 4 + k) * kPanel + part) * 4, v[k]);
-    }
-}
-
-// y [R, kPanel] of R tokens and a panel.
-template <int R>
-PTQ_TARGET inline void int8_block(const int8_t* x, int64_t stride, const uint8_t* panel,
-                                  int32_t* y) {
-  Ints acc[R][3];
-  PTQ_UNROLL(8)
-  for (int r = 0; r < R; ++r) {
-    PTQ_UNROLL(3)
-    for (int v = 0; v < 3; ++v) acc[r][v] = _mm512_setzero_si512();
-  }
-  for (int64_t p = 0; p < stride; p += 4) {
-    Ints b[3];
-    PTQ_UNROLL(3)
-    for (int v = 0; v < 3; ++v) b[v] = _mm512_loadu_si512(panel + p * kPanel + 64 * v);
-    PTQ_UNROLL(8)
-    for (int r = 0; r < R; ++r) {
-      int32_t four;
-      std::memcpy(&four, x + r * stride + p, 4);
-      const Ints a = _mm512_set1_epi32(four);
-      PTQ_UNROLL(3)
-      for (int v = 0; v < 3; ++v) acc[r][v] = _mm512_dpbusd_epi32(acc[r][v], b[v], a);
-    }
-  }
-  PTQ_UNROLL(8)
-  for (int r = 0; r < R; ++r) {
-    PTQ_UNROLL(3)
-    for (int v = 0; v < 3; ++v) _mm512_storeu_si512(y + r * kPanel + 16 * v, acc[r][v]);
-  }
-}
-
-inline void int8(const uint8_t* codes, int64_t columns, int64_t count, const int8_t* x, int64_t n,
-                 int64_t stride, int32_t* y) {
-  if (n < 8) {
-    for (int64_t r = 0; r < count; ++r)
-      int8_row(codes + r * columns, columns, x, n, stride, y + r, kPanel);
-    return;
-  }
-  thread_local std::vector<uint8_t> panel;
-  panel.resize(size_t(kPanel * stride));
-  int8_panel(codes, columns, count, stride, panel.data());
-  int64_t i = 0;
-  for (; i + 8 <= n; i += 8) int8_block<8>(x + i * stride, stride, panel.data(), y + i * kPanel);
-  for (; i < n; ++i) int8_block<1>(x + i * stride, stride, panel.data(), y + i * kPanel);
-}
+// Products of another kind:
+#include "ptq/engine/cpu/kernels/avx512_int8.inl"
 
 }  // namespace ptq::cpu::avx512
 

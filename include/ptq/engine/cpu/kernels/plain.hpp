@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "ptq/encoding/affine.hpp"
 #include "ptq/engine/cpu/kernels/int8.hpp"
 #include "ptq/engine/cpu/kernels/weight_rows.hpp"
 #include "ptq/engine/cpu/simd.hpp"
@@ -71,6 +72,34 @@ inline void int8(const uint8_t* codes, int64_t columns, int64_t count, const int
         sum += int32_t(codes[r * columns + c]) * int32_t(x[t * stride + c]);
       y[t * kInt8Rows + r] = sum;
     }
+}
+
+inline void int8_groups(const AffineRows& w, int64_t begin, int64_t end, const int8_t* x,
+                        const int32_t* sums, int64_t n, int64_t stride, float* y, int64_t ldy) {
+  const int64_t in = w.columns(), groups = w.groups(), unit = int8_unit(w);
+  std::vector<float> scale(static_cast<size_t>(groups)), offset(scale.size());
+  std::vector<uint8_t> codes(static_cast<size_t>(in));
+  for (int64_t r = begin; r < end; ++r) {
+    w.read_params(r * groups, groups, scale.data(), offset.data());
+    const uint8_t* row = w.row_codes(r);
+    for (int64_t c = 0; c < in; ++c)
+      codes[size_t(c)] = w.format().bits == 8 ? row[c] : (row[c / 2] >> c % 2 * 4) & 15;
+    for (int64_t t = 0; t < n; ++t) {
+      float chains[4] = {};
+      for (int64_t u = 0; u * unit < in; ++u) {
+        const int64_t c0 = u * unit, stop = std::min(in, c0 + unit);
+        int32_t sum = 0;
+        for (int64_t c = c0; c < stop; ++c)
+          sum += int32_t(codes[size_t(c)]) * int32_t(x[t * stride + c]);
+        const int32_t inputs = int8_sum(sums + t * (stride / kInt8Unit), c0, stop);
+        const size_t g = size_t(u * unit / w.group());
+        float& to = chains[unit == kInt8Wide ? 0 : u % 4];
+        to += offset[g] * float(inputs);
+        to += scale[g] * float(sum);
+      }
+      y[t * ldy + r - begin] = (chains[0] + chains[1]) + (chains[2] + chains[3]);
+    }
+  }
 }
 
 }  // namespace ptq::cpu::plain
