@@ -97,7 +97,7 @@ finish() {
   [ $((count[FAILED] + count[CUT])) -eq 0 ] || exit 1
   [ -z "$why" ] || exit 77
 }
-why= stopped= whole=  # whole: every step had its turn
+why= stopped= whole= had=0  # whole: all steps had their turn
 trap finish EXIT
 trap 'stopped=143; exit 143' TERM INT HUP
 
@@ -309,5 +309,7 @@ for step in "${steps[@]}"; do
     "step_$step"
   fi
   pack
+  had=$((had + 1))
 done
-whole=yes
+# A loop that such a signal ended (see finish) comes here, too.
+[ $had -lt ${#steps[@]} ] || whole=yes

@@ -7,8 +7,8 @@
 //                s_j = max|x_j|^alpha / max|w_j|^(1-alpha), from both norms into q, k, v and gate,
 //                up (arXiv 2211.10438; mit-han-lab/smoothquant, smooth.py). Channels that are never
 //                used keep s = 1, where the original divides by 1e-5.
-//   w4a8         inputs as w8a8, weights of 4 bits rounded to nearest in groups; products of integers
-//                where groups are 32, 64 or a multiple of 128
+//   w4a8         inputs as w8a8, weights of 4 bits rounded to nearest in groups; products are of
+//                integers where groups are 32, 64 or a multiple of 128
 //   llm_int8     as w8a8, but inputs of at least `threshold` enter exactly (arXiv 2208.07339). The
 //                original takes whole columns of a batch out; here each token has its own, so that
 //                results do not depend on what is computed together.

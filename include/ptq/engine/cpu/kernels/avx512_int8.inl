@@ -9,9 +9,11 @@ PTQ_TARGET inline void int8_row(const uint8_t* codes, int64_t columns, const int
   const __mmask64 rest = (uint64_t{1} << (columns - whole)) - 1;
   for (int64_t t = 0; t < n; ++t, x += stride) {
     Ints acc[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
-    for (int64_t c = 0; c < whole; c += 64)
+    for (int64_t c = 0; c < whole; c += 64) {
+      prefetch(codes + c + 8192);
       acc[c / 64 % 2] = _mm512_dpbusd_epi32(acc[c / 64 % 2], _mm512_loadu_si512(codes + c),
                                             _mm512_loadu_si512(x + c));
+    }
     acc[0] = _mm512_dpbusd_epi32(acc[0], _mm512_maskz_loadu_epi8(rest, codes + whole),
                                  _mm512_maskz_loadu_epi8(rest, x + whole));
     y[t * ldy] = _mm512_reduce_add_epi32(_mm512_add_epi32(acc[0], acc[1]));
