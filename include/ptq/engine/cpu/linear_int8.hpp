@@ -192,9 +192,8 @@ inline void linears_int8(ThreadPool& pool, const Kernels& kernels,
               ", group_size = " + std::to_string(p.w->format().group_size) + ", axis = " +
               std::to_string(p.w->format().axis) + ", columns = " + std::to_string(in),
           "they are for 4 or 8 bits along the row (axis 1) in groups of 32, 64, a multiple of 128 "
-          "or 0, "
-          "columns a multiple of 32; or for 8 bits, group_size 0, grid sym_narrow or sym_full, at "
-          "most 66311 columns");
+          "or 0, columns a multiple of 32; or for 8 bits, group_size 0, grid sym_narrow or "
+          "sym_full, at most 66311 columns");
     tasks += tasks_of(p);
   }
   const Int8Tokens tokens = quantize_tokens(pool, x, n, in, scale);

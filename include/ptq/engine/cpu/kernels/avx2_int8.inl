@@ -26,6 +26,14 @@ PTQ_TARGET inline void widen(const int8_t* x, int64_t n, int16_t* out) {
                         _mm256_cvtepi8_epi16(sixteen(reinterpret_cast<const uint8_t*>(x + i))));
 }
 
+// The same in a room of the thread, until the next call.
+inline const int16_t* group_inputs(const int8_t* x, int64_t n) {
+  thread_local std::vector<int16_t> wide;
+  wide.resize(size_t(n));
+  widen(x, n, wide.data());
+  return wide.data();
+}
+
 // y[r * kInt8Rows ...] of `depth` columns, an even number, of R tokens and kWide rows.
 template <int R>
 PTQ_TARGET inline void int8_block(const int16_t* x, int64_t stride, int64_t depth,
@@ -72,13 +80,11 @@ PTQ_TARGET inline void int8_row(const uint8_t* codes, int64_t columns, const int
 
 inline void int8(const uint8_t* codes, int64_t columns, int64_t count, const int8_t* x, int64_t n,
                  int64_t stride, int32_t* y) {
-  thread_local std::vector<int16_t> wide;
   thread_local std::vector<int32_t> panel;
-  wide.resize(size_t(n * stride));
-  widen(x, n * stride, wide.data());
+  const int16_t* const wide = group_inputs(x, n * stride);
   if (n < kInt8Many) {
     for (int64_t r = 0; r < count; ++r)
-      int8_row(codes + r * columns, columns, wide.data(), n, stride, y + r);
+      int8_row(codes + r * columns, columns, wide, n, stride, y + r);
     return;
   }
   panel.resize(size_t(kWide * stride / 2));
@@ -86,7 +92,7 @@ inline void int8(const uint8_t* codes, int64_t columns, int64_t count, const int
     int8_panel(codes, columns, count, stride, part, panel.data());
     int64_t i = 0;
     const auto block = [&](const auto& multiply) {
-      multiply(wide.data() + i * stride, stride, stride, panel.data(), y + i * kInt8Rows + part);
+      multiply(wide + i * stride, stride, stride, panel.data(), y + i * kInt8Rows + part);
     };
     for (; i + 4 <= n; i += 4) block(int8_block<4>);
     for (; i < n; ++i) block(int8_block<1>);
@@ -125,11 +131,9 @@ PTQ_TARGET inline void int8_few(const AffineRows& w, int64_t begin, int64_t end,
                                 const int32_t* sums, int64_t n, int64_t stride, float* y,
                                 int64_t ldy) {
   const int64_t columns = w.columns(), groups = w.groups(), unit = int8_unit(w);
-  thread_local std::vector<int16_t> wide;
   thread_local std::vector<uint8_t> codes;
   thread_local std::vector<float> scale, offset;
-  wide.resize(size_t(n * stride));
-  widen(x, n * stride, wide.data());
+  const int16_t* const wide = group_inputs(x, n * stride);
   codes.resize(size_t(columns));
   scale.resize(size_t(groups));
   offset.resize(scale.size());
@@ -144,7 +148,7 @@ PTQ_TARGET inline void int8_few(const AffineRows& w, int64_t begin, int64_t end,
       float chains[4] = {};
       for (int64_t c = 0, u = 0; c < columns; c += unit, ++u) {
         const int64_t stop = std::min(columns, c + unit);
-        const int32_t dot = int8_dot(row + c, wide.data() + t * stride + c, stop - c);
+        const int32_t dot = int8_dot(row + c, wide + t * stride + c, stop - c);
         const auto g = size_t(c / w.group());
         float& to = chains[unit == kInt8Wide ? 0 : u % 4];
         to = __builtin_fmaf(float(int8_sum(sums + t * (stride / kInt8Unit), c, stop)), offset[g],
@@ -167,12 +171,6 @@ PTQ_INLINE Reg float_of(const int32_t* p) {
     return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p) + i);
   };
   return {_mm256_cvtepi32_ps(half(0)), _mm256_cvtepi32_ps(half(1))};
-}
-inline const int16_t* group_inputs(const int8_t* x, int64_t n) {
-  thread_local std::vector<int16_t> wide;
-  wide.resize(size_t(n));
-  widen(x, n, wide.data());
-  return wide.data();
 }
 inline void group_panel(const uint8_t* codes, int64_t columns, int64_t count, int64_t stride,
                         GroupPanel* out) {
