@@ -134,6 +134,11 @@ Limits measure_limits(Sheet& sheet, const std::string& device, Compute compute, 
       limits.flops = limits.bf16_flops;
       limits.flops_of = "of the rate of bfloat16 dots";
     }
+    if (compute == Compute::int8 && limits.int8_ops > 0 &&
+        std::string_view(cpu::chosen_kernels().name).starts_with("avx512")) {
+      limits.flops = limits.int8_ops;
+      limits.flops_of = "of the rate of 8-bit dots";
+    }
     limits.bytes = read_bandwidth(sheet, pool);
     return limits;
   }

@@ -104,6 +104,10 @@ class Layers {
       }
     integers("W8A8, integers", {8, Grid::sym_narrow, 1, 0}, w, single);
     integers("W4A8, integers, groups of 128", {4, Grid::asym_gptq, 1, 128}, w, single);
+    for (const BlockFormat* format : {&kFormat<Q8_0>, &kFormat<Q4_1>}) {
+      const Stored s = blocks(*format);
+      integers(s.what + ", compute int8", cpu::WeightRows(s.weight.file()), {{}, true}, single);
+    }
   }
 
  private:
@@ -140,10 +144,14 @@ class Layers {
                 double single) {
     AffineRows rows(format, kIn);
     rows.append(w.data(), kOut);
+    integers(what, cpu::WeightRows(rows), {}, single);
+  }
+  void integers(const std::string& what, const cpu::WeightRows& w, const cpu::InputScale& how,
+                double single) {
     std::vector<float> y(size_t(kTokens * kOut));
-    const cpu::Int8Product product{&rows, nullptr, y.data()};
+    const cpu::Int8Product product{w, kOut, nullptr, y.data()};
     const Timing t = measure([&] {
-      cpu::linears_int8(pool_, kernels_, std::span(&product, 1), x_.data(), kTokens, {}, false);
+      cpu::linears_int8(pool_, kernels_, std::span(&product, 1), x_.data(), kTokens, how, false);
     });
     row(what, t, single, limits_.int8_ops, "of the rate of 8-bit dots");
   }

@@ -99,12 +99,13 @@ int run(Settings s) {
   if (s.speed.long_only && (s.long_context == 0 || (s.long_context < 0 && !cuda)))
     throw usage_error("--long-only wants the number of tokens: --long-context");
   const Compute compute = compute_from_word(s.compute, "--compute");
+  check_compute(device, compute, "--compute");
   Sheet sheet(s.json, s.csv);
   sheet.fact("machine", nlohmann::ordered_json::parse(json_text(machine_facts())));
   sheet.fact("instructions", cpu_instructions());
   if (s.linear) {
     if (cuda) throw usage_error("--linear measures the kernels of the CPU", "--device " + device);
-    measure_linear(sheet, measure_limits(sheet, device, compute, s.threads), s.threads);
+    measure_linear(sheet, measure_limits(sheet, device, Compute::fp32, s.threads), s.threads);
     return 0;
   }
   const ModelSource source{s.model, compute, random_weights_seed(s.model, false, 0)};
@@ -154,7 +155,7 @@ int main(int argc, char** argv) {
       "model", po::value(&s.model)->default_value("models/tiny-llama"),
       "Hugging Face folder; with config.json only: random weights")(
       "device", po::value(&s.device)->default_value("cpu"), "cpu, cuda, cuda:N or auto")(
-      "compute", po::value(&s.compute)->default_value("fp32"), "fp32 or bf16")(
+      "compute", po::value(&s.compute)->default_value("fp32"), "fp32, bf16 or int8")(
       "plugins", po::value(&s.speed.plugins)->default_value("build/plugins"),
       "folder with kivi.so and rtn.so")(
       "weights", po::value(&s.speed.weights),

@@ -8,8 +8,8 @@
 Each round runs every program once: a prefill of every --tokens with the last token's logits, and
 64 decoded tokens, behind 64 with ptq-bench and behind none with llama-bench. --text: also the
 perplexity of four windows of 2048 tokens, from the start of the process to the number, with the
-ptq-host and llama-perplexity that lie beside the two benchmarks. --ptq MODE=MODEL: MODE fp32 or
-bf16, or with weights as a method stores them METHOD@fp32 or METHOD@bf16, which has no perplexity
+ptq-host and llama-perplexity that lie beside the two benchmarks. --ptq MODE=MODEL: MODE fp32,
+bf16 or int8, or with weights as a method stores them METHOD@fp32, ..., which has no perplexity
 here; MODEL a GGUF file or a Hugging Face folder. --gguf: what the peers run, or NAME=FILE what one
 of them does. Medians of the rounds, the spread beside them, and the ratio of each of our lines to
 the fastest peer. Standard library only.

@@ -127,6 +127,7 @@ Plan make_plan(const PlanRequest& request) {
   }
   plan.experiment = read_experiment(tree, request.file, problems);
   plan.device = resolve_device(request.device, code_build());
+  check_compute(plan.device, plan.experiment.model.compute, plan.experiment.model.compute_where);
   if (plan.experiment.limits.address_space_gib > 0 && plan.device != "cpu") {
     throw usage_error(
         "a cell on a GPU has no limit of its address space: the driver maps more of it "

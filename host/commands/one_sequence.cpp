@@ -96,6 +96,7 @@ SubjectRequest read_subject(const Arguments& arguments) {
       find_model(text_of(arguments, "model"), {working_folder()}, "--model").folder;
   if (const std::string compute = text_of(arguments, "compute"); !compute.empty()) {
     request.model.compute = compute_from_word(compute, "--compute");
+    check_compute(request.device, request.model.compute, "--compute");
   }
   request.model.random_seed = random_weights_seed(request.model.folder, false, 0);
   request.threads = int(integer_of(arguments, "threads", 0, 1, 4096));
@@ -122,8 +123,9 @@ const char* const kOneSequenceHelp =
                    streaming (default with --method): every token reads the cache;
                    prefill-exact: the tokens read each other in full precision;
                    prefill-encoded: all tokens read the cache as it is after the last
-  --compute NAME   fp32 (default), or bf16: rounded to bfloat16 where the reference
-                   implementation rounds when it runs in it
+  --compute NAME   fp32 (default); bf16: rounded to bfloat16 where the reference
+                   implementation rounds when it runs in it; or int8: inputs of linear layers
+                   whose weights are stored as integers become integers, a scale for 32 of them
   --seed N         of the method; default 0
   --device NAME, --threads N, --plugins DIR: as in ptq-host run
 )";

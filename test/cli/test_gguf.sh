@@ -16,6 +16,9 @@ cmp -s "$work/a.safetensors" "$work/b.safetensors" && fail "a 2-bit cache change
 run 0 logits --model "$file" --ids "$ids" --device cpu --out "$work/c.safetensors" --method rtn \
   --set bits=2
 cmp -s "$work/a.safetensors" "$work/c.safetensors" && fail "2-bit weights change nothing"
+run 0 logits --model "$file" --ids "$ids" --device cpu --out "$work/i.safetensors" --compute int8
+says out "compute int8"
+cmp -s "$work/a.safetensors" "$work/i.safetensors" && fail "inputs of 8 bits change nothing"
 run 0 trace --model "$file" --ids "$ids" --device cpu --out "$work/trace.safetensors"
 run 0 trace --model "$file" --ids "$ids" --device cpu --against "$work/trace.safetensors"
 

@@ -3,8 +3,11 @@
 #include <algorithm>
 #include <catch2/catch.hpp>
 #include <cmath>
+#include <cstring>
 #include <limits>
+#include <memory>
 #include <optional>
+#include <random>
 #include <span>
 #include <string>
 #include <vector>
@@ -26,14 +29,19 @@ AffineRows weights(int64_t out, int64_t in, Grid grid, bool extreme) {
   return rows;
 }
 
+std::vector<float> product(const cpu::Kernels& k, const cpu::WeightRows& w, int64_t out,
+                           const std::vector<float>& x, int64_t n, const cpu::InputScale& how,
+                           const float* bias = nullptr, int threads = 2, bool bf16 = false) {
+  ThreadPool pool(threads);
+  std::vector<float> y(size_t(n * out));
+  const cpu::Int8Product one{w, out, bias, y.data()};
+  cpu::linears_int8(pool, k, std::span(&one, 1), x.data(), n, how, bf16);
+  return y;
+}
 std::vector<float> product(const cpu::Kernels& k, const AffineRows& w, const std::vector<float>& x,
                            int64_t n, std::optional<float> scale, const float* bias = nullptr,
                            int threads = 2, bool bf16 = false) {
-  ThreadPool pool(threads);
-  std::vector<float> y(size_t(n * w.rows()));
-  const cpu::Int8Product one{&w, bias, y.data()};
-  cpu::linears_int8(pool, k, std::span(&one, 1), x.data(), n, scale, bf16);
-  return y;
+  return product(k, cpu::WeightRows(w), w.rows(), x, n, {scale}, bias, threads, bf16);
 }
 
 // The formula, with sums in 64 bits.
@@ -99,8 +107,9 @@ TEST_CASE("int8: several products of one input are those of each alone, rounded 
   for (const cpu::Kernels& k : cpu::runnable_kernels()) {
     INFO(k.name);
     std::vector<float> a(size_t(n * 97)), b(size_t(n * 33)), c(a.size());
-    const cpu::Int8Product all[] = {
-        {&wide, bias.data(), a.data()}, {&narrow, nullptr, b.data()}, {&wide, nullptr, c.data()}};
+    const cpu::Int8Product all[] = {{cpu::WeightRows(wide), 97, bias.data(), a.data()},
+                                    {cpu::WeightRows(narrow), 33, nullptr, b.data()},
+                                    {cpu::WeightRows(wide), 97, nullptr, c.data()}};
     cpu::linears_int8(pool, k, all, x.data(), n, {}, false);
     CHECK(a == product(k, wide, x, n, {}, bias.data()));
     CHECK(b == product(k, narrow, x, n, {}));
@@ -156,19 +165,23 @@ TEST_CASE("int8: zeros, numbers that are not finite, and formats that do not fit
 struct Sums {
   std::vector<double> y, size;
 };
-Sums sums_of_numbers(const AffineRows& w, const std::vector<float>& x, int64_t n,
-                     std::optional<float> scale, const float* bias) {
-  const int64_t in = w.columns(), out = w.rows();
+Sums sums_of_numbers(const cpu::WeightRows& w, int64_t out, const std::vector<float>& x, int64_t n,
+                     const cpu::InputScale& how, const float* bias) {
+  const int64_t in = w.columns(), unit = how.per_unit ? 32 : in;
   std::vector<float> numbers(size_t(in * out));
-  w.decode(0, out, numbers.data(), in);
+  w.decode(0, out, numbers.data());
   Sums sums;
   for (int64_t t = 0; t < n; ++t) {
-    float top = 0;
-    for (int64_t c = 0; c < in; ++c) top = std::max(top, std::abs(x[size_t(t * in + c)]));
-    const float s = scale ? *scale : std::max(top, 1e-5f) / 127.0f;
+    std::vector<float> scales;
+    for (int64_t c = 0; c < in; ++c) {
+      if (c % unit == 0) scales.push_back(how.per_unit ? 1e-30f : 1e-5f);
+      scales.back() = std::max(scales.back(), std::abs(x[size_t(t * in + c)]));
+    }
+    for (float& s : scales) s = how.fixed ? *how.fixed : s / 127.0f;
     for (int64_t r = 0; r < out; ++r) {
       double sum = bias[r], size = std::abs(bias[r]);
       for (int64_t c = 0; c < in; ++c) {
+        const float s = scales[size_t(c / unit)];
         const double q = std::clamp(std::nearbyint(x[size_t(t * in + c)] / s), -127.0f, 127.0f);
         const double product = q * double(s) * double(numbers[size_t(r * in + c)]);
         sum += product;
@@ -190,41 +203,76 @@ AffineRows grouped_weights(int bits, Grid grid, int64_t group, int64_t out, int6
   return w;
 }
 
+// Every kernel's product against the sums of numbers; of few tokens and of many the same bits, and
+// of AVX2 those of AVX-512.
+void check_groups(const cpu::WeightRows& w, int64_t out, const std::vector<float>& x, int64_t n,
+                  const cpu::InputScale& how) {
+  const auto bias = numbers(out, 7);
+  const Sums want = sums_of_numbers(w, out, x, n, how, bias.data());
+  std::vector<float> fused;
+  for (const cpu::Kernels& k : cpu::runnable_kernels()) {
+    INFO("static " << bool(how.fixed) << ", per unit " << how.per_unit << ", " << k.name);
+    const auto all = product(k, w, out, x, n, how, bias.data());
+    double worst = 0;
+    for (size_t i = 0; i < all.size(); ++i)
+      worst = std::max(worst, std::abs(all[i] - want.y[i]) / want.size[i]);
+    CHECK(worst < 1e-6);
+    for (const int64_t tokens : {1, 2, 4, 5, 8}) {
+      const auto some = product(k, w, out, x, tokens, how, bias.data(), 3);
+      CHECK(std::equal(some.begin(), some.end(), all.begin()));
+    }
+    if (k.name == std::string("plain")) continue;
+    if (fused.empty()) fused = all;
+    CHECK(all == fused);
+  }
+}
+
 TEST_CASE("int8: groups give the sums of the numbers, whatever the tokens, rows and threads",
           "[linear]") {
   struct Shape {
     int64_t group, in, out;
   };
   for (const Shape s :
-       {Shape{32, 32, 1}, Shape{32, 576, 101}, Shape{64, 320, 50}, Shape{128, 576, 101},
-        Shape{256, 1184, 3}, Shape{0, 96, 2}, Shape{0, 160, 17}})
+       {Shape{32, 32, 1}, Shape{32, 96, 5}, Shape{32, 576, 101}, Shape{64, 320, 50},
+        Shape{128, 576, 101}, Shape{256, 1184, 3}, Shape{0, 96, 2}, Shape{0, 160, 17}})
     for (const int bits : {4, 8})
       for (const Grid grid : {Grid::sym_narrow, Grid::sym_full, Grid::sym_gptq, Grid::asym_gptq,
                               Grid::asym_awq, Grid::min}) {
         const int64_t n = 11;
         const AffineRows w = grouped_weights(bits, grid, s.group, s.out, s.in);
-        const auto x = numbers(n * s.in, 6), bias = numbers(s.out, 7);
-        for (const std::optional<float> scale : {std::optional<float>(), {0.005f}}) {
-          const Sums want = sums_of_numbers(w, x, n, scale, bias.data());
-          std::vector<float> fused;  // of AVX2, whose bits are those of AVX-512
-          for (const cpu::Kernels& k : cpu::runnable_kernels()) {
-            INFO("group " << s.group << ", in " << s.in << ", bits " << bits << ", grid "
-                          << int(grid) << ", static " << bool(scale) << ", " << k.name);
-            const auto all = product(k, w, x, n, scale, bias.data());
-            double worst = 0;
-            for (size_t i = 0; i < all.size(); ++i)
-              worst = std::max(worst, std::abs(all[i] - want.y[i]) / want.size[i]);
-            CHECK(worst < 1e-6);
-            for (const int64_t tokens : {1, 2, 4, 5, 8}) {
-              const auto some = product(k, w, x, tokens, scale, bias.data(), 3);
-              CHECK(std::equal(some.begin(), some.end(), all.begin()));
-            }
-            if (k.name == std::string("plain")) continue;
-            if (fused.empty()) fused = all;
-            CHECK(all == fused);
-          }
-        }
+        const auto x = numbers(n * s.in, 6);
+        INFO("group " << s.group << ", in " << s.in << ", bits " << bits << ", grid " << int(grid));
+        for (const cpu::InputScale& how :
+             {cpu::InputScale{}, cpu::InputScale{0.005f}, cpu::InputScale{{}, true}})
+          check_groups(cpu::WeightRows(w), s.out, x, n, how);
       }
+}
+
+TEST_CASE("int8: blocks of GGUF files give the sums of the numbers, also in llama.cpp's order",
+          "[linear]") {
+  using namespace blocks_detail;
+  for (const BlockFormat* format : {&kFormat<Q4_0>, &kFormat<Q4_1>, &kFormat<Q8_0>})
+    for (const int64_t in : {32, 64, 96, 128, 576})
+      for (const int64_t out : {1, 6, 102})
+        for (const int64_t paired : {0, 6}) {
+          if (out % 6 != 0 && paired > 0) continue;
+          INFO(format->name << ", in " << in << ", out " << out << ", paired " << paired);
+          const int64_t n = 11, bytes = in / 32 * format->bytes;
+          // No byte in front of the rows or behind them.
+          const auto file = std::make_unique<uint8_t[]>(size_t(out * bytes));
+          std::mt19937 random(1);
+          for (int64_t i = 0; i < out * bytes; ++i) file[size_t(i)] = uint8_t(random());
+          for (int64_t i = 0; i < out * in / 32; ++i) {
+            const uint16_t two[2] = {float_to_f16(0.01f * float(1 + i % 7)),
+                                     float_to_f16(-0.03f * float(1 + i % 5))};
+            std::memcpy(file.get() + i * format->bytes, two, format == &kFormat<Q4_1> ? 4 : 2);
+          }
+          const StoredRows rows{file.get(), in, DType::f32, format, paired};
+          const auto x = numbers(n * in, 6);
+          for (const cpu::InputScale& how :
+               {cpu::InputScale{}, cpu::InputScale{0.005f}, cpu::InputScale{{}, true}})
+            check_groups(cpu::WeightRows(rows), out, x, n, how);
+        }
 }
 
 TEST_CASE("int8: groups beside each other and beside rows, rounded, and broken tokens",
@@ -239,8 +287,9 @@ TEST_CASE("int8: groups beside each other and beside rows, rounded, and broken t
   for (const cpu::Kernels& k : cpu::runnable_kernels()) {
     INFO(k.name);
     std::vector<float> a(size_t(n * 97)), b(size_t(n * 33)), c(size_t(n * 50));
-    const cpu::Int8Product all[] = {
-        {&four, bias.data(), a.data()}, {&rows, nullptr, c.data()}, {&eight, nullptr, b.data()}};
+    const cpu::Int8Product all[] = {{cpu::WeightRows(four), 97, bias.data(), a.data()},
+                                    {cpu::WeightRows(rows), 50, nullptr, c.data()},
+                                    {cpu::WeightRows(eight), 33, nullptr, b.data()}};
     cpu::linears_int8(pool, k, all, x.data(), n, {}, true);
     CHECK(a == product(k, four, x, n, {}, bias.data(), 1, true));
     CHECK(b == product(k, eight, x, n, {}, nullptr, 1, true));
@@ -249,15 +298,36 @@ TEST_CASE("int8: groups beside each other and beside rows, rounded, and broken t
     for (float& v : rounded) v = cpu::round_bf16(v);
     CHECK(a == rounded);
 
-    for (const int64_t tokens : {int64_t{3}, n}) {
-      const auto clean = product(k, four, x, tokens, {});
-      auto broken = x;
-      broken[size_t(in + 7)] = std::numeric_limits<float>::infinity();
-      broken[size_t(2 * in - 1)] = std::numeric_limits<float>::quiet_NaN();
-      const auto y = product(k, four, broken, tokens, {});
-      for (size_t i = 0; i < y.size(); ++i)
-        CHECK((i / 97 == 1 ? std::isnan(y[i]) : y[i] == clean[i]));
-    }
+    // Also with a scale for each unit, which all but `rows` of one sum can have.
+    const cpu::Int8Product units[] = {{cpu::WeightRows(four), 97, bias.data(), a.data()},
+                                      {cpu::WeightRows(rows), 50, nullptr, c.data()},
+                                      {cpu::WeightRows(eight), 33, nullptr, b.data()}};
+    const cpu::InputScale per_unit{{}, true};
+    cpu::linears_int8(pool, k, units, x.data(), n, per_unit, false);
+    CHECK(a == product(k, cpu::WeightRows(four), 97, x, n, per_unit, bias.data(), 1));
+    CHECK(b == product(k, cpu::WeightRows(eight), 33, x, n, per_unit, nullptr, 1));
+    CHECK(c == product(k, cpu::WeightRows(rows), 50, x, n, per_unit, nullptr, 1));
+
+    for (const cpu::InputScale& how : {cpu::InputScale{}, per_unit})
+      for (const int64_t tokens : {int64_t{3}, n}) {
+        const auto of = [&](const std::vector<float>& from) {
+          return product(k, cpu::WeightRows(four), 97, from, tokens, how);
+        };
+        const auto clean = of(x);
+        auto broken = x;
+        broken[size_t(in + 7)] = std::numeric_limits<float>::infinity();
+        broken[size_t(2 * in - 1)] = std::numeric_limits<float>::quiet_NaN();
+        const auto y = of(broken);
+        for (size_t i = 0; i < y.size(); ++i)
+          CHECK((i / 97 == 1 ? std::isnan(y[i]) : y[i] == clean[i]));
+        // Units of zeros, and of numbers far below those of others.
+        auto small = x;
+        std::fill(small.begin(), small.begin() + in, 0.0f);
+        for (int64_t c0 = in; c0 < in + 32; ++c0) small[size_t(c0)] *= 1e-9f;
+        const auto z = of(small);
+        CHECK(std::all_of(z.begin(), z.begin() + 97, [](float v) { return v == 0; }));
+        check_groups(cpu::WeightRows(four), 97, small, n, how);
+      }
   }
 }
 

@@ -1,6 +1,8 @@
 // The logits of a token are the same bits however its sequence is computed: any number of threads,
 // any cut into passes, any other sequences beside it, on one set of kernels.
+#include <algorithm>
 #include <catch2/catch.hpp>
+#include <cmath>
 #include <filesystem>
 #include <initializer_list>
 #include <map>
@@ -93,7 +95,7 @@ Logits run_beside_others(CpuTransformer& engine, KvMethod* method,
   return all;
 }
 
-enum class Weights { float32, float16, int4, int8 };
+enum class Weights { float32, float16, int4, int4_units, int8 };
 
 // Changes every linear layer of a model.
 void encode(CpuTransformer& engine, Weights how) {
@@ -106,6 +108,8 @@ void encode(CpuTransformer& engine, Weights how) {
       w.decode(0, w.out(), x.data());
       if (how == Weights::float16) w.dense(DType::f16, 1, w.out(), w.in(), x.data());
       if (how == Weights::int4) w.affine({4, Grid::asym_gptq, 1, 16}, 1, w.out(), w.in(), x.data());
+      if (how == Weights::int4_units)
+        w.affine({4, Grid::asym_gptq, 1, l == 0 ? 32 : 0}, 1, w.out(), w.in(), x.data());
       if (how == Weights::int8) {
         w.affine({8, Grid::sym_narrow, 1, 0}, 1, w.out(), w.in(), x.data());
         w.set_activation({ActivationKind::int8_token, 0, 0});
@@ -183,6 +187,35 @@ TEST_CASE("engine: logits do not depend on threads, cuts or neighbours", "[same-
   for (const cpu::Kernels& kernels : cpu::runnable_kernels())
     for (const Weights weights : {Weights::float32, Weights::float16, Weights::int4, Weights::int8})
       check(model, weights, Compute::fp32, kernels);
+}
+
+TEST_CASE("engine: the same where inputs become integers as the weights are", "[same-bits]") {
+  RandomModel m;
+  m.hidden = 64;
+  m.intermediate = 160;
+  const OnDisk model(m);
+  for (const cpu::Kernels& kernels : cpu::runnable_kernels()) {
+    check(model, Weights::int4_units, Compute::int8, kernels);
+    // A method that rounds inputs its own way, and weights that are no integers.
+    check(model, Weights::int8, Compute::int8, kernels);
+    const auto logits = [&](Weights weights, Compute compute) {
+      return run(*model.open(2, weights, compute, kernels), nullptr, text(1), kTokens, 1);
+    };
+    const auto same = [&](Weights weights) {
+      return logits(weights, Compute::int8) == logits(weights, Compute::fp32);
+    };
+    CHECK(same(Weights::float16));
+    CHECK(same(Weights::int8));
+    const Logits exact = logits(Weights::int4_units, Compute::fp32),
+                 rounded = logits(Weights::int4_units, Compute::int8);
+    double worst = 0, largest = 0;
+    for (size_t i = 0; i < exact.size(); ++i) {
+      worst = std::max(worst, std::abs(double(exact[i]) - double(rounded[i])));
+      largest = std::max(largest, std::abs(double(exact[i])));
+    }
+    CHECK(worst > 0);
+    CHECK(worst < 0.03 * largest);
+  }
 }
 
 TEST_CASE("engine: a digest of all logits says whether two runs are the same", "[same-bits]") {

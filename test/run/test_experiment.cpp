@@ -7,6 +7,7 @@
 
 #include "host/setting.hpp"
 #include "ptq/core/toml.hpp"
+#include "ptq/run/engine_loader.hpp"
 #include "ptq/run/experiment.hpp"
 #include "test/support/replaced.hpp"
 
@@ -211,6 +212,21 @@ TEST_CASE("wrong types, ranges and words are named with what is allowed", "[expe
              Contains("did you mean \"bf16\"?"));
   CHECK_THAT(error_of(std::string(kSmall) + "[model]\nrandom = \"yes\"\n"),
              Contains("`model.random`: expected true or false, got string"));
+}
+
+TEST_CASE("integers are for processors, which is said with the line", "[experiment]") {
+  const Experiment experiment = read(std::string(kSmall) + "[model]\ncompute = \"int8\"\n");
+  CHECK(experiment.model.compute == Compute::int8);
+  check_compute("cpu", Compute::int8, experiment.model.compute_where);
+  check_compute("cuda:0", Compute::bf16, experiment.model.compute_where);
+  try {
+    check_compute("cuda:1", Compute::int8, experiment.model.compute_where);
+    FAIL("it is taken");
+  } catch (const Error& error) {
+    CHECK_THAT(error.message(), Contains("cuda:1"));
+    CHECK_THAT(error.where(), Contains("e.toml:"));
+    CHECK_THAT(error.hint(), Contains("--device cpu"));
+  }
 }
 
 TEST_CASE("all problems come at once", "[experiment]") {

@@ -39,6 +39,7 @@ struct WeightBytes {
   int64_t encoded_scalars = 0;  // numbers in them
   uint64_t dense = 0;           // bytes of everything else, in the dtype of the model's folder
   int64_t dense_scalars = 0;
+  int64_t integer_scalars = 0;  // numbers of linear layers that are multiplied as integers
   uint64_t total() const { return encoded + dense; }
   double encoded_bits() const {
     return encoded_scalars ? 8.0 * double(encoded) / double(encoded_scalars) : 0.0;

@@ -15,6 +15,8 @@ enum class Compute {
   fp32,  // float32 throughout
   bf16,  // rounded to bfloat16 at every place where the reference implementation rounds, float32
          // inside matrix products, norms and softmax; the dense rows of a cache are bfloat16
+  int8,  // float32, but the inputs of linear layers whose weights are stored as integers become
+         // integers, too, 8 bits with a scale for each 32 of them, as llama.cpp computes on a CPU
 };
 
 // What a query may read of its past. Why: docs/decisions.md, "Evaluation at prefill speed".
@@ -35,7 +37,7 @@ enum class Regime {
 
 // The words of a mode, in the order of its enum.
 inline const std::vector<std::string>& compute_words() {
-  static const std::vector<std::string> words = {"fp32", "bf16"};
+  static const std::vector<std::string> words = {"fp32", "bf16", "int8"};
   return words;
 }
 inline const std::vector<std::string>& regime_words() {

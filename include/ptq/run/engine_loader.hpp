@@ -115,10 +115,19 @@ inline std::string resolve_device(const std::string& device, const std::string& 
   return "cuda:" + std::to_string(index);
 }
 
+// device: from resolve_device; where: of the compute mode. Errors: a mode that it does not have.
+inline void check_compute(const std::string& device, Compute compute, const std::string& where) {
+  if (compute == Compute::int8 && device != "cpu")
+    throw usage_error("compute int8 is for processors, and the device is " + device, where,
+                      "--device cpu; a GPU computes in " + compute_word(Compute::fp32) + " or " +
+                          compute_word(Compute::bf16));
+}
+
 // device: from resolve_device.
 inline std::unique_ptr<Engine> make_engine(const std::string& device, const std::string& build,
                                            const std::string& folder,
                                            const EngineOptions& options) {
+  check_compute(device, options.compute, folder);
   if (device == "cpu") return make_cpu_engine(folder, options);
   return CudaEngine::get(build).make(folder, options, std::atoi(device.c_str() + 5));
 }

@@ -28,8 +28,9 @@ struct ModelReference {
 // How all models of the experiment are loaded and computed.
 struct ModelSettings {
   Compute compute = Compute::fp32;
-  bool random = false;       // random weights instead of the folder's
-  uint64_t random_seed = 0;  // of them; also for folders that have no weights
+  std::string compute_where;  // in the experiment file; empty: not there
+  bool random = false;        // random weights instead of the folder's
+  uint64_t random_seed = 0;   // of them; also for folders that have no weights
 };
 
 // One method of a variant, as written; run/grid.hpp finds it among the installed ones.
@@ -336,6 +337,7 @@ inline Experiment read_experiment(const ConfigNode& tree, const std::filesystem:
                        std::string compute = compute_word(model.compute);
                        own.choice("compute", compute, compute_words());
                        model.compute = compute_from_word(compute, node.where);
+                       model.compute_where = node.where;
                        own.boolean("random", model.random);
                        own.integer("random_seed", model.random_seed, 0,
                                    std::numeric_limits<int64_t>::max());

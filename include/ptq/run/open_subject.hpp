@@ -73,6 +73,7 @@ inline Json weight_bytes_json(const WeightBytes& bytes) {
   const bool any = bytes.encoded_scalars > 0;
   put_number(json, "encoded_bits", any ? bytes.encoded_bits() : std::nan(""),
              "no layer is encoded");
+  if (bytes.integer_scalars > 0) json["integer_scalars"] = bytes.integer_scalars;
   return json;
 }
 

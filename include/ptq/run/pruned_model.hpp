@@ -140,6 +140,7 @@ class PrunedModel {
   }
   Json identity(const SubjectRequest& request, size_t part) const {
     return {{"model", request.fingerprint},
+            {"compute", compute_word(request.model.compute)},
             {"program", request.build},
             {"plugin", request.method.parts[part].plugin_sha256},
             {"text", text_}};

@@ -3,6 +3,7 @@
 // All activations are float32, row-major [tokens, width]. In the compute mode bf16 every function
 // leaves numbers that are exact in bfloat16, rounded where the reference implementation (Hugging
 // Face transformers, modeling_llama and its siblings, attention "sdpa") rounds when it runs in it.
+// In int8 the inputs of linear layers become integers where their weights are.
 // Weights stay in their stored form: engine/cpu/linear.hpp. There is one pool of threads, see
 // core/threads.hpp.
 #pragma once
@@ -97,7 +98,8 @@ class Device {
                   const Kernels& kernels = chosen_kernels())
       : pool_(std::make_unique<ThreadPool>(threads)),
         kernels_(&kernels),
-        bf16_(compute == Compute::bf16) {
+        bf16_(compute == Compute::bf16),
+        int8_(compute == Compute::int8) {
     openblas_set_num_threads(1);
     require_blas_memory(pool_->size());
   }
@@ -197,6 +199,18 @@ class Device {
            (pool_->size() == 1 ? " thread)" : " threads)");
   }
 
+  // Are the numbers of w and its inputs multiplied as integers? Of inputs that a method rounds
+  // those are whose weights it has encoded; in the compute mode int8 so are inputs that no method
+  // rounds, from whatever stores the weights.
+  bool multiplies_integers(const LinearWeight& w) const {
+    const Activation& how = w.activation();
+    const bool own = is_int8(how) && how.outlier_threshold == 0 && w.packed();
+    if (!own && !(int8_ && how.kind == ActivationKind::full)) return false;
+    const WeightRows rows = linear_detail::stored_rows(w);
+    const bool ordered = rows.form() == Form::codes && !linear_detail::order_of_columns(w).empty();
+    return !ordered && cpu::multiplies_integers(rows, !own);
+  }
+
   // y [n, out] = x [n, in] W^T + b; bias may be nullptr. x enters as the layer's activations say.
   void linear(const LinearWeight& w, const float* bias, const float* x, int64_t n, float* y) {
     const Product product{&w, bias, y};
@@ -207,9 +221,9 @@ class Device {
   using Product = cpu::Product;
   void linears(std::span<const Product> products, const float* x, int64_t n) {
     const Activation& how = products[0].w->activation();
-    const bool integers = by_integers(products[0]);
+    const bool integers = multiplies_integers(*products[0].w);
     const auto alike = [&](const Product& p) {
-      return p.w->activation() == how && by_integers(p) == integers;
+      return p.w->activation() == how && multiplies_integers(*p.w) == integers;
     };
     if (products.size() > 1 && !std::all_of(products.begin(), products.end(), alike)) {
       for (const Product& p : products) linears(std::span(&p, 1), x, n);
@@ -217,10 +231,12 @@ class Device {
     }
     if (integers) {
       std::vector<Int8Product> all;
-      for (const Product& p : products) all.push_back({p.w->packed(), p.bias, p.y});
-      const bool fixed = how.kind == ActivationKind::int8_static;
-      return linears_int8(*pool_, *kernels_, all, x, n,
-                          fixed ? std::optional(how.scale) : std::nullopt, bf16_);
+      for (const Product& p : products)
+        all.push_back({linear_detail::stored_rows(*p.w), p.w->out(), p.bias, p.y});
+      InputScale scale;
+      scale.per_unit = how.kind == ActivationKind::full;
+      if (how.kind == ActivationKind::int8_static) scale.fixed = how.scale;
+      return linears_int8(*pool_, *kernels_, all, x, n, scale, bf16_);
     }
     if (how.kind != ActivationKind::full) {
       const int64_t in = products[0].w->in();
@@ -332,12 +348,6 @@ class Device {
   }
 
  private:
-  // Are the weights and inputs of a product multiplied as integers?
-  static bool by_integers(const Product& p) {
-    const Activation& how = p.w->activation();
-    return is_int8(how) && how.outlier_threshold == 0 && p.w->packed() && p.w->order().empty() &&
-           multiplies_integers(*p.w->packed());
-  }
   // Per column of x [n, width]: sum of squares, sum of magnitudes, largest magnitude.
   void column_sums(const float* x, int64_t n, int64_t width) {
     squares_.assign(size_t(width), 0);
@@ -397,7 +407,7 @@ class Device {
 
   std::unique_ptr<ThreadPool> pool_;
   const Kernels* kernels_;
-  bool bf16_;
+  bool bf16_, int8_;
   std::shared_ptr<Rotary> rotary_;  // caches share it
   std::vector<float> rounded_;      // inputs of a linear
   // Of the last look().

@@ -79,6 +79,8 @@ class Device {
       : state_(std::make_unique<State>(id, slab)) {}
 
   std::string name() const { return state_->name; }
+  // Rounded inputs are multiplied in full precision here.
+  bool multiplies_integers(const Linear&) const { return false; }
   const Ledger& ledger() const { return state_->arena.ledger(); }
   uint64_t graph_launches() const { return state_->graph_launches; }
   DType cache_dtype() const { return std::is_same_v<T, Bf16> ? DType::bf16 : DType::f16; }

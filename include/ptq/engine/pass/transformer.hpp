@@ -47,7 +47,9 @@ class Transformer final : public Engine, private Blocks {
 
   const ModelConfig& config() const override { return config_; }
   std::string device() const override { return device_.name(); }
-  WeightBytes weight_bytes() const override { return ptq::weight_bytes(model_); }
+  WeightBytes weight_bytes() const override {
+    return ptq::weight_bytes(model_, [&](const auto& w) { return device_.multiplies_integers(w); });
+  }
   Blocks& blocks() override { return *this; }
 
   std::unique_ptr<Sequence> start(KvMethod* method) override {

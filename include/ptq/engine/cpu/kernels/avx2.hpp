@@ -16,6 +16,8 @@
 
 #define PTQ_TARGET __attribute__((target("avx2,fma,f16c")))
 #define PTQ_INLINE PTQ_TARGET __attribute__((always_inline)) inline
+// Of its own: beside other code its registers would go to memory.
+#define PTQ_APART PTQ_TARGET __attribute__((noinline)) inline
 
 namespace ptq::cpu::avx2 {
 
@@ -206,6 +208,7 @@ struct Numbers {
 }  // namespace ptq::cpu::avx2
 
 #undef PTQ_KEEP
+#undef PTQ_APART
 #undef PTQ_INLINE
 #undef PTQ_TARGET
 #endif

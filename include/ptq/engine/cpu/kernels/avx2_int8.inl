@@ -36,8 +36,8 @@ inline const int16_t* group_inputs(const int8_t* x, int64_t n) {
 
 // y[r * kInt8Rows ...] of `depth` columns, an even number, of R tokens and kWide rows.
 template <int R>
-PTQ_TARGET inline void int8_block(const int16_t* x, int64_t stride, int64_t depth,
-                                  const int32_t* panel, int32_t* y) {
+PTQ_APART void int8_block(const int16_t* x, int64_t stride, int64_t depth, const int32_t* panel,
+                          int32_t* y) {
   __m256i acc[R][2];
   PTQ_UNROLL(4)
   for (int r = 0; r < R; ++r) acc[r][0] = acc[r][1] = _mm256_setzero_si256();
@@ -127,33 +127,35 @@ PTQ_INLINE int32_t int8_dot(const uint8_t* codes, const int16_t* x, int64_t colu
   return _mm_cvtsi128_si32(_mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xB1)));
 }
 
-PTQ_TARGET inline void int8_few(const AffineRows& w, int64_t begin, int64_t end, const int8_t* x,
-                                const int32_t* sums, int64_t n, int64_t stride, float* y,
-                                int64_t ldy) {
-  const int64_t columns = w.columns(), groups = w.groups(), unit = int8_unit(w);
+PTQ_TARGET inline void int8_few(const WeightRows& w, int64_t begin, int64_t end,
+                                const Int8Inputs& x, int64_t n, float* y, int64_t ldy) {
+  const int64_t columns = w.columns(), group = int8_group(w), unit = int8_unit(w, x.per_unit);
   thread_local std::vector<uint8_t> codes;
   thread_local std::vector<float> scale, offset;
-  const int16_t* const wide = group_inputs(x, n * stride);
+  const int16_t* const wide = group_inputs(x.q, n * x.stride);
   codes.resize(size_t(columns));
-  scale.resize(size_t(groups));
+  scale.resize(size_t(int8_groups_of_row(w)));
   offset.resize(scale.size());
   for (int64_t r = begin; r < end; ++r) {
-    w.read_params(r * groups, groups, scale.data(), offset.data());
-    const uint8_t* row = w.row_codes(r);
-    if (w.format().bits == 4) {
-      int8_unpack(w, r, 1, codes.data());
+    int8_params(w, r, scale.data(), offset.data());
+    const uint8_t* row = w.row(r);
+    if (w.form() != Form::codes) {
+      int8_block_codes(w, r, 1, codes.data());
+      row = codes.data();
+    } else if (w.affine().format().bits == 4) {
+      int8_unpack(w.affine(), r, 1, codes.data());
       row = codes.data();
     }
     for (int64_t t = 0; t < n; ++t) {
       float chains[4] = {};
       for (int64_t c = 0, u = 0; c < columns; c += unit, ++u) {
         const int64_t stop = std::min(columns, c + unit);
-        const int32_t dot = int8_dot(row + c, wide + t * stride + c, stop - c);
-        const auto g = size_t(c / w.group());
+        const int32_t dot = int8_dot(row + c, wide + t * x.stride + c, stop - c);
+        const float s = x.scale(t, c);
+        const auto g = size_t(c / group);
         float& to = chains[unit == kInt8Wide ? 0 : u % 4];
-        to = __builtin_fmaf(float(int8_sum(sums + t * (stride / kInt8Unit), c, stop)), offset[g],
-                            to);
-        to = __builtin_fmaf(float(dot), scale[g], to);
+        to = __builtin_fmaf(x.number(t, c, stop), offset[g], to);
+        to = __builtin_fmaf(s * float(dot), scale[g], to);
       }
       y[t * ldy + r - begin] = (chains[0] + chains[1]) + (chains[2] + chains[3]);
     }
@@ -172,6 +174,9 @@ PTQ_INLINE Reg float_of(const int32_t* p) {
   };
   return {_mm256_cvtepi32_ps(half(0)), _mm256_cvtepi32_ps(half(1))};
 }
+PTQ_INLINE Reg mul(Reg a, Reg b) {
+  return {_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)};
+}
 inline void group_panel(const uint8_t* codes, int64_t columns, int64_t count, int64_t stride,
                         GroupPanel* out) {
   int8_panel(codes, columns, count, stride, 0, out);
@@ -179,7 +184,7 @@ inline void group_panel(const uint8_t* codes, int64_t columns, int64_t count, in
 
 #include "ptq/engine/cpu/kernels/int8_groups.inl"
 
-inline void int8_groups(const AffineRows& w, int64_t begin, int64_t end, const int8_t* x,
-                        const int32_t* sums, int64_t n, int64_t stride, float* y, int64_t ldy) {
-  (n >= kInt8Many ? int8_many : int8_few)(w, begin, end, x, sums, n, stride, y, ldy);
+inline void int8_groups(const WeightRows& w, int64_t begin, int64_t end, const Int8Inputs& x,
+                        int64_t n, float* y, int64_t ldy) {
+  (n >= kInt8Many ? int8_many : int8_few)(w, begin, end, x, n, y, ldy);
 }

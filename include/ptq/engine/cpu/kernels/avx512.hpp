@@ -20,6 +20,8 @@
       target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi," \
              "avx512vnni")))
 #define PTQ_INLINE PTQ_TARGET __attribute__((always_inline)) inline
+// Of its own: beside other code its registers would go to memory.
+#define PTQ_APART PTQ_TARGET __attribute__((noinline)) inline
 
 #ifndef __clang__
 #pragma GCC diagnostic push
@@ -169,8 +171,8 @@ PTQ_INLINE void transpose(Reg (&v)[16]) {
 #include "ptq/engine/cpu/kernels/avx512_turned.inl"
 
 inline constexpr int64_t kPanel = kInt8Rows;  // rows of w in a panel
-// Tokens beside each other in its product: their sums of one lane, and of all lanes before it.
-inline constexpr int kPanelTokens = 4;
+// Tokens beside each other in its product: their sums of one lane.
+inline constexpr int kPanelTokens = 8;
 // Registers of b beside each other, at most, the rows of x that go with so many, and sums of dot
 // products.
 inline constexpr int kMostRegs = 4, kMostSums = 16;
@@ -202,6 +204,7 @@ struct Pairs {
 #endif
 
 #undef PTQ_KEEP
+#undef PTQ_APART
 #undef PTQ_INLINE
 #undef PTQ_TARGET
 #endif

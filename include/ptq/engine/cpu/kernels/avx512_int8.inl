@@ -40,8 +40,8 @@ PTQ_TARGET inline void int8_panel(const uint8_t* codes, int64_t columns, int64_t
 
 // y [R, kPanel] of `depth` columns, a multiple of 4, of R tokens and a panel.
 template <int R>
-PTQ_TARGET inline void int8_block(const int8_t* x, int64_t stride, int64_t depth,
-                                  const int32_t* panel, int32_t* y) {
+PTQ_APART void int8_block(const int8_t* x, int64_t stride, int64_t depth, const int32_t* panel,
+                          int32_t* y) {
   Ints acc[R][3];
   PTQ_UNROLL(8)
   for (int r = 0; r < R; ++r) {
@@ -89,17 +89,17 @@ inline void int8(const uint8_t* codes, int64_t columns, int64_t count, const int
 // ---- groups, few tokens ------------------------------------------------------------------------
 
 // A block is four units of kInt8Unit columns, one for each 128-bit lane of a register. A lane has
-// half of its unit, that of a second register the other half: of codes of 4 bits the even and the
-// odd columns, of 8 bits the first and the last sixteen.
+// half of its unit, that of a second register the other half: of packed codes of 4 bits the even
+// and the odd columns, else the first and the last sixteen.
 inline constexpr int64_t kInt8Block = 4 * kInt8Unit;
 static_assert(kInt8Block == kInt8Wide);
 struct Halves {
   Ints a, b;
 };
-// A block of a token, and the sums of its units, each four times.
+// A block of a token, and the scales of its units and the sums of their numbers, each four times.
 struct alignas(64) InputBlock {
   int8_t a[64], b[64];
-  float sums[16];
+  float scales[16], numbers[16];
 };
 // A block of four rows: [unit, row].
 struct alignas(64) ScaleBlock {
@@ -139,27 +139,31 @@ PTQ_INLINE Ints over_lanes(Ints v) {
   return _mm512_add_epi32(v, _mm512_shuffle_i64x2(v, v, 0xB1));
 }
 
-// A token x [columns], zeros behind, and its sums to blocks; those of wide units are of the whole
-// block.
-template <int Bits, bool kWide>
-PTQ_TARGET inline void int8_inputs(const int8_t* x, const int32_t* sums, int64_t columns,
+// Token t to blocks; the sums of wide units are of the whole block.
+template <bool kEvenOdd, bool kWide>
+PTQ_TARGET inline void int8_inputs(const Int8Inputs& inputs, int64_t t, int64_t columns,
                                    InputBlock* out) {
+  const int8_t* const x = inputs.q + t * inputs.stride;
+  const int32_t* sums = inputs.sums + t * inputs.units();
+  const float* scales = inputs.scales + t * inputs.units();
   const Ints even = _mm512_load_si512(kEvenBytes.at),
              odd = _mm512_or_si512(even, _mm512_set1_epi8(1)),
              units = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
-  for (int64_t c = 0; c < columns; c += kInt8Block, sums += 4, ++out) {
+  for (int64_t c = 0; c < columns; c += kInt8Block, sums += 4, scales += 4, ++out) {
     const int64_t left = columns - c;
     const Ints v = _mm512_loadu_si512(x + c),
                w = left > 64 ? _mm512_loadu_si512(x + c + 64) : _mm512_setzero_si512();
-    const Halves h = Bits == 4 ? Halves{_mm512_permutex2var_epi8(v, even, w),
-                                        _mm512_permutex2var_epi8(v, odd, w)}
-                               : halves_of_bytes(v, w);
+    const Halves h =
+        kEvenOdd ? Halves{_mm512_permutex2var_epi8(v, even, w), _mm512_permutex2var_epi8(v, odd, w)}
+                 : halves_of_bytes(v, w);
     _mm512_store_si512(out->a, h.a);
     _mm512_store_si512(out->b, h.b);
     const __mmask16 some = lanes(std::min<int64_t>(4, left / kInt8Unit));
     Ints sum = _mm512_permutexvar_epi32(units, _mm512_maskz_loadu_epi32(some, sums));
     if constexpr (kWide) sum = over_lanes(sum);
-    _mm512_store_ps(out->sums, _mm512_cvtepi32_ps(sum));
+    const Reg scale = _mm512_permutexvar_ps(units, load(scales, some));
+    _mm512_store_ps(out->scales, scale);
+    _mm512_store_ps(out->numbers, _mm512_mul_ps(scale, _mm512_cvtepi32_ps(sum)));
   }
 }
 
@@ -167,7 +171,7 @@ PTQ_TARGET inline void int8_inputs(const int8_t* x, const int32_t* sums, int64_t
 // 2, each for two, or 1 for all. Up to three numbers behind a row's are read:
 // finite ones, which multiply zeros.
 template <int kUnits>
-PTQ_INLINE Reg int8_params(const float* const* p, int64_t at) {
+PTQ_INLINE Reg quad_params(const float* const* p, int64_t at) {
   if constexpr (kUnits == 1) {
     return _mm512_broadcast_f32x4(_mm_setr_ps(p[0][at], p[1][at], p[2][at], p[3][at]));
   } else {
@@ -198,86 +202,194 @@ PTQ_TARGET inline void int8_scales(const float* scale, const float* offset, int6
     const int64_t of_group = kUnits > 1 ? 1 : (group + kInt8Block - 1) / kInt8Block;
     for (int64_t b = 0, at = 0; b < blocks; at += kUnits)
       for (const int64_t end = std::min(blocks, b + of_group); b < end; ++b, ++out) {
-        _mm512_store_ps(out->scale, int8_params<kUnits>(s, at));
-        _mm512_store_ps(out->offset, int8_params<kUnits>(o, at));
+        _mm512_store_ps(out->scale, quad_params<kUnits>(s, at));
+        _mm512_store_ps(out->offset, quad_params<kUnits>(o, at));
       }
   }
 }
 
-// Packed rows that lie one behind the other, their codes as blocks.
-template <int Bits>
+PTQ_INLINE __m128i sixteen(const uint8_t* p) {
+  return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+}
+PTQ_INLINE __m256i thirty_two(const uint8_t* p) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+}
+// Asks for what lies behind four neighbouring rows' blocks of so many bytes, of which that of row j
+// is read now. (Where a file pairs rows they are none, and it is another row that comes early.)
+inline constexpr int64_t kInt8Ahead = 8192;  // bytes
+template <int64_t kBytes>
+PTQ_INLINE void ask_ahead(const uint8_t* row, int64_t j, int64_t b) {
+  const uint8_t* const ahead = row + kInt8Ahead + (4 * b + j) * kBytes;
+  for (int64_t i = 0; i < kBytes; i += 64) prefetch(ahead + i);
+}
+// Scales and offsets of a block of four rows: [unit, row].
+struct Params {
+  Reg scale, offset;
+};
+
+// Packed rows that lie one behind the other, and their scales; a block has kUnits of these.
+template <int Bits, int kUnits>
 struct PackedRows {
-  static constexpr int64_t kAhead = 8192;  // bytes
+  static constexpr bool kEvenOdd = Bits == 4;
+  static constexpr int64_t kBytes = kInt8Block * Bits / 8;
   const uint8_t* row[4];
-  int64_t columns;
-  PTQ_INLINE Halves operator()(int64_t j, int64_t b) const {
-    constexpr int64_t kBytes = kInt8Block * Bits / 8;
-    const uint8_t* const ahead = row[0] + kAhead + (4 * b + j) * kBytes;
-    for (int64_t i = 0; i < kBytes; i += 64) prefetch(ahead + i);
-    return halves_of_codes<Bits>(row[j] + b * kBytes, columns - b * kInt8Block);
+  int64_t columns, blocks;
+  const ScaleBlock *all, *scales;  // [quads, blocks], and those of a quad
+
+  // Up to kInt8Rows rows from r on are read next, and of these the quad q.
+  void take(const WeightRows& w, int64_t r, int64_t count) {
+    const int64_t groups = w.affine().groups();
+    thread_local std::vector<float> scale, offset;
+    thread_local std::vector<ScaleBlock> room;
+    columns = w.columns();
+    blocks = (columns + kInt8Block - 1) / kInt8Block;
+    scale.resize(size_t(kInt8Rows * groups + 4));
+    offset.resize(scale.size());
+    room.resize(size_t(kInt8Rows / 4 * blocks));
+    w.affine().read_params(r * groups, count * groups, scale.data(), offset.data());
+    int8_scales<kUnits>(scale.data(), offset.data(), count, groups, w.affine().group(), blocks,
+                        room.data());
+    all = room.data();
+  }
+  void move(int64_t q) { scales = all + q * blocks; }
+
+  template <bool kWhole>
+  PTQ_INLINE Halves codes(int64_t j, int64_t b) const {
+    ask_ahead<kBytes>(row[0], j, b);
+    return halves_of_codes<Bits>(row[j] + b * kBytes,
+                                 kWhole ? kInt8Block : columns - b * kInt8Block);
+  }
+  template <bool kWhole>
+  PTQ_INLINE Params params(int64_t b) const {
+    return {_mm512_load_ps(scales[b].scale), _mm512_load_ps(scales[b].offset)};
   }
 };
 
-// Four rows times a token.
-template <bool kWide, class Codes>
-PTQ_INLINE __m128 int8_quad(const Codes& codes, const ScaleBlock* scales, const InputBlock* x,
-                            int64_t blocks) {
-  Reg sums = zero();
-  for (int64_t b = 0; b < blocks; ++b) {
-    const Ints first = _mm512_load_si512(x[b].a), second = _mm512_load_si512(x[b].b);
-    Ints d[4];
+// Rows of GGUF blocks, four of which are one here.
+template <class Block>
+struct BlockRows {
+  static constexpr bool kEvenOdd = false;
+  static constexpr int64_t kBytes = 4 * Block::kBytes;
+  const uint8_t* row[4];
+  int64_t columns;
+
+  void take(const WeightRows& w, int64_t, int64_t) { columns = w.columns(); }
+  void move(int64_t) {}
+
+  template <bool kWhole>
+  PTQ_INLINE Halves codes(int64_t j, int64_t b) const {
+    ask_ahead<kBytes>(row[0], j, b);
+    const uint8_t* const p = row[j] + b * kBytes;
+    const int64_t units = kWhole ? 4 : (columns - b * kInt8Block) / kInt8Unit;
+    if constexpr (Block::kNibbles) {
+      const auto lane = [&](int64_t u) { return p + u * Block::kBytes + Block::kBytes - 16; };
+      Ints v = _mm512_zextsi128_si512(sixteen(lane(0)));
+      if (units > 1) v = _mm512_inserti32x4(v, sixteen(lane(1)), 1);
+      if (units > 2) v = _mm512_inserti32x4(v, sixteen(lane(2)), 2);
+      if (units > 3) v = _mm512_inserti32x4(v, sixteen(lane(3)), 3);
+      const Ints low = _mm512_set1_epi8(15);
+      return {_mm512_and_si512(v, low), _mm512_and_si512(_mm512_srli_epi16(v, 4), low)};
+    } else {
+      const auto unit = [&](int64_t u) { return p + u * Block::kBytes + 2; };
+      Ints v = _mm512_zextsi256_si512(thirty_two(unit(0))), w = _mm512_setzero_si512();
+      if (units > 1) v = _mm512_inserti64x4(v, thirty_two(unit(1)), 1);
+      if (units > 2) w = _mm512_zextsi256_si512(thirty_two(unit(2)));
+      if (units > 3) w = _mm512_inserti64x4(w, thirty_two(unit(3)), 1);
+      const Ints sign = _mm512_set1_epi8(int8_t(0x80));
+      return halves_of_bytes(_mm512_xor_si512(v, sign), _mm512_xor_si512(w, sign));
+    }
+  }
+
+  template <bool kWhole>
+  PTQ_INLINE Params params(int64_t b) const {
+    // The first words of blocks, all four in one register or two and two.
+    constexpr int kEach = 3 * Block::kBytes + 4 <= 64 ? 4 : 2;
+    const int64_t bytes_left =
+        kWhole ? kBytes : (columns - b * kInt8Block) / kInt8Unit * Block::kBytes;
+    Ints words = _mm512_setzero_si512();
     PTQ_UNROLL(4)
     for (int j = 0; j < 4; ++j) {
-      const Halves c = codes(j, b);
-      d[j] = _mm512_dpbusd_epi32(_mm512_setzero_si512(), c.a, first);
-      d[j] = _mm512_dpbusd_epi32(d[j], c.b, second);
+      PTQ_UNROLL(2)
+      for (int u = 0; u < 4; u += kEach) {
+        const uint8_t* const p = row[j] + b * kBytes + u * Block::kBytes;
+        const Ints v = kWhole ? _mm512_loadu_si512(p)
+                              : _mm512_maskz_loadu_epi8(bytes(bytes_left - u * Block::kBytes), p);
+        const auto from = [&](int at) {  // both words of what dword `at` of the result has
+          const int word = (at / 4 - u) * Block::kBytes / 2;
+          return at / 4 < u || at / 4 >= u + kEach ? 0 : word | (word + 1) << 16;
+        };
+        const Ints index = _mm512_setr_epi32(from(0), from(1), from(2), from(3), from(4), from(5),
+                                             from(6), from(7), from(8), from(9), from(10), from(11),
+                                             from(12), from(13), from(14), from(15));
+        const auto some = __mmask32(0x03030303u << 2 * j & (kEach == 4 ? ~0u
+                                                            : u == 0   ? 0xFFFFu
+                                                                       : 0xFFFF0000u));
+        words = _mm512_mask_permutexvar_epi16(words, some, index, v);
+      }
     }
-    // Lane u: the sums of unit u of the four rows.
-    const Ints low = _mm512_add_epi32(_mm512_unpacklo_epi32(d[0], d[1]),
-                                      _mm512_unpackhi_epi32(d[0], d[1])),
-               high = _mm512_add_epi32(_mm512_unpacklo_epi32(d[2], d[3]),
-                                       _mm512_unpackhi_epi32(d[2], d[3]));
-    Ints sum = _mm512_add_epi32(_mm512_unpacklo_epi64(low, high), _mm512_unpackhi_epi64(low, high));
-    if constexpr (kWide) sum = over_lanes(sum);
-    sums = fma(_mm512_load_ps(x[b].sums), _mm512_load_ps(scales[b].offset), sums);
-    sums = fma(_mm512_cvtepi32_ps(sum), _mm512_load_ps(scales[b].scale), sums);
+    const Reg scale = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(words));
+    if constexpr (Block::kMinimum)
+      return {scale, _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(words, 16)))};
+    else
+      return {scale, _mm512_mul_ps(scale, spread(-Block::kZero))};
   }
+};
+
+// Four rows times a token: block b.
+template <bool kWide, bool kWhole, class Rows>
+PTQ_INLINE Reg int8_quad_block(const Rows& rows, int64_t b, const InputBlock& x, Reg sums) {
+  const Ints first = _mm512_load_si512(x.a), second = _mm512_load_si512(x.b);
+  Ints d[4];
+  PTQ_UNROLL(4)
+  for (int j = 0; j < 4; ++j) {
+    const Halves c = rows.template codes<kWhole>(j, b);
+    d[j] = _mm512_dpbusd_epi32(_mm512_setzero_si512(), c.a, first);
+    d[j] = _mm512_dpbusd_epi32(d[j], c.b, second);
+  }
+  // Lane u: the sums of unit u of the four rows.
+  const Ints low = _mm512_add_epi32(_mm512_unpacklo_epi32(d[0], d[1]),
+                                    _mm512_unpackhi_epi32(d[0], d[1])),
+             high = _mm512_add_epi32(_mm512_unpacklo_epi32(d[2], d[3]),
+                                     _mm512_unpackhi_epi32(d[2], d[3]));
+  Ints sum = _mm512_add_epi32(_mm512_unpacklo_epi64(low, high), _mm512_unpackhi_epi64(low, high));
+  if constexpr (kWide) sum = over_lanes(sum);
+  const Params p = rows.template params<kWhole>(b);
+  sums = fma(_mm512_load_ps(x.numbers), p.offset, sums);
+  return fma(_mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_load_ps(x.scales)), p.scale, sums);
+}
+// All blocks of `columns`.
+template <bool kWide, class Rows>
+PTQ_INLINE __m128 int8_quad(const Rows& rows, const InputBlock* x, int64_t columns) {
+  Reg sums = zero();
+  const int64_t whole = columns / kInt8Block;
+  for (int64_t b = 0; b < whole; ++b) sums = int8_quad_block<kWide, true>(rows, b, x[b], sums);
+  if (whole * kInt8Block < columns)
+    sums = int8_quad_block<kWide, false>(rows, whole, x[whole], sums);
   const __m128 chain = _mm512_castps512_ps128(sums);
   if constexpr (kWide) return _mm_add_ps(chain, _mm_setzero_ps());  // as the others end
   return _mm_add_ps(_mm_add_ps(chain, _mm512_extractf32x4_ps(sums, 1)),
                     _mm_add_ps(_mm512_extractf32x4_ps(sums, 2), _mm512_extractf32x4_ps(sums, 3)));
 }
 
-template <int Bits, int kUnits>
-PTQ_TARGET inline void int8_few(const AffineRows& w, int64_t begin, int64_t end, const int8_t* x,
-                                const int32_t* sums, int64_t n, int64_t stride, float* y,
-                                int64_t ldy) {
-  constexpr bool kWide = kUnits == 1;
-  const int64_t columns = w.columns(), groups = w.groups(),
-                blocks = (columns + kInt8Block - 1) / kInt8Block;
-  thread_local std::vector<float> scale, offset;
-  thread_local std::vector<ScaleBlock> scales;  // [quads, blocks]
+template <class Rows, bool kWide>
+PTQ_TARGET inline void int8_few(const WeightRows& w, int64_t begin, int64_t end,
+                                const Int8Inputs& x, int64_t n, float* y, int64_t ldy) {
+  const int64_t columns = w.columns(), blocks = (columns + kInt8Block - 1) / kInt8Block;
   thread_local std::vector<InputBlock> inputs;  // [n, blocks]
-  scale.resize(size_t(kInt8Rows * groups + 4));
-  offset.resize(scale.size());
-  scales.resize(size_t(kInt8Rows / 4 * blocks));
   inputs.resize(size_t(n * blocks));
   for (int64_t t = 0; t < n; ++t)
-    int8_inputs<Bits, kWide>(x + t * stride, sums + t * (stride / kInt8Unit), columns,
-                             inputs.data() + t * blocks);
+    int8_inputs<Rows::kEvenOdd, kWide>(x, t, columns, inputs.data() + t * blocks);
+  Rows rows;
   for (int64_t r0 = begin; r0 < end; r0 += kInt8Rows) {
     const int64_t count = std::min(kInt8Rows, end - r0);
-    w.read_params(r0 * groups, count * groups, scale.data(), offset.data());
-    int8_scales<kUnits>(scale.data(), offset.data(), count, groups, w.group(), blocks,
-                        scales.data());
+    rows.take(w, r0, count);
     for (int64_t r = 0; r < count; r += 4) {
-      PackedRows<Bits> rows{{}, columns};
-      for (int64_t j = 0; j < 4; ++j) rows.row[j] = w.row_codes(r0 + std::min(r + j, count - 1));
+      rows.move(r / 4);
+      for (int64_t j = 0; j < 4; ++j) rows.row[j] = w.row(r0 + std::min(r + j, count - 1));
       const auto some = __mmask8((1 << std::min<int64_t>(4, count - r)) - 1);
       for (int64_t t = 0; t < n; ++t)
         _mm_mask_storeu_ps(y + t * ldy + r0 + r - begin, some,
-                           int8_quad<kWide>(rows, scales.data() + r / 4 * blocks,
-                                            inputs.data() + t * blocks, blocks));
+                           int8_quad<kWide>(rows, inputs.data() + t * blocks, columns));
     }
   }
 }
@@ -306,6 +418,7 @@ inline constexpr int kGroupTokens = 8;
 using GroupInput = int8_t;
 using GroupPanel = int32_t;  // of four columns of a row
 PTQ_INLINE Reg float_of(const int32_t* p) { return _mm512_cvtepi32_ps(_mm512_loadu_si512(p)); }
+PTQ_INLINE Reg mul(Reg a, Reg b) { return _mm512_mul_ps(a, b); }
 inline const int8_t* group_inputs(const int8_t* x, int64_t) { return x; }
 inline void group_panel(const uint8_t* codes, int64_t columns, int64_t count, int64_t stride,
                         GroupPanel* out) {
@@ -315,17 +428,25 @@ inline void group_panel(const uint8_t* codes, int64_t columns, int64_t count, in
 #include "ptq/engine/cpu/kernels/int8_groups.inl"
 
 template <int Bits>
-inline void int8_few_of(const AffineRows& w, int64_t begin, int64_t end, const int8_t* x,
-                        const int32_t* sums, int64_t n, int64_t stride, float* y, int64_t ldy) {
-  const auto few = int8_unit(w) == kInt8Wide ? int8_few<Bits, 1>
-                   : w.group() == kInt8Unit  ? int8_few<Bits, 4>
-                                             : int8_few<Bits, 2>;
-  few(w, begin, end, x, sums, n, stride, y, ldy);
+inline void int8_few_codes(const WeightRows& w, int64_t begin, int64_t end, const Int8Inputs& x,
+                           int64_t n, float* y, int64_t ldy) {
+  const int64_t group = w.affine().groups() == 1 ? kInt8Wide : w.affine().group();
+  const auto few = int8_unit(w, x.per_unit) == kInt8Wide ? int8_few<PackedRows<Bits, 1>, true>
+                   : group >= kInt8Wide                  ? int8_few<PackedRows<Bits, 1>, false>
+                   : group == kInt8Unit                  ? int8_few<PackedRows<Bits, 4>, false>
+                                                         : int8_few<PackedRows<Bits, 2>, false>;
+  few(w, begin, end, x, n, y, ldy);
 }
-inline void int8_groups(const AffineRows& w, int64_t begin, int64_t end, const int8_t* x,
-                        const int32_t* sums, int64_t n, int64_t stride, float* y, int64_t ldy) {
-  const auto product = n >= kInt8Many         ? int8_many
-                       : w.format().bits == 4 ? int8_few_of<4>
-                                              : int8_few_of<8>;
-  product(w, begin, end, x, sums, n, stride, y, ldy);
+inline void int8_groups(const WeightRows& w, int64_t begin, int64_t end, const Int8Inputs& x,
+                        int64_t n, float* y, int64_t ldy) {
+  if (n >= kInt8Many)
+    int8_many(w, begin, end, x, n, y, ldy);
+  else if (w.form() != Form::codes)
+    with_int8_block(w.form(), [&](auto block) {
+      int8_few<BlockRows<decltype(block)>, false>(w, begin, end, x, n, y, ldy);
+    });
+  else if (w.affine().format().bits == 4)
+    int8_few_codes<4>(w, begin, end, x, n, y, ldy);
+  else
+    int8_few_codes<8>(w, begin, end, x, n, y, ldy);
 }

@@ -74,28 +74,31 @@ inline void int8(const uint8_t* codes, int64_t columns, int64_t count, const int
     }
 }
 
-inline void int8_groups(const AffineRows& w, int64_t begin, int64_t end, const int8_t* x,
-                        const int32_t* sums, int64_t n, int64_t stride, float* y, int64_t ldy) {
-  const int64_t in = w.columns(), groups = w.groups(), unit = int8_unit(w);
-  std::vector<float> scale(static_cast<size_t>(groups)), offset(scale.size());
+inline void int8_groups(const WeightRows& w, int64_t begin, int64_t end, const Int8Inputs& x,
+                        int64_t n, float* y, int64_t ldy) {
+  const int64_t in = w.columns(), group = int8_group(w), unit = int8_unit(w, x.per_unit);
+  std::vector<float> scale(static_cast<size_t>(int8_groups_of_row(w))), offset(scale.size());
   std::vector<uint8_t> codes(static_cast<size_t>(in));
   for (int64_t r = begin; r < end; ++r) {
-    w.read_params(r * groups, groups, scale.data(), offset.data());
-    const uint8_t* row = w.row_codes(r);
-    for (int64_t c = 0; c < in; ++c)
-      codes[size_t(c)] = w.format().bits == 8 ? row[c] : (row[c / 2] >> c % 2 * 4) & 15;
+    int8_params(w, r, scale.data(), offset.data());
+    const uint8_t* row = w.row(r);
+    if (w.form() != Form::codes)
+      int8_block_codes(w, r, 1, codes.data());
+    else
+      for (int64_t c = 0; c < in; ++c)
+        codes[size_t(c)] = w.affine().format().bits == 8 ? row[c] : (row[c / 2] >> c % 2 * 4) & 15;
     for (int64_t t = 0; t < n; ++t) {
       float chains[4] = {};
       for (int64_t u = 0; u * unit < in; ++u) {
         const int64_t c0 = u * unit, stop = std::min(in, c0 + unit);
         int32_t sum = 0;
         for (int64_t c = c0; c < stop; ++c)
-          sum += int32_t(codes[size_t(c)]) * int32_t(x[t * stride + c]);
-        const int32_t inputs = int8_sum(sums + t * (stride / kInt8Unit), c0, stop);
-        const size_t g = size_t(u * unit / w.group());
+          sum += int32_t(codes[size_t(c)]) * int32_t(x.q[t * x.stride + c]);
+        const float s = x.scale(t, c0), inputs = x.number(t, c0, stop);
+        const size_t g = size_t(c0 / group);
         float& to = chains[unit == kInt8Wide ? 0 : u % 4];
-        to += offset[g] * float(inputs);
-        to += scale[g] * float(sum);
+        to += offset[g] * inputs;
+        to += scale[g] * (s * float(sum));
       }
       y[t * ldy + r - begin] = (chains[0] + chains[1]) + (chains[2] + chains[3]);
     }

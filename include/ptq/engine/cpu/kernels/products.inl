@@ -169,12 +169,7 @@ PTQ_TARGET inline void panel_block(const float* x, int64_t ldx, const float* pan
                                    int64_t count, float* y, int64_t ldy, bool add_to) {
   constexpr int V = kPanel / 16;
   const int64_t lane = panel_lane(kPanel, depth), sums = std::min<int64_t>(16, depth);
-  Reg total[R][V];
-  PTQ_UNROLL(8)
-  for (int r = 0; r < R; ++r) {
-    PTQ_UNROLL(4)
-    for (int v = 0; v < V; ++v) total[r][v] = zero();
-  }
+  alignas(64) float total[R][kPanel];
   for (int64_t l = 0; l < sums; ++l, panel += lane) {
     Reg acc[R][V];
     PTQ_UNROLL(8)
@@ -201,26 +196,26 @@ PTQ_TARGET inline void panel_block(const float* x, int64_t ldx, const float* pan
     PTQ_UNROLL(8)
     for (int r = 0; r < R; ++r) {
       PTQ_UNROLL(4)
-      for (int v = 0; v < V; ++v) total[r][v] = l == 0 ? acc[r][v] : add(total[r][v], acc[r][v]);
+      for (int v = 0; v < V; ++v) {
+        float* const to = total[r] + 16 * v;
+        store(to, l == 0 ? acc[r][v] : add(load(to), acc[r][v]));
+      }
     }
   }
-  PTQ_UNROLL(8)
   for (int r = 0; r < R; ++r, y += ldy) {
     if (count == kPanel) {
       PTQ_UNROLL(4)
       for (int v = 0; v < V; ++v) {
         float* to = y + 16 * v;
-        store(to, add_to ? add(load(to), total[r][v]) : total[r][v]);
+        const Reg t = load(total[r] + 16 * v);
+        store(to, add_to ? add(load(to), t) : t);
       }
       continue;
     }
-    float from[kPanel];
-    PTQ_UNROLL(4)
-    for (int v = 0; v < V; ++v) store(from + 16 * v, total[r][v]);
     if (add_to)
-      for (int64_t i = 0; i < count; ++i) y[i] += from[i];
+      for (int64_t i = 0; i < count; ++i) y[i] += total[r][i];
     else
-      std::copy_n(from, count, y);
+      std::copy_n(total[r], count, y);
   }
 }
 template <class Terms>

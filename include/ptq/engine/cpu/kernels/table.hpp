@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "ptq/core/error.hpp"
+#include "ptq/engine/cpu/kernels/int8.hpp"
 #include "ptq/engine/cpu/kernels/weight_rows.hpp"
 
 namespace ptq::cpu {
@@ -46,12 +47,11 @@ struct Kernels {
   void (*int8)(const uint8_t* codes, int64_t columns, int64_t count, const int8_t* x, int64_t n,
                int64_t stride, int32_t* y);
   // y[t * ldy + r - begin] of the rows begin <= r < end of w, which sums_groups() allows, and of
-  // token t of the same x, of which sums [n, stride / kInt8Unit] are those of kInt8Unit columns.
-  // Units of int8_unit() columns have exact sums; a unit adds offset sum(x) and then scale
-  // sum(codes x) to a float32 sum. That is one for wide units; else unit u adds to sum u mod 4, and
-  // y is (0 + 1) + (2 + 3) of these.
-  void (*int8_groups)(const AffineRows& w, int64_t begin, int64_t end, const int8_t* x,
-                      const int32_t* sums, int64_t n, int64_t stride, float* y, int64_t ldy);
+  // token t < n. Units of int8_unit() columns have exact sums of integers; a unit adds offset
+  // (s sum(q)) and then scale (s sum(codes q)) to a float32 sum, s the scale of its inputs. That is
+  // one for wide units; else unit u adds to sum u mod 4, and y is (0 + 1) + (2 + 3) of these.
+  void (*int8_groups)(const WeightRows& w, int64_t begin, int64_t end, const Int8Inputs& x,
+                      int64_t n, float* y, int64_t ldy);
 
   const PairKernels* pairs;  // nullptr: no such instructions
 };

@@ -63,7 +63,8 @@ class WeightRows {
   int64_t unit() const {
     return form_ == Form::codes && affine_->group() % 64 == 0 ? affine_->group() : columns_;
   }
-  // Of Form::codes.
+  // Of Form::codes, and of codes that no kernel reads.
+  bool is_affine() const { return affine_ != nullptr; }
   const AffineRows& affine() const { return *affine_; }
 
  private:
