@@ -160,6 +160,18 @@ inline void note_cell(const Cell& cell, const Row* baseline, std::vector<std::st
                                       weights.value("layers_encoded", Json(0)).dump(),
                                       plain_layers(weights["layers_plain"])));
   }
+  // Inputs that the compute mode rounded, of this row and not of the other, are no doing of a
+  // method.
+  const auto integers = [](const Cell& c) {
+    return c.number({"weights", "integer_scalars"}).value_or(0);
+  };
+  if (reference && cell.environment.value("compute", Json()) == "int8" &&
+      integers(cell) != integers(*reference) && !weights.contains("activations")) {
+    notes.push_back(who +
+                    fmt::format("compute int8: {:.0f} numbers of linear layers met inputs of 8 "
+                                "bits, of {} {:.0f}; what that costs is in the difference",
+                                integers(cell), reference->method, integers(*reference)));
+  }
   for (const std::string& warning : cell.warnings) notes.push_back(who + warning);
 }
 

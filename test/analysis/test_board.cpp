@@ -216,6 +216,29 @@ TEST_CASE("exposure does not apply without a part that encodes the cache", "[rep
   CHECK(has(page, "lm_head, mlp.up_proj of 2 layers"));
 }
 
+TEST_CASE("inputs that the compute mode rounded in one row only are said", "[report]") {
+  const auto page_of = [](const char* compute, double of_fp16, Json own) {
+    const ResultsFolder folder;
+    const auto add = [&](const char* method, double loss, Json weights) {
+      Json metrics = perplexity(loss, loss == 12 ? 0 : 0.1, 1, 16);
+      metrics["weights"] = std::move(weights);
+      Record record = make(method, "wiki", "perplexity", metrics);
+      record.environment = {{"compute", compute}};
+      folder.add(record);
+    };
+    add("fp16", 12, {{"integer_scalars", of_fp16}});
+    add("rtn", 13, std::move(own));
+    return folder.render(Format::markdown);
+  };
+  const std::string said =
+      "compute int8: 300 numbers of linear layers met inputs of 8 bits, of fp16 0";
+  CHECK(has(page_of("int8", 0, {{"integer_scalars", 300}}), said));
+  CHECK_FALSE(has(page_of("int8", 300, {{"integer_scalars", 300}}), "compute int8:"));
+  CHECK_FALSE(has(page_of("fp32", 0, {{"integer_scalars", 300}}), "compute int8:"));
+  const Json w8a8 = {{"integer_scalars", 300}, {"activations", {{"int8 per token", 3}}}};
+  CHECK_FALSE(has(page_of("int8", 0, w8a8), "compute int8:"));
+}
+
 TEST_CASE("what full precision fails at is marked", "[report]") {
   const auto row = [](const char* task, int correct, double reference) {
     return Json{{"task", task},
