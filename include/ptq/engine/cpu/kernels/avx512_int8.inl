@@ -168,8 +168,8 @@ PTQ_TARGET inline void int8_inputs(const Int8Inputs& inputs, int64_t t, int64_t 
 }
 
 // Of four rows at p, [unit, row]: kUnits scales or offsets that belong to the units of a block: 4,
-// 2, each for two, or 1 for all. Up to three numbers behind a row's are read:
-// finite ones, which multiply zeros.
+// 2, each for two, or 1 for all. Up to three numbers behind a row's are read: finite ones, which
+// multiply zeros.
 template <int kUnits>
 PTQ_INLINE Reg quad_params(const float* const* p, int64_t at) {
   if constexpr (kUnits == 1) {

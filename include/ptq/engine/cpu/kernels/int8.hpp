@@ -107,6 +107,7 @@ inline void int8_params(const WeightRows& w, int64_t r, float* scale, float* off
     }
   });
 }
+// How many groups a row has.
 inline int64_t int8_groups_of_row(const WeightRows& w) {
   return (w.columns() + int8_group(w) - 1) / int8_group(w);
 }
